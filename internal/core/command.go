@@ -1,0 +1,98 @@
+package core
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Commands: bodies of Command, put by the API and answered by Reply with the type named in each comment.
+type (
+	// GetStatus asks what the machine is and how it does: Status.
+	GetStatus struct{}
+	// GetBindings lists bindings whose id, address or prefix contains Filter; "" lists all: []Binding.
+	GetBindings struct{ Filter string }
+	// Explain asks why a binding is as it is and why the last requests were refused: Explanation.
+	Explain struct{ ID string }
+	// Attach tells a gateway that a host is on an access link, optionally with its identity and the gateway it came
+	// from (handoff indicator 3): nil.
+	Attach struct {
+		If       string `json:"interface"`
+		MAC      MAC    `json:"mac"`
+		ID       string `json:"id,omitempty"`
+		Previous string `json:"previous,omitempty"` // address of the old gateway: the context that handoff indicator 3 needs
+	}
+	// Detach tells a gateway that a host left: nil.
+	Detach struct {
+		If  string `json:"interface"`
+		MAC MAC    `json:"mac"`
+	}
+)
+
+// Binding is one mobility session as users see it: a binding cache entry on an anchor, a binding update list entry on a
+// gateway.
+type Binding struct {
+	ID        string         `json:"id"` // MN-Identifier
+	Session   ID             `json:"session"`
+	State     string         `json:"state"`
+	Families  []string       `json:"families"`
+	Prefixes  []netip.Prefix `json:"prefixes,omitempty"` // home network prefixes
+	IPv4      netip.Prefix   `json:"ipv4,omitzero"`      // IPv4 home address with the length of its home network
+	Router4   netip.Addr     `json:"ipv4_router,omitzero"`
+	ProxyCoA  netip.Addr     `json:"proxy_coa"`
+	Gateway   string         `json:"gateway,omitempty"`
+	Anchor    netip.Addr     `json:"anchor,omitzero"`
+	Dialect   string         `json:"dialect"`
+	ATT       uint8          `json:"att"`
+	LinkLayer string         `json:"link_layer_id,omitempty"`
+	Interface string         `json:"interface,omitempty"`
+	Lifetime  time.Duration  `json:"lifetime_ns"`
+	Expires   time.Time      `json:"expires"`
+	Since     time.Time      `json:"since"`
+	Sequence  uint16         `json:"sequence"`
+}
+
+// Explanation answers Explain: the bindings of the id and the newest history of decisions about it, oldest first.
+type Explanation struct {
+	ID       string    `json:"id"`
+	Profile  string    `json:"profile"` // where its authorization comes from
+	Bindings []Binding `json:"bindings"`
+	History  []Past    `json:"history"`
+}
+
+// Past is one decision.
+type Past struct {
+	When   time.Time `json:"when"`
+	What   string    `json:"what"`             // "PBU seq 7 from 2001:db8:a::11", "refused 154"
+	Reason string    `json:"reason,omitempty"` // text of a wire.Reason
+	Detail string    `json:"detail,omitempty"`
+}
+
+// Status answers GetStatus.
+type Status struct {
+	Role     string            `json:"role"`
+	Since    time.Time         `json:"since"`
+	Sessions map[string]int    `json:"sessions"` // by state
+	Peers    []PeerStatus      `json:"peers,omitempty"`
+	Pools    []PoolStatus      `json:"pools,omitempty"`
+	Notes    []string          `json:"notes,omitempty"` // warnings: unprotected peers, store lost, ...
+	Counters map[string]uint64 `json:"counters,omitempty"`
+}
+
+// PeerStatus is the liveness of one gateway or anchor.
+type PeerStatus struct {
+	Name       string     `json:"name"`
+	Address    netip.Addr `json:"address"`
+	Alive      bool       `json:"alive"`
+	Restarts   uint32     `json:"restart_counter"`
+	LastHeard  time.Time  `json:"last_heard,omitzero"`
+	Sessions   int        `json:"sessions"`
+	Protection string     `json:"protection"`
+}
+
+// PoolStatus is the fill of one pool.
+type PoolStatus struct {
+	Name  string       `json:"name"`
+	Range netip.Prefix `json:"range"`
+	Used  uint64       `json:"used"`
+	Free  uint64       `json:"free"`
+}

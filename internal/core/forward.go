@@ -1,0 +1,96 @@
+package core
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+)
+
+// Layer is one set of outer headers: IP, optional UDP, TLV, GRE, ESP. Comparable, so usable as a key.
+type Layer struct {
+	Local, Remote  netip.AddrPort // both ports 0 = no UDP; Remote as observed
+	TLV            uint8          // 0 none, 1 RFC 5845, 2 the 2007 layout
+	GRE            bool
+	KeyUp, KeyDown uint32
+	SA             uint32 // security association handle, 0 = no ESP
+	ESPPort        uint16 // observed port of ESP in UDP (4500), 0 = none
+}
+
+// Chain encapsulates in order, [0] innermost. N=0 sends natively. RO: Home Address option (up) or type 2 routing header
+// (down) instead of a tunnel. MTU 0 = follow the path MTU to the outermost remote.
+type Chain struct {
+	N, RO uint8
+	MTU   uint16
+	Layer [2]Layer
+}
+
+// Match selects inner packets. Anchor and peer match Dst, gateway and node Src, route optimization both; If and MAC on
+// access links.
+type Match struct {
+	Domain   Domain
+	Dst, Src netip.Prefix
+	If       int
+	MAC      MAC
+}
+
+// Mode of a session.
+type Mode uint8
+
+const (
+	Routed  Mode = iota // hop limit - 1, link scope never tunnelled
+	Bridged             // everything passes untouched (access node of document 002)
+)
+
+// Op is one of SetSession, SetKey, Drop. One SetSession moves every key of the session; packets that arrive in its chain
+// reversed are let in if their inner source is one of its keys with Up; the chain it replaces stays let in for Grace.
+type (
+	Op         interface{ op() }
+	SetSession struct {
+		ID     ID
+		Domain Domain
+		Chain  Chain
+		Mode   Mode
+		If     int // access link and MAC of the host, on a gateway
+		MAC    MAC
+		Grace  time.Duration
+	}
+	// SetKey ties inner packets to a session. Down: packets to the key are delivered by the session; Up: packets from
+	// it are let in. Neither: the key is known and its packets are dropped silently (RFC 5213 5.3.5).
+	SetKey struct {
+		Match    Match
+		ID       ID
+		Up, Down bool // shadow: Up only
+	}
+	// Drop with ID != 0 removes the session and its keys; else the one key.
+	Drop struct {
+		ID    ID
+		Match Match
+	}
+)
+
+func (SetSession) op() {}
+func (SetKey) op()     {}
+func (Drop) op()       {}
+
+// Counter of one session. In: from the tunnel; Out: into the tunnel.
+type Counter struct{ PacketsIn, OctetsIn, PacketsOut, OctetsOut uint64 }
+
+// OpError names the op that failed; nothing after Index was applied.
+type OpError struct {
+	Index int
+	Err   error
+}
+
+func (e *OpError) Error() string { return e.Err.Error() }
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Dataplane. Update applies in order, each op in one step (no packet sees half); on *OpError nothing after Index is applied.
+type Dataplane interface {
+	Update(ops []Op) error
+	// Sync after a restart: adopt what is equal, change what differs, delete the rest; loses no packet.
+	Sync(all iter.Seq[Op]) error
+	Counters(ids []ID, into []Counter) error
+	// Reports sets the receiver of reports; call it once, before packets flow.
+	Reports(func(Reported))
+	Close() error
+}

@@ -1,0 +1,104 @@
+package wire
+
+// Reason is the closed list of reasons for drops and refusals. Its text is used unchanged as error, metric label, log key,
+// API field and trace field: the text is the contract. A Reason is an error, so errors.Is(err, wire.BadChecksum) works.
+type Reason string
+
+// Error is the reason's text.
+func (r Reason) Error() string { return string(r) }
+
+// Wire formats.
+const (
+	Truncated         Reason = "truncated"
+	TooLong           Reason = "too-long"
+	BadChecksum       Reason = "bad-checksum"
+	BadLength         Reason = "bad-length"
+	BadOptionLength   Reason = "bad-option-length"
+	TooManyOptions    Reason = "too-many-options"
+	BadValue          Reason = "bad-value"
+	BadPrefixLength   Reason = "bad-prefix-length"
+	BadPayloadProto   Reason = "bad-payload-proto"
+	UnknownType       Reason = "unknown-type"
+	DuplicateOption   Reason = "duplicate-option"
+	BadHopLimit       Reason = "bad-hop-limit"
+	BadSource         Reason = "bad-source"
+	BadDestination    Reason = "bad-destination"
+	OverlapFragment   Reason = "overlapping-fragment"
+	ReassemblyTimeout Reason = "reassembly-timeout"
+	ReassemblyLimit   Reason = "reassembly-limit"
+)
+
+// Signalling between gateway and anchor.
+const (
+	UnknownPeer          Reason = "unknown-peer"
+	NotProxy             Reason = "not-a-proxy-registration"
+	MissingACK           Reason = "missing-acknowledge-flag"
+	NotAuthorized        Reason = "not-authorized"
+	UnknownSubscriber    Reason = "unknown-subscriber"
+	ServiceDisabled      Reason = "service-disabled"
+	DialectDisabled      Reason = "dialect-disabled"
+	MissingMNID          Reason = "missing-mn-identifier"
+	MissingPrefix        Reason = "missing-home-network-prefix"
+	MissingHandoff       Reason = "missing-handoff-indicator"
+	MissingATT           Reason = "missing-access-technology-type"
+	PrefixNotAuthorized  Reason = "prefix-not-authorized"
+	PrefixMismatch       Reason = "prefix-set-mismatch"
+	IPv4NotAuthorized    Reason = "ipv4-address-not-authorized"
+	IPv4Disabled         Reason = "ipv4-service-disabled"
+	IPv6Disabled         Reason = "ipv6-service-disabled"
+	MultipleIPv4         Reason = "multiple-ipv4-addresses"
+	NotUnicast           Reason = "not-unicast"
+	PoolExhausted        Reason = "pool-exhausted"
+	NoDynamic            Reason = "no-dynamic-allocation"
+	TimestampMismatch    Reason = "timestamp-mismatch"
+	TimestampOld         Reason = "timestamp-older-than-accepted"
+	SequenceOld          Reason = "sequence-out-of-window"
+	NothingToDeregister  Reason = "nothing-to-deregister"
+	NotServingGateway    Reason = "not-the-serving-gateway"
+	SessionLimit         Reason = "session-limit"
+	PeerSessionLimit     Reason = "sessions-per-gateway-limit"
+	PendingLimit         Reason = "pending-limit"
+	RateLimit            Reason = "rate-limit"
+	StoreFailed          Reason = "store-failed"
+	StoreLost            Reason = "store-lost"
+	ForwardingFailed     Reason = "forwarding-failed"
+	Unsolicited          Reason = "unsolicited"
+	IdentifierMismatch   Reason = "identifier-mismatch"
+	SequenceMismatch     Reason = "sequence-mismatch"
+	NoAddressInAnswer    Reason = "no-address-in-answer"
+	PrefixNotAsked       Reason = "prefix-not-asked-for"
+	NoAnswer             Reason = "no-answer"
+	UnsupportedMessage   Reason = "unsupported-message"
+	InterfaceUnsupported Reason = "unknown-interface"
+)
+
+// Access link.
+const (
+	UnknownHost       Reason = "unknown-host"
+	HostLimit         Reason = "host-limit"
+	FamilyDisabled    Reason = "family-disabled"
+	ForeignServer     Reason = "foreign-server"
+	WrongAddress      Reason = "wrong-address"
+	AddressClaimed    Reason = "address-of-another-host"
+	AddressDeclined   Reason = "address-declined"
+	NotForUs          Reason = "not-for-us"
+	NotAttached       Reason = "not-attached"
+	RouterImpersonate Reason = "router-impersonation"
+)
+
+// Data plane.
+const (
+	UnknownHome     Reason = "unknown-home"
+	WrongSource     Reason = "wrong-source"
+	WrongTunnel     Reason = "wrong-tunnel"
+	WrongMAC        Reason = "wrong-mac"
+	Deprecated      Reason = "deprecated"
+	LinkScope       Reason = "link-scope"
+	HopLimit        Reason = "hop-limit-exceeded"
+	TooBig          Reason = "packet-too-big"
+	BadInner        Reason = "bad-inner-header"
+	ECNDrop         Reason = "ecn-congestion-not-capable"
+	EncapsulateDeep Reason = "tunnel-encapsulation-limit"
+	SendFailed      Reason = "send-failed"
+	Malformed       Reason = "malformed"
+)
