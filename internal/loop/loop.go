@@ -1,0 +1,404 @@
+// Package loop runs a machine: one goroutine, one select, one timer. It turns packets into events and effects into I/O.
+//
+// Two goroutines share the work. The machine's drains up to MaxEvents events, hands their effects over as one round and
+// goes on; the applier's commits, forwards and sends a round at a time. Rounds are applied in order, so while one waits
+// for the disk the next one gathers: that is the group commit, and the machine never waits for it.
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"kedge/internal/access"
+	"kedge/internal/core"
+	"kedge/wire/mobility"
+)
+
+const (
+	// MaxEvents is how many events one round takes at most.
+	MaxEvents = 256
+	// readBatch is how many packets one read of a port takes at most.
+	readBatch = 64
+	// maxReports is how many data plane reports may wait; more are dropped, they come again.
+	maxReports = 1024
+)
+
+// Observer sees what happens, in the loop's goroutine; it must not block. Package observe implements it.
+type Observer interface {
+	Emit(now core.Now, shard core.Shard, e core.Emit)
+	// Message sees every signalling message; dir is in or out. err is a decode error or, on out, a failure to send.
+	Message(now core.Now, shard core.Shard, dir string, p core.Path, body any, err error)
+}
+
+// Port says which port to open.
+type Port struct {
+	Kind string // mh, access
+	Ifs  []string
+}
+
+// Config is what a loop runs and on what.
+type Config struct {
+	Name     string // of the virtual anchor: key of its records in the store
+	Shard    core.Shard
+	Machine  core.Machine
+	Host     core.Host
+	Ports    []Port
+	Data     core.Dataplane
+	Store    core.Store // nil: nothing is durable
+	Observer Observer
+}
+
+// Loop runs one machine. Its methods are safe for concurrent use.
+type Loop struct {
+	cfg   Config
+	apply Applier
+	ports map[string]core.Port
+
+	events  chan core.Event
+	packets chan *batch
+	rounds  chan []Group
+	results chan []core.Event
+
+	mu      sync.Mutex // protects the two below
+	ref     core.Ref
+	waiting map[core.Ref]chan core.Reply
+
+	ready chan struct{}
+}
+
+// batch is one read of a port, recycled when the machine has handled it.
+type batch struct {
+	kind string
+	n    int
+	pkts [readBatch]core.Packet
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// New makes a loop; Run starts it.
+func New(cfg Config) *Loop {
+	return &Loop{
+		cfg:     cfg,
+		ports:   make(map[string]core.Port),
+		events:  make(chan core.Event, maxReports),
+		packets: make(chan *batch, 16),
+		rounds:  make(chan []Group, 1),
+		results: make(chan []core.Event, 1),
+		waiting: make(map[core.Ref]chan core.Reply),
+		ready:   make(chan struct{}),
+	}
+}
+
+// Ready is closed when the machine is restored and its ports are open.
+func (l *Loop) Ready() <-chan struct{} { return l.ready }
+
+// String names the task.
+func (l *Loop) String() string { return "loop " + l.cfg.Name }
+
+// Command asks the machine and waits for its reply.
+func (l *Loop) Command(ctx context.Context, body any) (any, error) {
+	answer := make(chan core.Reply, 1)
+	l.mu.Lock()
+	l.ref++
+	ref := l.ref
+	l.waiting[ref] = answer
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		delete(l.waiting, ref)
+		l.mu.Unlock()
+	}()
+	select {
+	case l.events <- core.Command{Ref: ref, Body: body}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case r := <-answer:
+		return r.Body, r.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Run restores the machine, opens its ports and runs until ctx ends, which is no error.
+func (l *Loop) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.apply = Applier{Store: l.cfg.Store, Data: l.cfg.Data, Host: l.cfg.Host, Write: l.write}
+	if l.cfg.Store != nil {
+		lease, err := l.cfg.Store.Own(ctx, l.cfg.Name)
+		if err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		defer lease.Release()
+		l.apply.Token = lease.Token()
+	}
+	for _, p := range l.cfg.Ports {
+		port, err := l.cfg.Host.Open(p.Kind, p.Ifs...)
+		if err != nil {
+			return fmt.Errorf("port %s: %w", p.Kind, err)
+		}
+		defer port.Close()
+		l.ports[p.Kind] = port
+	}
+	if l.cfg.Data != nil {
+		l.cfg.Data.Reports(func(r core.Reported) { l.offer(r) })
+	}
+	pending, err := l.apply.Restore(ctx, l.cfg.Name, func(ev core.Event) Group { return l.handle(ev) })
+	if err != nil {
+		return err
+	}
+
+	var wg sync.WaitGroup
+	failed := make(chan error, len(l.ports)+1)
+	for kind, port := range l.ports {
+		wg.Go(func() { l.read(ctx, kind, port, failed) })
+	}
+	if l.cfg.Host != nil {
+		wg.Go(func() {
+			err := l.cfg.Host.Watch(ctx, func(c core.HostChanged) {
+				select {
+				case l.events <- c:
+				case <-ctx.Done():
+				}
+			})
+			if err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("watching the host: %w", err)
+			}
+		})
+	}
+	applied := make(chan struct{})
+	go func() { defer close(applied); l.applier() }()
+	close(l.ready)
+	err = l.run(ctx, pending, failed)
+	cancel()
+	for _, p := range l.ports {
+		p.Close()
+	}
+	close(l.rounds)
+	<-applied
+	wg.Wait()
+	return err
+}
+
+// run is the machine's goroutine.
+func (l *Loop) run(ctx context.Context, pending []core.Event, failed <-chan error) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var gathering []Group
+	rounds := l.rounds
+	add := func(ev core.Event) {
+		if g := l.handle(ev); len(g) > 0 {
+			gathering = append(gathering, g)
+		}
+	}
+	for _, ev := range pending {
+		add(ev)
+	}
+	for {
+		l.arm(timer)
+		out := rounds
+		if len(gathering) == 0 {
+			out = nil // a nil channel is never chosen
+		}
+		select {
+		case <-ctx.Done():
+			if len(gathering) > 0 {
+				rounds <- gathering // what the machine decided is carried out
+			}
+			return nil
+		case err := <-failed:
+			return err
+		case out <- gathering:
+			gathering = nil
+		case ev := <-l.events:
+			add(ev)
+			for n := 1; n < MaxEvents && len(l.events) > 0; n++ {
+				add(<-l.events)
+			}
+		case b := <-l.packets:
+			for n := 0; ; {
+				for i := range b.n {
+					add(decode(b.kind, &b.pkts[i]))
+				}
+				n += b.n
+				batches.Put(b)
+				if n >= MaxEvents || len(l.packets) == 0 {
+					break
+				}
+				b = <-l.packets
+			}
+		case done := <-l.results:
+			for _, ev := range done {
+				add(ev)
+			}
+		case <-timer.C:
+			add(core.Tick{})
+		}
+	}
+}
+
+// arm sets the timer to the machine's deadline.
+func (l *Loop) arm(timer *time.Timer) {
+	at, ok := l.cfg.Machine.Deadline()
+	if !ok {
+		timer.Stop()
+		return
+	}
+	timer.Reset(max(at-l.cfg.Host.Now().Boot, 0))
+}
+
+// handle gives the machine one event, serves what needs no I/O, and returns the rest.
+func (l *Loop) handle(ev core.Event) Group {
+	now := l.cfg.Host.Now()
+	if m, ok := ev.(core.Message); ok && l.cfg.Observer != nil {
+		l.cfg.Observer.Message(now, l.cfg.Shard, "in", m.Path, m.Body, m.Err)
+	}
+	effects := l.cfg.Machine.Handle(now, ev, nil)
+	rest := effects[:0]
+	for _, e := range effects {
+		switch e := e.(type) {
+		case core.Emit:
+			if l.cfg.Observer != nil {
+				l.cfg.Observer.Emit(now, l.cfg.Shard, e)
+			}
+		case core.Reply:
+			l.reply(e)
+		case core.Ask: // nobody answers yet: RADIUS and key exchange are not in this version
+			l.offer(core.Answer{Ref: e.Ref, Err: errors.ErrUnsupported})
+		case core.Tell:
+			l.offer(core.Told{From: l.cfg.Shard, Body: e.Body})
+		case core.Send:
+			if l.cfg.Observer != nil {
+				l.cfg.Observer.Message(now, l.cfg.Shard, "out", e.Path, e.Body, nil)
+			}
+			rest = append(rest, e)
+		default:
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
+
+func (l *Loop) reply(r core.Reply) {
+	l.mu.Lock()
+	answer := l.waiting[r.Ref]
+	delete(l.waiting, r.Ref)
+	l.mu.Unlock()
+	if answer != nil {
+		answer <- r
+	}
+}
+
+// offer queues an event that may be lost when too many wait.
+func (l *Loop) offer(ev core.Event) {
+	select {
+	case l.events <- ev:
+	default:
+	}
+}
+
+// applier is the goroutine that does the I/O of the rounds.
+func (l *Loop) applier() {
+	// The effects of a machine that ends are still carried out: an answered request must be durable.
+	ctx := context.Background()
+	flush := time.NewTicker(flushEvery)
+	defer flush.Stop()
+	for {
+		select {
+		case round, ok := <-l.rounds:
+			if !ok {
+				l.flush(ctx)
+				return
+			}
+			if done := l.apply.Apply(ctx, round); len(done) > 0 {
+				l.report(done)
+			}
+		case <-flush.C:
+			l.flush(ctx)
+		}
+	}
+}
+
+func (l *Loop) flush(ctx context.Context) {
+	if err := l.apply.Flush(ctx); err != nil {
+		l.report([]core.Event{core.Done{Err: fmt.Errorf("store: %w", err)}})
+	}
+}
+
+// report brings results back. It must not wait for the machine, which may wait for the applier: a full channel makes
+// room by merging.
+func (l *Loop) report(done []core.Event) {
+	for {
+		select {
+		case l.results <- done:
+			return
+		default:
+		}
+		select {
+		case older := <-l.results:
+			done = append(older, done...)
+		default:
+		}
+	}
+}
+
+func (l *Loop) write(kind string, pkts []core.Packet) error {
+	p := l.ports[kind]
+	if p == nil {
+		return fmt.Errorf("no %s port is open", kind)
+	}
+	_, err := p.Write(pkts)
+	return err
+}
+
+// read brings a port's packets to the machine.
+func (l *Loop) read(ctx context.Context, kind string, port core.Port, failed chan<- error) {
+	for {
+		b := batches.Get().(*batch)
+		b.kind = kind
+		n, err := port.Read(b.pkts[:])
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				failed <- fmt.Errorf("port %s: %w", kind, err)
+			}
+			return
+		}
+		b.n = n
+		select {
+		case l.packets <- b:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// decode makes an event of a packet. A decode error is an event too.
+func decode(kind string, p *core.Packet) core.Event {
+	m := core.Message{Path: core.Path{If: p.If, Local: p.Dst, Remote: p.Src, Outer: p.Outer}, Raw: p.B}
+	switch kind {
+	case "mh":
+		msg, err := mobility.Parse(p.B, p.Src.Addr(), p.Dst.Addr())
+		if msg != nil {
+			m.Body = msg
+		}
+		m.Err = err
+	case "access":
+		f, err := access.Decode(p.B)
+		if f != nil {
+			m.Body = f
+		}
+		m.Err = err
+	default:
+		panic("loop: no decoder for port kind " + kind)
+	}
+	return m
+}
+
+// Decode is the daemon's way from a packet to an event, for simulations.
+func Decode(kind string, p *core.Packet) core.Event { return decode(kind, p) }
