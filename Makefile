@@ -1,0 +1,46 @@
+# Kedge: `make demo` shows it, `make test` proves it. Both install what is missing.
+GO      ?= go
+BIN     := bin/kedge
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+UNIT    = $(shell $(GO) list ./... | grep -v /internal/lab)
+
+.PHONY: build setup demo test unit scenarios test-long bench fuzz lint cover clean
+
+build: ## one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/kedge
+
+setup: ## installs the Debian packages that the lab and the tests use
+	@tools/setup
+
+demo: setup build ## a whole network on this machine: hosts roam and keep their addresses
+	@tools/asroot $(BIN) lab run --live lab/scenarios/demo.yaml
+
+test: setup lint unit scenarios ## everything that CI runs
+
+unit: ## machine tests, simulations, namespaces, with the race detector
+	@tools/asroot $(GO) test -race -timeout 15m $(UNIT)
+
+scenarios: build ## whole networks with real hosts
+	@tools/asroot $(GO) test -count=1 -timeout 25m ./internal/lab/...
+
+test-long: setup build ## more seeds, longer fuzzing, all scenarios
+	@tools/asroot env KEDGE_LONG=1 $(GO) test -race -timeout 120m $(UNIT)
+	@tools/asroot env KEDGE_LONG=1 $(GO) test -count=1 -timeout 60m ./internal/lab/...
+	@tools/fuzz 120s
+
+bench: ## figures, each beside a base line of the same run
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(UNIT)
+
+fuzz: ## every parser for 20 s
+	@tools/fuzz 20s
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt these files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+cover: ## which requirements the tests claim
+	@tools/coverage
+
+clean:
+	rm -rf bin lab-out
