@@ -1,0 +1,2 @@
+// Package binding is the binding cache as pure data.
+package binding
