@@ -16,7 +16,9 @@ type Error struct {
 	RFC    string // "RFC 5213 8.3"
 	Reason Reason
 	Status uint8 // status or code of the answer, 0 = none
-	Err    error // cause, may be nil
+	// ParameterProblem: the answer is an ICMPv6 Parameter Problem, code 0, whose pointer shows Off (RFC 6275 9.2).
+	ParameterProblem bool
+	Err              error // cause, may be nil
 }
 
 // Error reads "Binding Update: Home Network Prefix option at octet 12: bad-option-length (RFC 5213 8.3)".

@@ -1,137 +1,139 @@
 package mobility
 
-import "net/netip"
+import (
+	"bytes"
+	"errors"
+	"iter"
 
-// OptionType is the type of a mobility option.
-type OptionType uint8
-
-const (
-	OptPad1                   OptionType = 0
-	OptPadN                   OptionType = 1
-	OptBindingRefreshAdvice   OptionType = 2  // RFC 6275 6.2.4
-	OptAlternateCareOf        OptionType = 3  // RFC 6275 6.2.5
-	OptNonceIndices           OptionType = 4  // RFC 6275 6.2.6
-	OptBindingAuthorization   OptionType = 5  // RFC 6275 6.2.7
-	OptMobileNetworkPrefix    OptionType = 6  // RFC 3963 4.3
-	OptMobileNodeID           OptionType = 8  // RFC 4283
-	OptAuthentication         OptionType = 9  // RFC 4285 5
-	OptMessageID              OptionType = 10 // RFC 4285 6: mesg-id, replay protection
-	OptVendorSpecific         OptionType = 19 // RFC 5094
-	OptServiceSelection       OptionType = 20 // RFC 5149
-	OptHomeNetworkPrefix      OptionType = 22 // RFC 5213 8.3
-	OptHandoffIndicator       OptionType = 23 // RFC 5213 8.4
-	OptAccessTechnology       OptionType = 24 // RFC 5213 8.5
-	OptLinkLayerID            OptionType = 25 // RFC 5213 8.6
-	OptLinkLocalAddress       OptionType = 26 // RFC 5213 8.7
-	OptTimestamp              OptionType = 27 // RFC 5213 8.8
-	OptRestartCounter         OptionType = 28 // RFC 5847 3.2
-	OptIPv4HomeAddress        OptionType = 29 // RFC 5555 3.1.1
-	OptIPv4AddressAck         OptionType = 30 // RFC 5555 3.2.1
-	OptNATDetection           OptionType = 31 // RFC 5555 3.2.2
-	OptIPv4CareOf             OptionType = 32 // RFC 5555 3.1.2
-	OptGREKey                 OptionType = 33 // RFC 5845 6
-	OptIPv4HomeAddressRequest OptionType = 36 // RFC 5844 3.3.1
-	OptIPv4HomeAddressReply   OptionType = 37 // RFC 5844 3.3.2
-	OptIPv4DefaultRouter      OptionType = 38 // RFC 5844 3.3.3
-	OptIPv4DHCPSupportMode    OptionType = 39 // RFC 5844 3.3.4
-	maxOptions                           = 64 // more in one message is an error: no honest message comes near
+	"kedge/wire"
 )
 
-// Handoff Indicator values, RFC 5213 8.4.
-const (
-	HandoffNewInterface  uint8 = 1 // attachment over a new interface
-	HandoffInterfaces    uint8 = 2 // handoff between two different interfaces of the mobile node
-	HandoffGateways      uint8 = 3 // handoff between mobile access gateways for the same interface
-	HandoffUnknown       uint8 = 4
-	HandoffReRegistation uint8 = 5 // not changed
-)
+// Options is a list of mobility options in wire form, padding included.
+type Options []byte
 
-// Access Technology Type values, RFC 5213 8.5.
-const (
-	AccessVirtual  uint8 = 1
-	AccessPPP      uint8 = 2
-	AccessEthernet uint8 = 3
-	AccessWLAN     uint8 = 4
-	AccessWiMAX    uint8 = 5
-)
-
-// Value is a typed option that can be added to Options: one of the value types below.
-type Value interface {
-	// OptionType is the type octet it is written with.
-	OptionType() OptionType
-	// appendData writes the octets after the length octet.
-	appendData(b []byte) []byte
+// Option is one option as it came.
+type Option struct {
+	Type   OptionType
+	Length uint8  // the Length octet; it is not len(Data) in the short layouts of options 29 and 30
+	Data   []byte // octets after the Length octet; aliases the Options
 }
 
-// Typed options. Where a type stands for several numbers (IPv4Address and others), the field Opt chooses one.
-type (
-	BindingRefreshAdvice struct{ Interval uint16 } // units of 4 s
-	AlternateCareOf      struct{ Addr netip.Addr }
-	NonceIndices         struct{ Home, CareOf uint16 }
-	// BindingAuthorization is option 5; MAC aliases the message.
-	BindingAuthorization struct{ Authenticator []byte }
-	MobileNetworkPrefix  struct{ Prefix netip.Prefix }
-	// MobileNodeID: Subtype 1 = NAI (RFC 4283 3.1). A zero-length ID goes with status 160 (RFC 5213 5.3.1).
-	MobileNodeID struct {
-		Subtype uint8
-		ID      string
+// Clone copies the options, so that they live longer than the packet they came in.
+func (o Options) Clone() Options { return bytes.Clone(o) }
+
+// next reads the option at i and says where the one after it starts. ok is false where the octets end too early.
+func (o Options) next(i int) (opt Option, end int, ok bool) {
+	t := OptionType(o[i])
+	if t == OptPad1 {
+		return Option{}, i + 1, true
 	}
-	Authentication struct {
-		Subtype       uint8 // 1 = MN-HA, 2 = MN-AAA
-		SPI           uint32
-		Authenticator []byte
+	if i+2 > len(o) {
+		return Option{Type: t}, len(o), false
 	}
-	MessageID      struct{ Timestamp uint64 } // NTP format
-	VendorSpecific struct {
-		Vendor  uint32
-		Subtype uint8
-		Data    []byte
+	length := o[i+1]
+	end = i + 2 + dataLength(t, length)
+	if end > len(o) {
+		return Option{Type: t, Length: length}, len(o), false
 	}
-	ServiceSelection  struct{ Identifier string }
-	HomeNetworkPrefix struct{ Prefix netip.Prefix } // ::/0 (ALL_ZERO) asks for allocation
-	HandoffIndicator  struct{ Value uint8 }
-	AccessTechnology  struct{ Value uint8 }
-	LinkLayerID       struct{ ID []byte }
-	LinkLocalAddress  struct{ Addr netip.Addr } // :: asks the anchor for one
-	// Timestamp: 48 bits of seconds since 1970 and 16 bits of 1/65536 s, RFC 5213 8.8. See TimestampOf and Time.
-	Timestamp      struct{ Value uint64 }
-	RestartCounter struct{ Value uint32 }
-	// IPv4HomeAddress is option 29. The P flag asks for a prefix (RFC 5555 3.1.1). Short marks the 6-octet layout of
-	// document 004 (Length 1 or 4; no prefix length, no P).
-	IPv4HomeAddress struct {
-		PrefixLen uint8
-		P         bool
-		Addr      netip.Addr
-		Short     uint8 // 0 = RFC 5555; else the literal Length octet 1 or 4
+	return Option{t, length, o[i+2 : end : end]}, end, true
+}
+
+// All gives the options in order, pads left out. It stops where the octets are no options any more, which Parse never
+// lets through.
+func (o Options) All() iter.Seq[Option] {
+	return func(yield func(Option) bool) {
+		for i := 0; i < len(o); {
+			opt, end, ok := o.next(i)
+			if !ok || opt.Type > OptPadN && !yield(opt) {
+				return
+			}
+			i = end
+		}
 	}
-	// IPv4AddressAck is option 30. Short as in IPv4HomeAddress: literal Length octet 1, same layout.
-	IPv4AddressAck struct {
-		Status    AddressStatus
-		PrefixLen uint8
-		Addr      netip.Addr
-		Short     uint8
+}
+
+// Values gives the options as typed values, and RawOption for those without a type here or with a bad value: for traces
+// and tests.
+func (o Options) Values() iter.Seq[Value] {
+	return func(yield func(Value) bool) {
+		for opt := range o.All() {
+			if !yield(opt.value()) {
+				return
+			}
+		}
 	}
-	NATDetection struct {
-		F       bool
-		Refresh uint32 // seconds; 0 = default, all ones = no keepalive
+}
+
+// first finds the first well-formed option of a type.
+func (o Options) first(t OptionType) (Option, bool) {
+	for i := 0; i < len(o); {
+		opt, end, ok := o.next(i)
+		if !ok {
+			break
+		}
+		if opt.Type == t && opt.check() == "" {
+			return opt, true
+		}
+		i = end
 	}
-	IPv4CareOf struct{ Addr netip.Addr }
-	GREKey     struct{ Key uint32 }
-	// IPv4HomeAddressRequest is option 36; 0.0.0.0 with PrefixLen 0 asks for allocation.
-	IPv4HomeAddressRequest struct {
-		PrefixLen uint8
-		Addr      netip.Addr
+	return Option{}, false
+}
+
+// read is what all typed readers do.
+func read[V any](o Options, t OptionType, decode func(Option) V) (v V, ok bool) {
+	opt, ok := o.first(t)
+	if ok {
+		v = decode(opt)
 	}
-	IPv4HomeAddressReply struct { // option 37
-		Status    AddressStatus
-		PrefixLen uint8
-		Addr      netip.Addr
+	return v, ok
+}
+
+// Has says whether there is an option of this type.
+func (o Options) Has(t OptionType) bool { return o.Count(t) > 0 }
+
+// Count says how many options of this type there are.
+func (o Options) Count(t OptionType) int {
+	n := 0
+	for opt := range o.All() {
+		if opt.Type == t {
+			n++
+		}
 	}
-	IPv4DefaultRouter   struct{ Addr netip.Addr }
-	IPv4DHCPSupportMode struct{ Server bool } // S flag
-	// RawOption is any other option.
-	RawOption struct {
-		Opt  OptionType
-		Data []byte
+	return n
+}
+
+var errNotLast = errors.New("it is not the last option, without padding behind it")
+
+// check holds what Parse refuses in options that start at octet base of the Mobility Header.
+func (o Options) check(base int) *wire.Error { return o.checkTail(base, 0) }
+
+// checkTail is check with so many octets of padding to come.
+func (o Options) checkTail(base, pad int) *wire.Error {
+	count := 0
+	for i := 0; i < len(o); {
+		opt, end, ok := o.next(i)
+		fail := func(r wire.Reason, cause error) *wire.Error {
+			rfc := forms[opt.Type].rfc
+			if rfc == "" {
+				rfc = "RFC 6275 6.2.1"
+			}
+			return &wire.Error{Field: opt.Type.String() + " option", Off: base + i, RFC: rfc, Reason: r, Err: cause}
+		}
+		if !ok {
+			return fail(wire.BadOptionLength, nil)
+		}
+		if opt.Type > OptPadN {
+			if count++; count > maxOptions {
+				return fail(wire.TooManyOptions, nil)
+			}
+			if r := opt.check(); r != "" {
+				return fail(r, nil)
+			}
+		}
+		if opt.Type == OptBindingAuthorization && (end < len(o) || pad > 0) {
+			return fail(wire.BadValue, errNotLast)
+		}
+		i = end
 	}
-)
+	return nil
+}
