@@ -1,0 +1,267 @@
+// Package config turns a YAML file into a validated Config, and says of every mistake where it is and what would be right.
+//
+// Three steps: the YAML parser gives a tree with positions; the tree is decoded into raw structs whose tags hold each
+// key's meaning, default and range (raw.go, the only place where a key is described: docs/config.md is made from it);
+// the raw structs are checked against each other and become a Config of plain types. All errors of a file are reported
+// together. YAML anchors, aliases, tags and several documents are refused: one file means one thing.
+//
+// Keys of later versions (node, peer, dsmip6, esp, ...) are known and refused as such, never ignored.
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"kedge/internal/core"
+)
+
+// Config is one validated file. Anchor or Gateway is set, or both.
+type Config struct {
+	File      string
+	Name      string // log key "self", metric label, id of the virtual anchor
+	API       API
+	Log       Log
+	Events    Events
+	Store     Store
+	Dataplane Dataplane
+	Peers     []Peer
+	Anchor    *Anchor
+	Gateway   *Gateway
+
+	at map[string]position // where each value was written, for checks across files
+}
+
+// API is the control socket and, if valid, the address of a metrics listener.
+type API struct {
+	Socket  string
+	Metrics netip.AddrPort
+}
+
+// Log says how the daemon logs to standard error.
+type Log struct {
+	Level  slog.Level
+	JSON   bool
+	Redact bool // identifiers shortened
+}
+
+// Events is the JSONL event stream. File "" writes none; Keep is how many recent events the API can replay.
+type Events struct {
+	File string
+	Keep int
+}
+
+// Store kinds.
+const (
+	StoreMem  = "mem"
+	StoreBolt = "bolt"
+)
+
+// Store is where sessions survive a restart.
+type Store struct {
+	Kind string // StoreMem, StoreBolt
+	Path string // bolt
+}
+
+// Dataplane is the forwarding back end.
+type Dataplane struct {
+	Kind        string // "auto" or "user"
+	Core        []string
+	Device      string        // TUN on an anchor
+	UplinkGrace time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
+	MTU         int           // of the path between gateway and anchor, IPv6 outside; 0 = discovered
+}
+
+// Peer is a party that may speak the protocol with us.
+type Peer struct {
+	Name       string
+	Addresses  []netip.Prefix
+	Protection string // "none"
+}
+
+// PeerOf gives the peer with the longest prefix that holds the address.
+func (c *Config) PeerOf(a netip.Addr) (Peer, bool) {
+	var best Peer
+	bits := -1
+	for _, p := range c.Peers {
+		for _, x := range p.Addresses {
+			if x.Contains(a) && x.Bits() > bits {
+				best, bits = p, x.Bits()
+			}
+		}
+	}
+	return best, bits >= 0
+}
+
+// Families of a host.
+type Families struct{ V4, V6 bool }
+
+// Dialects of the IPv4 options.
+const (
+	DialectAuto    = "auto"
+	DialectRFC5844 = "rfc5844"
+	DialectDraft02 = "draft-pmip6-v4-02"
+)
+
+// Heartbeat of RFC 5847.
+type Heartbeat struct {
+	Off        bool
+	Interval   time.Duration
+	Timeout    time.Duration // to the next request when an answer is missing; 0 = Interval
+	MaxMissing int
+}
+
+// Anchor is a local mobility anchor (RFC 5213 5, RFC 5844 3.1).
+type Anchor struct {
+	Addresses          []netip.Addr // LMAA, IPv6
+	HomeLink           string       // interface where home addresses are answered for by proxy ND and ARP; "" = routed only
+	Pools              []Pool
+	PMIP6              PMIP6
+	Subscribers        Subscribers
+	PrefixesPerSession int
+	Limits             AnchorLimits
+	Timers             AnchorTimers
+	Heartbeat          Heartbeat
+}
+
+// Pool is a range that home prefixes or IPv4 home addresses come from.
+type Pool struct {
+	Name     string
+	Domain   core.Domain
+	Prefix   netip.Prefix
+	Delegate int            // IPv6: length of a home network prefix
+	Router   netip.Addr     // IPv4: default router of the home network
+	Reserve  []netip.Prefix // never handed out dynamically; holds Router
+}
+
+// PMIP6 is the Proxy Mobile IPv6 service.
+type PMIP6 struct {
+	Gateways []string // names of peers
+	Dialects []string // accepted ones
+}
+
+// Subscribers says who may register.
+type Subscribers struct {
+	Accept bool     // hosts that are not in the list are served
+	Common Families // what those get
+	List   []Subscriber
+}
+
+// Subscriber is one policy profile.
+type Subscriber struct {
+	ID       string
+	Domain   core.Domain
+	Families Families
+	V4       []netip.Addr   // static home addresses, one a session; empty = from a pool
+	HNP      []netip.Prefix // static home network prefixes; empty = from a pool
+	Pools    []string       // pools to draw from, in order: the nth session takes the nth IPv4 pool; empty = any
+	Gateways []string       // peers where the host may be; empty = every gateway of the service
+}
+
+// AnchorLimits bound what strangers can make an anchor hold.
+type AnchorLimits struct {
+	Sessions              int
+	SessionsPerGateway    int
+	SessionsPerSubscriber int
+	RequestsPerPeer       float64 // a second
+	PendingPerPeer        int
+}
+
+// AnchorTimers of RFC 5213 9.1.
+type AnchorTimers struct {
+	LifetimeMax               time.Duration
+	MinDelayBeforeBCEDelete   time.Duration
+	MaxDelayBeforeNewBCEAssgn time.Duration
+	TimestampWindow           time.Duration
+}
+
+// Gateway is a mobile access gateway (RFC 5213 6, RFC 5844 3.2).
+type Gateway struct {
+	Address               netip.Addr // Proxy-CoA, IPv6
+	Anchors               []AnchorRef
+	Access                []Access
+	LocalRouting          bool
+	FirstHandoffIndicator uint8 // of an attachment without context: 4 (RFC 5213 6.9.1.1) or 1
+	IPv4OnDHCP            bool  // ask for an IPv4 home address when the host asks by DHCP, not at attachment
+	SequenceOrdering      bool  // no Timestamp option: TimestampBasedApproachInUse = 0
+	Heartbeat             Heartbeat
+	Limits                GatewayLimits
+	Timers                GatewayTimers
+}
+
+// AnchorRef is an anchor that a gateway registers with.
+type AnchorRef struct {
+	Name    string // of the peer
+	Address netip.Addr
+	Dialect string
+}
+
+// Access is one access link.
+type Access struct {
+	Interface      string
+	LinkLocal      netip.Addr
+	MAC            core.MAC
+	Technology     uint8 // Access Technology Type, RFC 5213 8.5
+	AttachOn       []string
+	DetachOn       []string
+	Identity       Identity
+	Families       Families
+	Hosts          []Host
+	DNS            []netip.Addr
+	Search         []string
+	MTU            int // 0 = what fits the tunnel
+	DHCP4          DHCP4
+	RAInterval     time.Duration
+	RouterLifetime time.Duration
+}
+
+// Identity says how a MAC address becomes an MN-Identifier.
+type Identity struct {
+	TableOnly bool // hosts that are not in the table are unknown
+	Realm     string
+	Table     map[core.MAC]string
+}
+
+// Host is the policy profile of one host on a gateway.
+type Host struct {
+	ID       string
+	Anchor   string // name of an AnchorRef; "" = the first
+	Families Families
+	V4       netip.Prefix // static home address with the length of its network; invalid = ask for one
+	HNP      []netip.Prefix
+}
+
+// DHCP4 is the DHCPv4 server of an access link.
+type DHCP4 struct {
+	Off     bool
+	OwnID   bool       // server identifier is this gateway's own address (document 001)
+	Address netip.Addr // own or fixed identifier; invalid with fixed = the home network's default router
+	Lease   time.Duration
+	Options map[uint8][]byte
+	Hold    time.Duration
+}
+
+// GatewayLimits bound what hosts can make a gateway hold.
+type GatewayLimits struct {
+	Hosts          int
+	HostsPerAccess int
+	Pending        int     // registrations without an answer
+	NewHosts       float64 // a second, of one link
+	Triggers       float64 // registrations a second that one host can cause
+}
+
+// GatewayTimers of registrations and reachability.
+type GatewayTimers struct {
+	Lifetime        time.Duration
+	RefreshAt       float64 // part of the lifetime after which a binding is refreshed
+	RetransmitFirst time.Duration
+	RetransmitMax   time.Duration
+	LinkGrace       time.Duration // a link may be down so long before its hosts are detached
+	RetryFirst      time.Duration // after a refusal
+	RetryMax        time.Duration
+	IdleHold        time.Duration // how long a host without a session is remembered
+	Reregister      time.Duration // over which the hosts of a restarted anchor are spread
+	NUDReachable    time.Duration // silence after which a host is probed
+	NUDRetransmit   time.Duration
+	NUDProbes       int
+}

@@ -1,0 +1,237 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// validator turns raw structs into a Config and checks values against each other. A value that is already refused is
+// zero: a check that needs it says nothing.
+type validator struct {
+	*decoder
+	warnings []Warning
+	peers    map[string]Peer
+}
+
+func (v *validator) warn(l located, kind Kind, format string, args ...any) {
+	a := l.here()
+	v.warnings = append(v.warnings, Warning{File: v.src.file, Line: a.pos.Line, Key: a.path, Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+var (
+	nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	ifForm   = regexp.MustCompile(`^[^\s/:%]{1,15}$`)
+	hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+)
+
+func (v *validator) file(r *rawFile) *Config {
+	c := &Config{Name: v.name(&r.Name)}
+	socketName := cmpOr(c.Name, "kedge")
+	c.API = API{Socket: cmpOr(r.API.Socket.v, "/run/kedge/"+socketName+".sock"), Metrics: r.API.Metrics.v}
+	if len(c.API.Socket) > 107 { // sun_path
+		v.fail(&r.API.Socket, "is longer than the 107 octets that a socket path may have", "write a shorter path")
+	}
+	c.Log = Log{JSON: r.Log.Format.v == "json", Redact: r.Log.Redact.v}
+	if err := c.Log.Level.UnmarshalText([]byte(cmpOr(r.Log.Level.v, "info"))); err != nil {
+		c.Log.Level = slog.LevelInfo // refused before
+	}
+	c.Events = Events{File: r.Events.File.v, Keep: r.Events.Keep.v}
+	c.Store = Store{Kind: r.Store.Kind.v}
+	switch {
+	case c.Store.Kind == StoreBolt:
+		c.Store.Path = cmpOr(r.Store.Path.v, "/var/lib/kedge/"+socketName+".db")
+	case r.Store.Path.set && c.Store.Kind == StoreMem:
+		v.fail(&r.Store.Path, "a store of kind mem has no file", "leave path out, or write kind: bolt")
+	}
+	c.Dataplane = Dataplane{Kind: r.Dataplane.Kind.v, Device: r.Dataplane.Device.v, UplinkGrace: r.Dataplane.UplinkGrace.v, MTU: r.Dataplane.MTU.v}
+	v.iface(&r.Dataplane.Device)
+	for i := range r.Dataplane.Core.items {
+		c.Dataplane.Core = append(c.Dataplane.Core, v.iface(&r.Dataplane.Core.items[i]))
+	}
+	v.unique("interface", r.Dataplane.Core.items)
+	v.security(c, &r.Security)
+	if r.Anchor != nil {
+		c.Anchor = v.anchor(c, r.Anchor)
+		if c.Store.Kind == StoreMem {
+			v.warn(&r.Store, NotDurable, "a restart loses every session, and no address is handed out for one lifetime-max after it")
+		}
+	}
+	if r.Gateway != nil {
+		c.Gateway = v.gateway(c, r.Gateway)
+	}
+	if r.set && r.Anchor == nil && r.Gateway == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") {
+		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor: or gateway:")
+	}
+	if r.Dataplane.Device.set && r.Anchor == nil && r.Gateway != nil {
+		v.warn(&r.Dataplane.Device, UnusedSetting, "only an anchor has a TUN interface")
+	}
+	return c
+}
+
+// name checks an identifier that appears in file names, labels and commands.
+func (v *validator) name(l *leaf[string]) string {
+	if l.v != "" && !nameForm.MatchString(l.v) {
+		v.fail(l, fmt.Sprintf("%q is no name", l.v), "write up to 63 lower-case letters, digits and hyphens, as in lma1")
+	}
+	return l.v
+}
+
+func (v *validator) iface(l *leaf[string]) string {
+	if l.v != "" && !ifForm.MatchString(l.v) {
+		v.fail(l, fmt.Sprintf("%q is no interface name", l.v), "write up to 15 characters without space, slash or colon, as in acc0")
+	}
+	return l.v
+}
+
+// unique refuses an item that stands twice in a list of words.
+func (v *validator) unique(what string, items []leaf[string]) {
+	seen := map[string]bool{}
+	for i := range items {
+		if w := items[i].v; w != "" && seen[w] {
+			v.fail(&items[i], fmt.Sprintf("%s %q stands twice", what, w), "keep one")
+		} else {
+			seen[w] = true
+		}
+	}
+}
+
+func (v *validator) security(c *Config, r *rawSecurity) {
+	v.peers = map[string]Peer{}
+	owner := map[netip.Prefix]string{}
+	for i := range r.Peers.items {
+		p := &r.Peers.items[i]
+		peer := Peer{Name: v.name(&p.Name), Protection: p.Protection.v}
+		if _, dup := v.peers[peer.Name]; dup && peer.Name != "" {
+			v.fail(&p.Name, fmt.Sprintf("peer %q is there twice", peer.Name), "give each peer a name of its own, or one peer several addresses")
+		}
+		for j := range p.Addresses.items {
+			x, ok := v.peerAddress(&p.Addresses.items[j])
+			if !ok {
+				continue
+			}
+			if who, dup := owner[x]; dup {
+				v.fail(&p.Addresses.items[j], fmt.Sprintf("%s belongs to peer %q already", p.Addresses.items[j].v, who), "an address has one owner")
+				continue
+			}
+			owner[x] = peer.Name
+			peer.Addresses = append(peer.Addresses, x)
+		}
+		if p.Addresses.set && len(p.Addresses.items) == 0 {
+			v.fail(&p.Addresses, "is empty", `write the addresses that the peer speaks from, as in ["2001:db8:a::11"]`)
+		}
+		switch {
+		case peer.Protection == "none":
+			v.warn(&p.Protection, Unprotected, "signalling with peer %s is neither authenticated nor encrypted", peer.Name)
+		case !p.Protection.set && !v.blamed(p.path, "esp") && !v.blamed(p.path, "ike"):
+			v.fail(p, "says nothing about protection", "write \"protection: none\" to go without; ESP is not in this version")
+		}
+		if peer.Name != "" {
+			v.peers[peer.Name] = peer
+		}
+		c.Peers = append(c.Peers, peer)
+	}
+}
+
+// peerAddress reads an address or a prefix.
+func (v *validator) peerAddress(l *leaf[string]) (netip.Prefix, bool) {
+	x, err := netip.ParsePrefix(l.v)
+	if err != nil {
+		a, aerr := netip.ParseAddr(l.v)
+		if aerr != nil || a.Zone() != "" {
+			if l.v != "" {
+				v.fail(l, fmt.Sprintf("%q is no address or prefix", l.v), `write "2001:db8:a::11" or "2001:db8:a::/64", in quotes`)
+			}
+			return x, false
+		}
+		x = netip.PrefixFrom(a, a.BitLen())
+	}
+	switch {
+	case x.Addr().Is4() || x.Addr().Is4In6():
+		v.fail(l, fmt.Sprintf("%q is IPv4", l.v), "IPv4 transport between gateway and anchor is not in this version: write an IPv6 address")
+	case x != x.Masked():
+		v.fail(l, l.v+" has host bits set", "write "+x.Masked().String())
+	default:
+		return x, true
+	}
+	return x, false
+}
+
+// known resolves the name of a peer.
+func (v *validator) known(l *leaf[string]) (Peer, bool) {
+	p, ok := v.peers[l.v]
+	if ok || l.v == "" {
+		return p, ok
+	}
+	names := make([]string, 0, len(v.peers))
+	for n := range v.peers {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	want := "add it to security.peers"
+	if near, ok := nearest(l.v, names); ok {
+		want = fmt.Sprintf("did you mean %q?", near)
+	} else if len(names) > 0 {
+		want += ", or write " + join(first(names, 5), "or")
+	}
+	v.fail(l, fmt.Sprintf("no peer is called %q", l.v), want)
+	return p, false
+}
+
+func first(words []string, n int) []string { return words[:min(n, len(words))] }
+
+func (v *validator) families(l *list[leaf[string]]) Families {
+	v.unique("family", l.items)
+	var f Families
+	for _, i := range l.items {
+		f.V4 = f.V4 || i.v == "v4"
+		f.V6 = f.V6 || i.v == "v6"
+	}
+	if l.set && len(l.items) == 0 {
+		v.fail(l, "is empty", "write [v4], [v6] or [v4, v6]")
+	}
+	return f
+}
+
+// identifier checks an MN-Identifier: a network access identifier of RFC 4282, with or without realm.
+func (v *validator) identifier(l *leaf[string]) string {
+	switch {
+	case l.v == "":
+	case len(l.v) > 253:
+		v.fail(l, fmt.Sprintf("has %d octets, more than the 253 of a network access identifier (RFC 4282 2.2)", len(l.v)), "write a shorter one")
+	case strings.ContainsFunc(l.v, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		v.fail(l, fmt.Sprintf("%q is no network access identifier", l.v), "write it without spaces, as in alice@example.net")
+	case strings.Count(l.v, "@") > 1 || strings.HasPrefix(l.v, "@") || strings.HasSuffix(l.v, "@"):
+		v.fail(l, fmt.Sprintf("%q is no network access identifier", l.v), "write one name, one @ and one realm, as in alice@example.net (RFC 4282 2.1)")
+	}
+	return l.v
+}
+
+// global checks an address that others must reach us or a peer by.
+func (v *validator) global(l *leaf[netip.Addr]) bool {
+	a := l.v
+	if !a.IsValid() {
+		return false
+	}
+	if a.IsMulticast() || a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() {
+		v.fail(l, a.String()+" is no global unicast address", `write one as in "2001:db8:a::1"`)
+		return false
+	}
+	return true
+}
+
+func (v *validator) heartbeat(r *rawHeartbeat) Heartbeat {
+	h := Heartbeat{Off: r.Interval.v == 0, Interval: r.Interval.v, Timeout: r.Timeout.v, MaxMissing: r.MaxMissing.v}
+	switch i := &r.Interval; {
+	case h.Off:
+	case i.v < minHeartbeat || i.v > maxHeartbeat:
+		v.warn(i, BeyondRFC, "HEARTBEAT_INTERVAL SHOULD be %s to %s (RFC 5847 5)", short(minHeartbeat), short(maxHeartbeat))
+	}
+	if !h.Off && h.Timeout > h.Interval {
+		v.fail(&r.Timeout, fmt.Sprintf("%s is longer than the interval of %s", short(h.Timeout), short(h.Interval)), "write less, or leave it out")
+	}
+	return h
+}
