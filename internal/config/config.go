@@ -118,7 +118,7 @@ type Anchor struct {
 	Pools              []Pool
 	PMIP6              PMIP6
 	Subscribers        Subscribers
-	PrefixesPerSession int
+	PrefixesPerSession int // of hosts that are not in the list
 	Limits             AnchorLimits
 	Timers             AnchorTimers
 	Heartbeat          Heartbeat
@@ -138,6 +138,9 @@ type Pool struct {
 type PMIP6 struct {
 	Gateways []string // names of peers
 	Dialects []string // accepted ones
+	Families Families // that the home network routes; a request for another one is refused (RFC 5844 3.1.2.2)
+	// MobileNodeTimestamps is MobileNodeGeneratedTimestampInUse (RFC 5213 9.3): the validity window is not checked.
+	MobileNodeTimestamps bool
 }
 
 // Subscribers says who may register.
@@ -152,27 +155,28 @@ type Subscriber struct {
 	ID       string
 	Domain   core.Domain
 	Families Families
-	V4       []netip.Addr   // static home addresses, one a session; empty = from a pool
+	V4       netip.Addr     // static home address; invalid = from a pool
+	V4Pools  []string       // pools of home addresses: each simultaneous interface draws from another one; empty = any
 	HNP      []netip.Prefix // static home network prefixes; empty = from a pool
-	Pools    []string       // pools to draw from, in order: the nth session takes the nth IPv4 pool; empty = any
+	HNPPools []string       // pools of home network prefixes; empty = any
+	Prefixes int            // home network prefixes that a session gets
 	Gateways []string       // peers where the host may be; empty = every gateway of the service
 }
 
 // AnchorLimits bound what strangers can make an anchor hold.
 type AnchorLimits struct {
-	Sessions              int
-	SessionsPerGateway    int
-	SessionsPerSubscriber int
-	RequestsPerPeer       float64 // a second
-	PendingPerPeer        int
+	Sessions           int
+	SessionsPerGateway int
+	RequestsPerPeer    int // a second
+	PendingPerPeer     int
 }
 
 // AnchorTimers of RFC 5213 9.1.
 type AnchorTimers struct {
-	LifetimeMax               time.Duration
-	MinDelayBeforeBCEDelete   time.Duration
-	MaxDelayBeforeNewBCEAssgn time.Duration
-	TimestampWindow           time.Duration
+	LifetimeMax                time.Duration
+	MinDelayBeforeBCEDelete    time.Duration
+	MaxDelayBeforeNewBCEAssign time.Duration
+	TimestampWindow            time.Duration
 }
 
 // Gateway is a mobile access gateway (RFC 5213 6, RFC 5844 3.2).

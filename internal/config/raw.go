@@ -80,7 +80,7 @@ type rawAnchor struct {
 	Pools              list[rawPool]          `yaml:"pools" doc:"Ranges that home network prefixes and IPv4 home addresses come from." ex:"[ { name: v4, prefix: 10.20.0.0/16 } ]" req:"1"`
 	Services           rawServices            `yaml:"services" doc:"What the anchor offers, to whom." ex:"{ pmip6: { gateways: [mag1] } }" req:"1"`
 	Subscribers        rawSubscribers         `yaml:"subscribers" doc:"Who is served."`
-	PrefixesPerSession leaf[int]              `yaml:"prefixes-per-session" doc:"Home network prefixes that a session gets." range:"1..8" def:"1"`
+	PrefixesPerSession leaf[int]              `yaml:"prefixes-per-session" doc:"Home network prefixes that a session gets, unless its profile says." range:"1..8" def:"1"`
 	Heartbeat          rawHeartbeat           `yaml:"heartbeat" doc:"Heartbeats to gateways that have sessions (RFC 5847)."`
 	Limits             rawAnchorLimits        `yaml:"limits" doc:"Bounds of what strangers can make the anchor hold."`
 	Timers             rawAnchorTimers        `yaml:"timers" doc:"RFC 5213 9.1."`
@@ -112,6 +112,8 @@ type rawPMIP6 struct {
 	at
 	Gateways list[leaf[string]] `yaml:"gateways" doc:"Names of security.peers that may register hosts." ex:"[mag1]" req:"1"`
 	Dialects list[leaf[string]] `yaml:"dialects" doc:"Forms of the IPv4 options that are answered, each in kind." enum:"rfc5844|draft-pmip6-v4-02" def:"rfc5844 draft-pmip6-v4-02"`
+	Families list[leaf[string]] `yaml:"families" doc:"Families that the home network routes; a request for another one is refused with status 170 or 172 (RFC 5844 3.1.2)." enum:"v4|v6" def:"v4 v6"`
+	Stamps   leaf[bool]         `yaml:"mobile-node-timestamps" doc:"MobileNodeGeneratedTimestampInUse (RFC 5213 9.3): timestamps come from hosts' clocks, the validity window is not checked." def:"false"`
 }
 
 type rawSubscribers struct {
@@ -126,9 +128,10 @@ type rawSubscriber struct {
 	ID       leaf[string]       `yaml:"id" doc:"MN-Identifier (RFC 4283), a network access identifier." ex:"\"02-00-00-00-00-0a@example.net\"" req:"1"`
 	Domain   leaf[core.Domain]  `yaml:"domain" doc:"Routing domain of the host." def:"0"`
 	Families list[leaf[string]] `yaml:"families" doc:"Families that the host may have." enum:"v4|v6" def:"v4 v6"`
-	V4       list[leaf[string]] `yaml:"v4" doc:"IPv4 home address, one or a list with one for each interface of the host; pool: drawn from a pool." ex:"10.20.0.10" def:"pool" single:"1"`
+	V4       leaf[string]       `yaml:"v4" doc:"IPv4 home address; pool: drawn from a pool." ex:"10.20.0.10" def:"pool"`
 	HNP      list[leaf[string]] `yaml:"hnp" doc:"Home network prefix or a list of them; pool: drawn from a pool." ex:"\"2001:db8:1000:1::/64\"" def:"pool" single:"1"`
 	Pools    list[leaf[string]] `yaml:"pools" doc:"Pools to draw from. With several IPv4 pools each interface of the host draws from another one. Default: any pool of the domain." ex:"[v4]"`
+	Prefixes leaf[int]          `yaml:"prefixes" doc:"Home network prefixes that a session gets. Default: prefixes-per-session." range:"1..8"`
 	Gateways list[leaf[string]] `yaml:"gateways" doc:"Names of security.peers where the host may be. Default: all of the service." ex:"[mag1]"`
 }
 
@@ -141,11 +144,10 @@ type rawHeartbeat struct {
 
 type rawAnchorLimits struct {
 	at
-	Sessions              leaf[int]  `yaml:"sessions" doc:"Sessions in all." range:"1..10000000" def:"1000000"`
-	SessionsPerGateway    leaf[int]  `yaml:"sessions-per-gateway" doc:"Sessions of one gateway." range:"1..10000000" def:"100000"`
-	SessionsPerSubscriber leaf[int]  `yaml:"sessions-per-subscriber" doc:"Sessions, that is interfaces, of one host." range:"1..64" def:"8"`
-	RequestsPerPeer       leaf[rate] `yaml:"requests-per-peer" doc:"Requests of one peer." range:"1/s..1000000/s" def:"2000/s"`
-	PendingPerPeer        leaf[int]  `yaml:"pending-per-peer" doc:"Requests of one peer that wait (MaxDelayBeforeNewBCEAssign)." range:"1..100000" def:"1000"`
+	Sessions           leaf[int]  `yaml:"sessions" doc:"Sessions in all." range:"1..10000000" def:"1000000"`
+	SessionsPerGateway leaf[int]  `yaml:"sessions-per-gateway" doc:"Sessions of one gateway." range:"1..10000000" def:"100000"`
+	RequestsPerPeer    leaf[rate] `yaml:"requests-per-peer" doc:"Requests of one peer." range:"1/s..1000000/s" def:"2000/s"`
+	PendingPerPeer     leaf[int]  `yaml:"pending-per-peer" doc:"Requests of one peer that wait (MaxDelayBeforeNewBCEAssign)." range:"1..100000" def:"1000"`
 }
 
 type rawAnchorTimers struct {

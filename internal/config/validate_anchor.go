@@ -19,6 +19,9 @@ const (
 // lifetimeUnit is the unit of the Lifetime field, RFC 6275 6.1.7.
 const lifetimeUnit = 4 * time.Second
 
+// maxReserveBits limits what a pool keeps in memory for prefixes that are never handed out.
+const maxReserveBits = 28
+
 // short writes a duration without zero parts: 1h, not 1h0m0s.
 func short(d time.Duration) string {
 	s := d.String()
@@ -59,15 +62,15 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 	}
 	v.subscribers(a, &r.Subscribers, pools)
 	l := &r.Limits
-	a.Limits = AnchorLimits{Sessions: l.Sessions.v, SessionsPerGateway: l.SessionsPerGateway.v, SessionsPerSubscriber: l.SessionsPerSubscriber.v,
-		RequestsPerPeer: float64(l.RequestsPerPeer.v), PendingPerPeer: l.PendingPerPeer.v}
+	a.Limits = AnchorLimits{Sessions: l.Sessions.v, SessionsPerGateway: l.SessionsPerGateway.v,
+		RequestsPerPeer: int(l.RequestsPerPeer.v), PendingPerPeer: l.PendingPerPeer.v}
 	if l.SessionsPerGateway.set && l.Sessions.v > 0 && l.SessionsPerGateway.v > l.Sessions.v {
 		v.fail(&l.SessionsPerGateway, fmt.Sprintf("%d is more than the %d sessions in all", l.SessionsPerGateway.v, l.Sessions.v), "write less, or raise limits.sessions")
 	}
 	a.Limits.SessionsPerGateway = min(a.Limits.SessionsPerGateway, max(a.Limits.Sessions, 1))
 	t := &r.Timers
 	a.Timers = AnchorTimers{LifetimeMax: v.lifetime(&t.LifetimeMax), MinDelayBeforeBCEDelete: t.MinDelay.v,
-		MaxDelayBeforeNewBCEAssgn: t.MaxDelay.v, TimestampWindow: t.Window.v}
+		MaxDelayBeforeNewBCEAssign: t.MaxDelay.v, TimestampWindow: t.Window.v}
 	a.Heartbeat = v.heartbeat(&r.Heartbeat)
 	return a
 }
@@ -149,6 +152,8 @@ func (v *validator) poolRange(pool *Pool, p *rawPool) {
 			v.fail(l, l.v+" has host bits set", "write "+res.Masked().String())
 		case res.Addr().Is4() != x.Addr().Is4() || res.Bits() < x.Bits() || !x.Contains(res.Addr()):
 			v.fail(l, fmt.Sprintf("%s is outside the pool %s", l.v, x), "write addresses or prefixes inside it")
+		case pool.Delegate-res.Bits() > maxReserveBits:
+			v.fail(l, fmt.Sprintf("%s is more than 2^%d prefixes", l.v, maxReserveBits), "make the pool smaller instead")
 		default:
 			pool.Reserve = append(pool.Reserve, res)
 		}
@@ -207,6 +212,8 @@ func (v *validator) pmip6(r *rawPMIP6) PMIP6 {
 	if r.Dialects.set && len(r.Dialects.items) == 0 {
 		v.fail(&r.Dialects, "is empty", "write rfc5844, draft-pmip6-v4-02 or both")
 	}
+	p.Families = v.families(&r.Families)
+	p.MobileNodeTimestamps = r.Stamps.v
 	return p
 }
 
@@ -220,23 +227,21 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 	case len(r.List.items) == 0:
 		v.warn(r, NoHost, "the list is empty and unknown hosts are refused: nobody is served")
 	}
-	type key struct {
-		domain core.Domain
-		id     string
-	}
 	type static struct {
 		domain core.Domain
 		prefix netip.Prefix
 	}
-	ids, homes := map[key]int{}, map[static]string{}
+	ids, homes := map[string]int{}, map[static]string{}
 	for i := range r.List.items {
 		q := &r.List.items[i]
-		sub := Subscriber{ID: v.identifier(&q.ID), Domain: q.Domain.v, Families: v.families(&q.Families)}
-		k := key{sub.Domain, sub.ID}
-		if line, dup := ids[k]; dup && sub.ID != "" {
+		sub := Subscriber{ID: v.identifier(&q.ID), Domain: q.Domain.v, Families: v.families(&q.Families), Prefixes: a.PrefixesPerSession}
+		if q.Prefixes.set {
+			sub.Prefixes = q.Prefixes.v
+		}
+		if line, dup := ids[sub.ID]; dup && sub.ID != "" {
 			v.fail(&q.ID, fmt.Sprintf("subscriber %q is there twice", sub.ID), fmt.Sprintf("keep one; the first is on line %d", line))
 		}
-		ids[k] = q.ID.pos.Line
+		ids[sub.ID] = q.ID.pos.Line
 		for j := range q.Pools.items {
 			v.poolName(&q.Pools.items[j], &sub, pools)
 		}
@@ -286,8 +291,10 @@ func (v *validator) poolName(l *leaf[string], sub *Subscriber, pools map[string]
 		v.fail(l, fmt.Sprintf("pool %q is of domain %d, the host of domain %d", l.v, p.Domain, sub.Domain), "write a pool of the host's domain")
 	case p.Prefix.IsValid() && !(p.Prefix.Addr().Is4() && sub.Families.V4 || p.Prefix.Addr().Is6() && sub.Families.V6):
 		v.fail(l, fmt.Sprintf("pool %q is of a family that the host does not have", l.v), "add the family to families, or leave the pool out")
+	case p.Prefix.Addr().Is4():
+		sub.V4Pools = append(sub.V4Pools, p.Name)
 	default:
-		sub.Pools = append(sub.Pools, p.Name)
+		sub.HNPPools = append(sub.HNPPools, p.Name)
 	}
 }
 
@@ -303,33 +310,28 @@ func bare(x netip.Prefix) string {
 func fromPool(l *list[leaf[string]]) bool { return len(l.items) == 1 && l.items[0].v == "pool" }
 
 func (v *validator) staticV4(a *Anchor, sub *Subscriber, q *rawSubscriber, claim func(located, netip.Prefix)) {
-	if fromPool(&q.V4) {
+	l := &q.V4
+	if l.v == "" || l.v == "pool" {
 		return
 	}
-	for i := range q.V4.items {
-		l := &q.V4.items[i]
-		if l.v == "" {
-			continue
-		}
-		addr, err := netip.ParseAddr(l.v)
-		if err != nil || !addr.Is4() {
-			v.fail(l, fmt.Sprintf("%q is no IPv4 address", l.v), "write one as in 10.20.0.10, or pool")
-			continue
-		}
-		pool, ok := poolOf(a, sub.Domain, netip.PrefixFrom(addr, 32))
-		switch {
-		case !sub.Families.V4:
-			v.fail(l, "is an IPv4 address, but families has no v4", "add v4 to families, or leave the address out")
-		case !ok:
-			v.fail(l, fmt.Sprintf("%s is outside every IPv4 pool of domain %d", addr, sub.Domain), "write an address of a pool"+ranges(a, sub.Domain, true))
-		case addr == pool.Router:
-			v.fail(l, fmt.Sprintf("%s is the router of pool %q", addr, pool.Name), "write another address")
-		case addr == pool.Prefix.Addr() || addr == broadcast(pool.Prefix):
-			v.fail(l, fmt.Sprintf("%s is the network's or broadcast address of %s", addr, pool.Prefix), "write an address of a host")
-		default:
-			claim(l, netip.PrefixFrom(addr, 32))
-			sub.V4 = append(sub.V4, addr)
-		}
+	addr, err := netip.ParseAddr(l.v)
+	if err != nil || !addr.Is4() {
+		v.fail(l, fmt.Sprintf("%q is no IPv4 address", l.v), "write one as in 10.20.0.10, or pool")
+		return
+	}
+	pool, ok := poolOf(a, sub.Domain, netip.PrefixFrom(addr, 32))
+	switch {
+	case !sub.Families.V4:
+		v.fail(l, "is an IPv4 address, but families has no v4", "add v4 to families, or leave the address out")
+	case !ok:
+		v.fail(l, fmt.Sprintf("%s is outside every IPv4 pool of domain %d", addr, sub.Domain), "write an address of a pool"+ranges(a, sub.Domain, true))
+	case addr == pool.Router:
+		v.fail(l, fmt.Sprintf("%s is the router of pool %q", addr, pool.Name), "write another address")
+	case addr == pool.Prefix.Addr() || addr == broadcast(pool.Prefix):
+		v.fail(l, fmt.Sprintf("%s is the network's or broadcast address of %s", addr, pool.Prefix), "write an address of a host")
+	default:
+		claim(l, netip.PrefixFrom(addr, 32))
+		sub.V4 = addr
 	}
 }
 
