@@ -31,8 +31,8 @@ type LinkConfig struct {
 	DNS    []netip.Addr // both families; RDNSS and option 6
 	Search []string     // DNSSL (RFC 8106), option 15 takes the first
 
-	RAInterval     time.Duration // between periodic unicast RAs of a host, mean
-	RouterLifetime time.Duration
+	RAInterval     time.Duration // between periodic unicast RAs of a host, mean; 0 = DefaultRAInterval
+	RouterLifetime time.Duration // 0 = three RAInterval; never longer than the binding, nor than 9,000 s (RFC 4861 6.2.1)
 
 	DHCP DHCPConfig
 }
@@ -43,18 +43,18 @@ type DHCPConfig struct {
 	OwnID    bool             // server-id: own; foreign REQUESTs are silently discarded (document 001). Else fixed
 	Own      netip.Addr       // this gateway's address for OwnID
 	Fixed    netip.Addr       // server identifier of all gateways; unset = the home network's default router
-	Lease    time.Duration    // option 51
-	Extra    map[uint8][]byte // further options, the same in all gateways (S001-3.1-15)
-	HoldTime time.Duration    // how long a request waits for the registration
+	Lease    time.Duration    // option 51; 0 = DefaultLease. Option 58 is half of it, option 59 seven eighths (RFC 2131 4.4.5)
+	Extra    map[uint8][]byte // further options, the same in all gateways (S001-3.1-15). What the link decides itself (1, 3, 26, 50-61, 82) is left out
+	HoldTime time.Duration    // how long a request waits for the registration; 0 = DefaultHoldTime
 }
 
 // Grant is what a host may use on this link, from the anchor's answer. A zero Grant takes everything away.
 type Grant struct {
-	Prefixes  []netip.Prefix // home network prefixes
+	Prefixes  []netip.Prefix // home network prefixes; at most MaxPrefixes are advertised
 	IPv4      netip.Prefix   // IPv4 home address with the length of its home network; invalid = no IPv4
 	Router4   netip.Addr     // default router of the IPv4 home network
-	Valid     time.Duration  // lifetime of the binding: RA lifetimes never exceed it by more than a refresh
-	Preferred time.Duration
+	Valid     time.Duration  // what is left of the binding's lifetime; 0 or less grants nothing. When it has run out without another Grant, the link withdraws by itself
+	Preferred time.Duration  // of the prefixes; 0 = Valid
 }
 
 // Action is what a HomeLink wants from its gateway: Transmit, Attached, Renewed, Released, Declined, Refused.
