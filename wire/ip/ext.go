@@ -15,6 +15,7 @@ type Upper struct {
 	FragOff  int    // octets
 	More     bool   // more fragments follow
 	ID       uint32 // of the fragment
+	fragName int    // offset of the field that names the Fragment header
 	Limit    int    // offset of the Tunnel Encapsulation Limit value (RFC 2473 4.1.1), 0 = none
 }
 
@@ -36,7 +37,7 @@ func FindUpper(pkt []byte, h *Header) (Upper, error) {
 		}
 		return u, nil
 	}
-	end := min(len(pkt), h.Len)
+	end, named := min(len(pkt), h.Len), 6
 	for n := 0; ; n++ {
 		if u.Fragment && u.FragOff != 0 {
 			return u, nil
@@ -65,7 +66,7 @@ func FindUpper(pkt []byte, h *Header) (Upper, error) {
 			size = 8
 			v := binary.BigEndian.Uint16(pkt[u.Off+2:])
 			// An atomic fragment (RFC 6946) is a whole packet: the Fragment header is passed and forgotten.
-			u.FragHdr, u.FragOff, u.More = u.Off, int(v&0xfff8), v&1 != 0
+			u.FragHdr, u.fragName, u.FragOff, u.More = u.Off, named, int(v&0xfff8), v&1 != 0
 			u.Fragment, u.ID = u.FragOff != 0 || u.More, binary.BigEndian.Uint32(pkt[u.Off+4:])
 		default:
 			return u, nil
@@ -85,7 +86,7 @@ func FindUpper(pkt []byte, h *Header) (Upper, error) {
 				u.Limit = u.Off + at
 			}
 		}
-		u.Proto = pkt[u.Off]
+		u.Proto, named = pkt[u.Off], u.Off
 		u.Off += size
 	}
 }
