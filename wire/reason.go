@@ -70,6 +70,8 @@ const (
 	NoAnswer             Reason = "no-answer"
 	UnsupportedMessage   Reason = "unsupported-message"
 	InterfaceUnsupported Reason = "unknown-interface"
+	RefusedByAnchor      Reason = "refused-by-anchor" // a status without a reason of its own
+	UDPNotForced         Reason = "forced-udp-not-accepted"
 )
 
 // Access link.

@@ -126,7 +126,7 @@ func (m *Monitor) Add(now core.Now, addr netip.Addr) bool {
 		return false
 	}
 	p := &peer{addr: addr, sequence: m.random(), index: -1}
-	p.next = now.Boot + time.Duration(uint64(m.random())*uint64(m.cfg.Interval/10)>>32)
+	p.next = now.Boot + time.Duration(float64(m.cfg.Interval/10)*float64(m.random())/(1<<32))
 	m.peers[addr] = p
 	heap.Push(&m.due, p)
 	return true

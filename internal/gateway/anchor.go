@@ -1,0 +1,259 @@
+package gateway
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"kedge/internal/access"
+	"kedge/internal/core"
+	"kedge/internal/heartbeat"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// anchor is a local mobility anchor as this gateway knows it.
+type anchor struct {
+	Anchor
+	dialect  Dialect // in use
+	proven   bool    // it answered about IPv4 in this dialect
+	sessions int     // bound
+	offset   time.Duration
+	offsetAt time.Time // when its clock was last seen to differ
+}
+
+func newAnchor(c Anchor) *anchor {
+	a := &anchor{Anchor: c, dialect: c.Dialect}
+	if c.Dialect == Auto {
+		a.dialect = RFC5844
+	}
+	return a
+}
+
+func (m *Machine) anchorAt(addr netip.Addr) *anchor {
+	for _, a := range m.anchors {
+		if a.Address == addr {
+			return a
+		}
+	}
+	return nil
+}
+
+// serve counts the sessions of an anchor; it is watched while it has some (RFC 5847 3).
+func (m *Machine) serve(a *anchor, more bool) {
+	if more {
+		a.sessions++
+	} else {
+		a.sessions--
+	}
+	switch {
+	case m.cfg.HeartbeatOff:
+	case a.sessions == 1 && more:
+		m.monitor.Add(m.now, a.Address)
+	case a.sessions == 0:
+		m.monitor.Remove(a.Address)
+	}
+}
+
+// heartbeat answers requests of everybody (RFC 5847 3) and believes responses of anchors.
+func (m *Machine) heartbeat(a *anchor, from netip.Addr, hb *mobility.Heartbeat) {
+	if a == nil {
+		m.count(wire.UnknownPeer)
+	}
+	before := m.monitor.Ignored()
+	reply, news := m.monitor.Handle(m.now, from, hb)
+	if m.monitor.Ignored() > before {
+		m.ignored(from, "", wire.Unsolicited, "heartbeat response")
+	}
+	if reply != nil {
+		m.out = append(m.out, core.Send{Path: m.path(&anchor{Anchor: Anchor{Address: from}}), Body: reply})
+	}
+	m.hear(news)
+}
+
+func (m *Machine) tickAnchors() {
+	send, news := m.monitor.Tick(m.now)
+	for _, o := range send {
+		m.out = append(m.out, core.Send{Path: m.path(&anchor{Anchor: Anchor{Address: o.Peer}}), Body: o.Message})
+	}
+	m.hear(news)
+}
+
+// hear takes news about anchors.
+func (m *Machine) hear(news []heartbeat.News) {
+	for _, n := range news {
+		a := m.anchorAt(n.Peer)
+		if a == nil {
+			continue
+		}
+		switch n.Kind {
+		case heartbeat.Alive:
+			m.emitPeer(a, "", "alive", "heartbeat")
+		case heartbeat.Dead:
+			m.count(wire.NoAnswer)
+			m.emitPeer(a, "alive", "dead", "no heartbeat response")
+		case heartbeat.Restarted:
+			m.emitPeer(a, "alive", "restarted", fmt.Sprintf("restart counter %d -> %d", n.Old, n.New))
+			m.reregister(a)
+		}
+	}
+}
+
+// reregister brings all sessions back to an anchor that lost them: at once, but spread, because all gateways do.
+func (m *Machine) reregister(a *anchor) {
+	if a.Dialect == Auto {
+		a.proven = false // it may be another implementation now
+	}
+	over := max(m.cfg.Timers.Reregister, time.Duration(a.sessions)*time.Millisecond)
+	for _, e := range m.ordered() {
+		switch {
+		case e.anchor != a || !e.state.bound():
+		default:
+			e.lost, e.checking = true, false
+			m.arm(e, tRefresh, m.now.Boot+m.spread(over))
+		}
+	}
+}
+
+// bindingError takes a Binding Error, RFC 6275 6.1.9. Status 2 while a heartbeat is out: the anchor does not know
+// heartbeats.
+func (m *Machine) bindingError(a *anchor, b *mobility.BindingError) {
+	if b.Status == 2 && m.monitor.Unsupported(a.Address) {
+		m.emitPeer(a, "", "alive", "does not support heartbeats")
+		return
+	}
+	m.ignored(a.Address, "", wire.Unsolicited, fmt.Sprintf("binding error %d", b.Status))
+}
+
+// unsupported answers a message type that a gateway does not understand (RFC 6275 9.2): revocations among them.
+func (m *Machine) unsupported(a *anchor, b mobility.Message) {
+	m.ignored(a.Address, "", wire.UnsupportedMessage, fmt.Sprintf("message type %d", b.Type()))
+	m.out = append(m.out, core.Send{Path: m.path(a), Body: &mobility.BindingError{Status: 2, Home: netip.IPv6Unspecified()}})
+}
+
+// clockOff notes how far an anchor's clock is from ours, from the Timestamp of a refusal. The clock itself is left alone
+// (RFC 5213 6.9.1.2 (9)).
+func (m *Machine) clockOff(a *anchor, b *mobility.BindingAck) {
+	ts, ok := b.Options.Timestamp()
+	if !ok {
+		return
+	}
+	a.offset, a.offsetAt = ts.Time().Sub(m.now.Wall), m.now.Wall
+	m.emit(core.Emit{Name: "peer", Why: string(refusalOf(b.Status)), Fields: map[string]any{
+		"peer": a.Name, "clock_offset_seconds": a.offset.Seconds()}})
+}
+
+func (m *Machine) emitPeer(a *anchor, from, to, why string) {
+	m.emit(core.Emit{Name: "peer", From: from, To: to, Why: why, Fields: map[string]any{"peer": a.Name, "address": a.Address.String()}})
+}
+
+// Records of the store.
+const (
+	restartKey    = "gateway/restart"
+	learnedPrefix = "gateway/learned/"
+	recordVersion = 1
+)
+
+// restored takes what an earlier run, or another gateway that shares the store, left: the restart counter, and the IPv4
+// home addresses of hosts.
+func (m *Machine) restored(ev *core.Restored) {
+	key := string(ev.Key)
+	switch {
+	case ev.Last:
+		m.started()
+	case key == restartKey && len(ev.Val) == 5 && ev.Val[0] == recordVersion:
+		m.stored = binary.BigEndian.Uint32(ev.Val[1:])
+	case strings.HasPrefix(key, learnedPrefix) && len(ev.Val) == 6 && ev.Val[0] == recordVersion:
+		a, _ := netip.AddrFromSlice(ev.Val[1:5])
+		if p := prefix4(a, ev.Val[5]); usableIPv4(p) {
+			m.known.set(strings.TrimPrefix(key, learnedPrefix), p)
+		}
+	case key == restartKey || strings.HasPrefix(key, learnedPrefix):
+		m.count(wire.Malformed)
+	}
+}
+
+// started counts the restart: the Binding Update List never outlives the process. The anchors hear of it at once
+// (RFC 5847 3.2).
+func (m *Machine) started() {
+	if m.stored > 0 {
+		m.restart = m.stored + 1
+	}
+	val := binary.BigEndian.AppendUint32([]byte{recordVersion}, m.restart)
+	m.out = append(m.out, core.Persist{Key: []byte(restartKey), Val: val})
+	m.monitor = heartbeat.New(m.cfg.Heartbeat, m.restart, m.rand)
+	if m.stored == 0 || m.cfg.HeartbeatOff {
+		return
+	}
+	for _, a := range m.anchors {
+		m.out = append(m.out, core.Send{Path: m.path(a), Body: m.monitor.Announcement()})
+	}
+}
+
+// memory holds, for identifiers whose hosts may have left, what the profile learned: the last IPv4 home address, and what
+// an anchor barred until an administrator acts. At most max identifiers; the oldest go first.
+type memory struct {
+	max   int
+	hosts map[string]*learned
+	order []string
+}
+
+type learned struct {
+	home   netip.Prefix
+	barred access.Families
+}
+
+func newMemory(most int) memory { return memory{max: most, hosts: map[string]*learned{}} }
+
+func (k *memory) of(mn string) *learned {
+	l := k.hosts[mn]
+	if l == nil {
+		if len(k.order) >= k.max {
+			delete(k.hosts, k.order[0])
+			k.order = k.order[1:]
+		}
+		l = &learned{}
+		k.hosts[mn] = l
+		k.order = append(k.order, mn)
+	}
+	return l
+}
+
+func (k *memory) ipv4(mn string) netip.Prefix {
+	if l := k.hosts[mn]; l != nil {
+		return l.home
+	}
+	return netip.Prefix{}
+}
+
+func (k *memory) barred(mn string) access.Families {
+	if l := k.hosts[mn]; l != nil {
+		return l.barred
+	}
+	return 0
+}
+
+func (k *memory) set(mn string, home netip.Prefix) { k.of(mn).home = home }
+
+// learn records the IPv4 home address of a host in its profile (document 001, 3.2.2).
+func (k *memory) learn(m *Machine, mn string, home netip.Prefix) {
+	if !home.IsValid() || k.ipv4(mn) == home {
+		return
+	}
+	k.set(mn, home)
+	a := home.Addr().As4()
+	m.out = append(m.out, core.Persist{Key: []byte(learnedPrefix + mn), Lazy: true,
+		Val: append(append([]byte{recordVersion}, a[:]...), byte(home.Bits()))})
+}
+
+// bar remembers that families must not be asked for until an administrator acts (RFC 5213 6.9.1.2 (7), RFC 5844 3.2.3.2).
+func (k *memory) bar(m *Machine, mn string, f access.Families) { k.of(mn).barred |= f }
+
+// pardon is the administrator's act.
+func (k *memory) pardon(mn string) {
+	if l := k.hosts[mn]; l != nil {
+		l.barred = 0
+	}
+}

@@ -1,0 +1,333 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"kedge/internal/access"
+	"kedge/internal/core"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// sighting is one sign of life of a host, from whatever source.
+type sighting struct {
+	by       string // a word of Access.AttachOn
+	addr     netip.Addr
+	hint     netip.Addr
+	wants    access.Families
+	id       string     // identity, from the API
+	previous netip.Addr // gateway it came from, from the API
+}
+
+// frame takes what came from an access link.
+func (m *Machine) frame(ev *core.Message, f *access.Frame) {
+	l := m.linkAt(ev.Path.If)
+	if l == nil {
+		m.count(wire.InterfaceUnsupported)
+		return
+	}
+	if ev.Err != nil {
+		// Nonsense, but a sign of life all the same.
+		m.count(reasonOf(ev.Err))
+		m.sighted(l, f.Src, sighting{by: "data"})
+		return
+	}
+	if f.Body == nil {
+		m.sighted(l, f.Src, sighting{by: "data", addr: f.SrcIP})
+		return
+	}
+	m.carryOut(l, l.home.Handle(m.now, f, nil))
+}
+
+// reported takes what the data plane saw: the first packet of a host that is unknown where it is.
+func (m *Machine) reported(ev *core.Reported) {
+	m.counts["reported-"+ev.Reason]++
+	switch wire.Reason(ev.Reason) {
+	case wire.UnknownHost, wire.UnknownHome, wire.WrongSource, wire.WrongMAC:
+	default:
+		return
+	}
+	l := m.linkAt(ev.Inner.If)
+	if l == nil || ev.Inner.MAC == (core.MAC{}) {
+		return
+	}
+	m.sighted(l, ev.Inner.MAC, sighting{by: "data", addr: ev.Inner.Src.Addr()})
+}
+
+// seen takes news from the bridge or another watcher of the link.
+func (m *Machine) seen(ev *core.Seen) {
+	l := m.linkAt(ev.If)
+	if l == nil {
+		m.count(wire.InterfaceUnsupported)
+		return
+	}
+	if !ev.Gone {
+		m.sighted(l, ev.MAC, sighting{by: ev.By, addr: ev.Addr})
+		return
+	}
+	if e := m.hosts[ev.MAC]; e != nil && e.link == l && l.detach[ev.By] {
+		m.detach(e, ev.By)
+	}
+}
+
+// sighted is where every sign of life comes together: a new host, one that moved, one that wants more, or just one that
+// is still there.
+func (m *Machine) sighted(l *link, mac core.MAC, s sighting) {
+	if mac[0]&1 != 0 || mac == (core.MAC{}) || mac == l.Link.MAC {
+		m.count(wire.BadSource)
+		return
+	}
+	e := m.hosts[mac]
+	switch {
+	case e == nil && !l.attach[s.by]:
+		m.count(wire.NotAttached)
+		return
+	case e == nil:
+		if e = m.attach(l, mac, s); e == nil {
+			return
+		}
+	case e.link != l && !l.attach[s.by]:
+		m.count(wire.NotAttached)
+		return
+	case e.link != l:
+		if !m.move(e, l, s) {
+			return
+		}
+	}
+	m.present(e)
+	m.demand(e, s)
+}
+
+// attach makes an entry for a host that is new here. nil: it may not have one.
+func (m *Machine) attach(l *link, mac core.MAC, s sighting) *entry {
+	// One stranger that talks a lot must not use up what the link allows: each has a bucket, shared by few.
+	if b := &l.strangers[m.slot(mac)]; !b.take(m.now.Boot) || !l.newHosts.take(m.now.Boot) {
+		m.count(wire.RateLimit)
+		return nil
+	}
+	mn := s.id
+	if mn == "" {
+		var ok bool
+		if mn, ok = l.Identity.of(mac); !ok {
+			m.notServed(l, mac, wire.UnknownHost)
+			return nil
+		}
+	}
+	if (l.hosts >= m.cfg.Limits.HostsPerAccess || len(m.hosts) >= m.cfg.Limits.Hosts) && !m.evict(l) {
+		m.notServed(l, mac, wire.HostLimit)
+		return nil
+	}
+	if old := m.leaving(mn, mac); old != nil {
+		return m.takeOver(old, l, mac, s)
+	}
+	e := m.newEntry(l, mac, mn)
+	if len(m.byID[mn]) > 1 {
+		// Another interface of the host is here and stays: this one is certainly new (RFC 5213 6.9.1.1).
+		e.handoff = mobility.HandoffNewInterface
+	}
+	return e
+}
+
+// slot chooses the bucket of a stranger; seeded, so that nobody can aim at another's.
+func (m *Machine) slot(mac core.MAC) uint8 {
+	h := m.seed
+	for _, b := range mac {
+		h = (h ^ uint32(b)) * 16777619 // FNV-1a
+	}
+	return uint8(h>>24 ^ h)
+}
+
+func (m *Machine) notServed(l *link, mac core.MAC, r wire.Reason) {
+	m.count(r)
+	m.emit(core.Emit{Name: "refused", Why: string(r), Fields: map[string]any{"if": l.Link.Name, "mac": mac.String()}})
+}
+
+// evict makes room by forgetting the host without a session that was silent for longest. False: all have one.
+func (m *Machine) evict(l *link) bool {
+	var victim *entry
+	for _, e := range m.hosts {
+		if (e.state == idle || e.state == refused) && (e.link == l || l.hosts < m.cfg.Limits.HostsPerAccess) &&
+			(victim == nil || e.heard < victim.heard || e.heard == victim.heard && e.id < victim.id) {
+			victim = e
+		}
+	}
+	// A host that was just seen keeps its place: otherwise a flood of inventions would drive the real ones out.
+	if victim == nil || m.now.Boot-victim.heard < m.cfg.Timers.NUDReachable {
+		return false
+	}
+	m.forget(victim, "evicted")
+	return true
+}
+
+// of names the host with a MAC address.
+func (i *Identity) of(mac core.MAC) (string, bool) {
+	if id, ok := i.Table[mac]; ok {
+		return id, true
+	}
+	if i.TableOnly {
+		return "", false
+	}
+	return fmt.Sprintf("%s@%s", strings.ReplaceAll(mac.String(), ":", "-"), i.Realm), true
+}
+
+// profileOf gives an entry its policy profile: the configured one, else what its link gives to everybody.
+func (m *Machine) profileOf(e *entry) {
+	e.profile = Profile{ID: e.mn, Families: e.link.Families}
+	if p, ok := m.profiles[e.mn]; ok {
+		e.profile = p
+		set(&e.profile.Families, e.link.Families)
+	}
+	e.anchor = m.anchors[0]
+	for _, a := range m.anchors {
+		if a.Name == e.profile.Anchor {
+			e.anchor = a
+		}
+	}
+}
+
+// leaving finds a session of the same identifier whose own interface is certainly gone, while it still waits to be ended:
+// its link is down. The host then switched interfaces, and the session goes along (handoff indicator 2).
+func (m *Machine) leaving(mn string, mac core.MAC) *entry {
+	for _, e := range m.byID[mn] {
+		if e.mac != mac && e.state.bound() && e.link.downAt != never {
+			return e
+		}
+	}
+	return nil
+}
+
+// takeOver gives the session of one interface to another one of the same host.
+func (m *Machine) takeOver(e *entry, l *link, mac core.MAC, s sighting) *entry {
+	delete(m.hosts, e.mac)
+	m.unforward(e)
+	e.link.home.Forget(m.now, e.mac, nil)
+	e.link.hosts--
+	e.mac, e.link = mac, l
+	m.hosts[mac] = e
+	l.hosts++
+	m.moved(e, s.by, "another interface of the host")
+	m.forward(e)
+	m.rehandoff(e, s)
+	return e
+}
+
+// move follows a host to another link of this gateway. The anchor need not know unless it is another technology.
+func (m *Machine) move(e *entry, l *link, s sighting) bool {
+	if !e.moves.take(m.now.Boot) {
+		m.count(wire.RateLimit)
+		return false
+	}
+	if l.hosts >= m.cfg.Limits.HostsPerAccess && !m.evict(l) {
+		m.notServed(l, e.mac, wire.HostLimit)
+		return false
+	}
+	technology := e.link.Technology
+	m.unforward(e)
+	e.link.home.Forget(m.now, e.mac, nil)
+	e.link.hosts--
+	e.link = l
+	l.hosts++
+	m.moved(e, s.by, "another link of the gateway")
+	m.forward(e)
+	if l.Technology != technology && e.state != deregistering {
+		m.rehandoff(e, s)
+	}
+	return true
+}
+
+func (m *Machine) moved(e *entry, by, why string) {
+	e.trigger, e.by, e.checking = m.now.Boot, by, false
+	m.emit(core.Emit{Name: "session", ID: e.id, From: e.state.String(), To: e.state.String(), Why: why, Fields: m.fields(e)})
+	m.past(e.mn, "moved to "+e.link.Link.Name, "", why)
+}
+
+// rehandoff registers a session whose interface changed: handoff indicator 2.
+func (m *Machine) rehandoff(e *entry, s sighting) {
+	e.handoff = mobility.HandoffInterfaces
+	if e.state.bound() {
+		m.register(e, "handoff between interfaces: "+s.by)
+	} else if e.req != nil {
+		m.endRequest(e)
+		m.register(e, "handoff between interfaces: "+s.by)
+	}
+}
+
+// demand works out which families a host should have after a sign of life, and registers if it has less.
+func (m *Machine) demand(e *entry, s sighting) {
+	allowed := e.profile.Families
+	if s.by == "dhcp" {
+		e.left = false
+	}
+	f := allowed
+	if e.left || m.cfg.IPv4OnDHCP && !m.asksIPv4(e, s) {
+		f &^= access.V4
+	}
+	if refused := s.wants &^ allowed; refused != 0 {
+		m.count(wire.FamilyDisabled)
+		m.carryOut(e.link, e.link.home.Deny(m.now, e.mac, refused, string(wire.FamilyDisabled), nil))
+	}
+	again := e.state == deregistering
+	if again {
+		m.endRequest(e)
+		m.setState(e, idle, "seen again by "+s.by)
+		e.handoff = m.cfg.FirstHandoff
+	}
+	if s.previous.IsValid() {
+		e.handoff = mobility.HandoffGateways
+	}
+	if s.hint.Is4() && !e.ipv4.IsValid() {
+		e.hint = s.hint
+	}
+	before := e.wants
+	e.wants |= f
+	open := e.wants &^ e.has() &^ m.refusedFamilies(e)
+	switch {
+	case open == 0 && !s.previous.IsValid():
+		return
+	case e.state == refused && s.by != "api":
+		return // the retry timer decides
+	case e.req != nil && !e.req.partial && e.req.lifetime > 0 && e.req.families == e.wants&^m.refusedFamilies(e):
+		return // already asked
+	case e.state == registering && e.req == nil && e.at[tRetry] != never && before == e.wants:
+		return // postponed
+	}
+	e.trigger, e.by = m.now.Boot, s.by
+	m.register(e, s.by)
+}
+
+// asksIPv4 tells whether a sign of life is a reason to ask for an IPv4 home address under `ipv4-on: dhcp`.
+func (m *Machine) asksIPv4(e *entry, s sighting) bool {
+	return s.by == "dhcp" || s.by == "arp" || s.by == "api" || s.addr.Unmap().Is4() || e.ipv4.IsValid() || e.profile.IPv4.IsValid() ||
+		m.known.ipv4(e.mn).IsValid()
+}
+
+// refusedFamilies are those that the anchor refused and that may not be asked for yet.
+func (m *Machine) refusedFamilies(e *entry) (f access.Families) {
+	barred := m.known.barred(e.mn)
+	for _, x := range [...]access.Families{access.V4, access.V6} {
+		if barred&x != 0 || e.denied[family(x)].until > m.now.Boot {
+			f |= x
+		}
+	}
+	return f
+}
+
+func (m *Machine) linkAt(index int) *link {
+	for _, l := range m.links {
+		if l.Link.If == index {
+			return l
+		}
+	}
+	return nil
+}
+
+func (m *Machine) linkNamed(name string) *link {
+	i := slices.IndexFunc(m.links, func(l *link) bool { return l.Link.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return m.links[i]
+}

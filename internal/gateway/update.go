@@ -1,0 +1,289 @@
+package gateway
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"kedge/internal/access"
+	"kedge/internal/core"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// request is one Proxy Binding Update in flight, with all its transmissions: they ask for the same, so an answer to any
+// of the newest ones counts.
+type request struct {
+	families access.Families
+	lifetime time.Duration // 0 = deregistration
+	partial  bool          // lifetime 0 for IPv4 only
+	handoff  uint8
+	prefixes []netip.Prefix // proposed; none = any
+	ipv4     netip.Prefix   // proposed; 0.0.0.0/0 = any
+	dialect  Dialect
+	att      uint8
+
+	sent     [4]transmission
+	n        int           // transmissions
+	interval time.Duration // to the next one
+	series   int           // transmissions in this dialect
+	acted    bool          // a timestamp refusal was answered at once already
+}
+
+// transmission is what identifies one copy of a request in its answer.
+type transmission struct {
+	seq   uint16
+	stamp uint64 // 0 = without Timestamp option
+	at    time.Duration
+}
+
+// match finds the transmission that an answer's sequence number belongs to.
+func (r *request) match(seq uint16) (transmission, bool) {
+	for i := range min(r.n, len(r.sent)) {
+		if r.sent[i].seq == seq {
+			return r.sent[i], true
+		}
+	}
+	return transmission{}, false
+}
+
+var anyIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+// register asks the anchor for everything that the host wants and may have: an initial registration, or an extension if
+// there is a binding.
+func (m *Machine) register(e *entry, why string) {
+	f := e.wants &^ m.refusedFamilies(e)
+	switch {
+	case e.link.down || e.state == deregistering:
+		// The host cannot be there (RFC 5213 6.9.4); link up or a sign of life begins again.
+		return
+	case f == 0 && e.state.bound():
+		// The anchor takes everything back but gave no date: the binding ends as it would have.
+		return
+	case f == 0:
+		if e.state != refused {
+			m.setState(e, idle, "nothing may be asked for")
+		}
+		m.retryLater(e)
+		return
+	case e.req == nil && m.pending >= m.cfg.Limits.Pending:
+		m.count(wire.PendingLimit)
+		m.postpone(e, m.cfg.Timers.RetransmitFirst+m.spread(m.cfg.Timers.RetransmitFirst), why)
+		return
+	case !e.updates.take(m.now.Boot):
+		m.counts["postponed"]++
+		m.postpone(e, e.updates.wait(), why)
+		return
+	}
+	m.disarm(e, tRetry, tRefresh)
+	m.endRequest(e)
+	m.begin(e, why)
+	m.request(e, f, m.cfg.Timers.Lifetime, false)
+}
+
+// begin changes to the state in which a registration is out.
+func (m *Machine) begin(e *entry, why string) {
+	if e.state.bound() {
+		m.setState(e, refreshing, why)
+	} else {
+		m.setState(e, registering, why)
+	}
+}
+
+func (m *Machine) postpone(e *entry, d time.Duration, why string) {
+	if !e.state.bound() {
+		m.setState(e, registering, why)
+	}
+	m.arm(e, tRetry, m.now.Boot+d)
+}
+
+// retryLater arms the retry timer for the first family whose refusal ends by itself.
+func (m *Machine) retryLater(e *entry) {
+	at := never
+	for _, f := range [...]access.Families{access.V4, access.V6} {
+		if e.wants&f != 0 && m.known.barred(e.mn)&f == 0 {
+			at = min(at, e.denied[family(f)].until)
+		}
+	}
+	m.arm(e, tRetry, at)
+}
+
+// request starts a new exchange; one that was in flight is void.
+func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, partial bool) {
+	r := &request{
+		families: f, lifetime: lifetime, partial: partial, handoff: e.handoff, dialect: e.anchor.dialect, att: e.link.Technology,
+		interval: m.cfg.Timers.RetransmitFirst,
+	}
+	switch {
+	case lifetime == 0 && !partial:
+		r.handoff = mobility.HandoffUnknown // RFC 5213 6.9.1.4
+		r.interval = InitialBindackTimeout
+	case e.lost:
+		r.handoff = mobility.HandoffUnknown // the anchor begins anew
+	case e.state.bound() && e.handoff != mobility.HandoffInterfaces && e.handoff != mobility.HandoffGateways:
+		r.handoff = mobility.HandoffReRegistration // RFC 5213 6.9.1.3
+	}
+	if f&access.V6 != 0 {
+		r.prefixes = e.prefixes
+		if len(r.prefixes) == 0 && !e.noHint[family(access.V6)] {
+			r.prefixes = e.profile.Prefixes
+		}
+		r.prefixes = slices.Clone(r.prefixes)
+	}
+	if f&access.V4 != 0 {
+		r.ipv4 = m.proposeIPv4(e)
+	}
+	e.req = r
+	m.pending++
+	m.transmit(e)
+}
+
+// proposeIPv4 chooses the value of the IPv4 option: the registered address, else the profile's, else the one that the
+// host had last time (document 001, 3.2.2), else the one it asks for itself, else none.
+func (m *Machine) proposeIPv4(e *entry) netip.Prefix {
+	switch last := m.known.ipv4(e.mn); {
+	case e.ipv4.IsValid():
+		return e.ipv4
+	case e.noHint[family(access.V4)]:
+	case e.profile.IPv4.IsValid():
+		return e.profile.IPv4
+	case last.IsValid():
+		return last
+	case e.hint.IsValid() && e.hint.IsGlobalUnicast():
+		return netip.PrefixFrom(e.hint, 32)
+	}
+	return anyIPv4
+}
+
+// transmit sends one copy of the request in flight: a new sequence number and the time of now (RFC 5213 6.9.4).
+func (m *Machine) transmit(e *entry) {
+	r := e.req
+	e.seq++
+	tx := transmission{seq: e.seq, at: m.now.Boot}
+	if !m.cfg.SequenceOrdering {
+		tx.stamp = e.stampOf(m.now.Wall)
+	}
+	r.sent[r.n%len(r.sent)] = tx
+	r.n++
+	r.series++
+	m.arm(e, tSend, m.now.Boot+r.interval)
+	m.out = append(m.out, core.Send{Path: m.path(e.anchor), Body: m.update(e, r, tx)})
+	m.counts["updates"]++
+	if r.n > 1 {
+		m.counts["retransmits"]++
+	}
+}
+
+// stampOf gives the Timestamp for a time. Two updates of one session in less than 1/65536 s must still be in order; after
+// a step of the clock backwards the clock is right and the memory is not.
+func (e *entry) stampOf(t time.Time) uint64 {
+	s := mobility.TimestampOf(t).Value
+	if s <= e.stamp && e.stamp-s < 1<<16 {
+		s = e.stamp + 1
+	}
+	e.stamp = s
+	return s
+}
+
+// update builds the message: RFC 5213 6.9.1.5, RFC 5844 3.2.3, document 001 figure 4.
+func (m *Machine) update(e *entry, r *request, tx transmission) *mobility.BindingUpdate {
+	o := mobility.Options(nil).Add(mobility.MobileNodeID{Subtype: 1, ID: e.mn})
+	if r.families&access.V6 != 0 {
+		for _, p := range r.prefixes {
+			o = o.Add(mobility.HomeNetworkPrefix{Prefix: p})
+		}
+		if len(r.prefixes) == 0 {
+			o = o.Add(mobility.HomeNetworkPrefix{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0)})
+		}
+	}
+	o = o.Add(mobility.HandoffIndicator{Value: r.handoff}, mobility.AccessTechnology{Value: r.att})
+	if tx.stamp != 0 {
+		o = o.Add(mobility.Timestamp{Value: tx.stamp})
+	}
+	o = o.Add(mobility.LinkLayerID{ID: e.mac[:]})
+	if m.asksRouterLL(e) && r.families&access.V6 != 0 {
+		ll := netip.IPv6Unspecified()
+		if e.routerLL.IsValid() {
+			ll = e.routerLL
+		}
+		o = o.Add(mobility.LinkLocalAddress{Addr: ll})
+	}
+	if r.families&access.V4 != 0 {
+		if r.dialect == Draft02 {
+			o = o.Add(mobility.IPv4HomeAddress{PrefixLen: uint8(r.ipv4.Bits()), Addr: r.ipv4.Addr()})
+		} else {
+			o = o.Add(mobility.IPv4HomeAddressRequest{PrefixLen: uint8(r.ipv4.Bits()), Addr: r.ipv4.Addr()})
+		}
+	}
+	return &mobility.BindingUpdate{
+		Sequence: tx.seq, Flags: mobility.BUAck | mobility.BUProxy, Lifetime: uint16(r.lifetime / mobility.LifetimeUnit), Options: o,
+	}
+}
+
+// asksRouterLL tells whether the anchor generates the router's link-local address: no fixed one is configured
+// (FixedMAGLinkLocalAddressOnAllAccessLinks, RFC 5213 6.9.1.1).
+func (m *Machine) asksRouterLL(e *entry) bool {
+	return e.link.Link.LinkLocal.IsValid() && e.link.Link.LinkLocal.IsUnspecified()
+}
+
+// path leads to an anchor.
+func (m *Machine) path(a *anchor) core.Path {
+	return core.Path{Local: netip.AddrPortFrom(m.cfg.Address, 0), Remote: netip.AddrPortFrom(a.Address, 0)}
+}
+
+// unanswered runs when the time for an answer is over: RFC 5213 6.9.4, RFC 6275 11.8.
+func (m *Machine) unanswered(e *entry) {
+	r := e.req
+	switch {
+	case r == nil:
+	case r.lifetime == 0 && !r.partial:
+		m.count(wire.NoAnswer)
+		m.finish(e, "deregistration unanswered")
+	case r.partial:
+		m.count(wire.NoAnswer)
+		m.endRequest(e)
+		m.afterPartial(e)
+	case e.link.down:
+		// Not before the host is there again.
+		m.arm(e, tSend, m.now.Boot+r.interval)
+	default:
+		r.interval = min(2*r.interval, m.cfg.Timers.RetransmitMax)
+		if r.series >= fallbackTries && r.families&access.V4 != 0 && m.fallBack(e.anchor, r.dialect, "no answer") {
+			m.redial(e)
+			return
+		}
+		if r.dialect != e.anchor.dialect {
+			m.redial(e)
+			return
+		}
+		m.transmit(e)
+	}
+}
+
+// redial repeats the request in flight in the anchor's present dialect.
+func (m *Machine) redial(e *entry) {
+	r := e.req
+	r.dialect, r.series, r.n, r.interval = e.anchor.dialect, 0, 0, m.cfg.Timers.RetransmitFirst
+	m.transmit(e)
+}
+
+// endRequest makes the request in flight void.
+func (m *Machine) endRequest(e *entry) {
+	if e.req != nil {
+		e.req = nil
+		m.pending--
+		m.disarm(e, tSend)
+	}
+}
+
+// afterPartial goes on after IPv4 was given back.
+func (m *Machine) afterPartial(e *entry) {
+	switch {
+	case e.state == active && m.now.Boot >= e.refreshAt:
+		m.refresh(e)
+	case e.state == active && e.at[tRefresh] == never:
+		m.arm(e, tRefresh, e.refreshAt)
+	case e.state == refreshing:
+		m.register(e, "refresh")
+	}
+}
