@@ -20,23 +20,25 @@ func (l *HomeLink) handleARP(now core.Now, h *host, f *Frame, m *ether.ARP, mine
 	case l.isRouter4(h, m.SenderIP):
 		return refuse(out, h.mac, wire.RouterImpersonate, "ARP from the router's address")
 	}
-	out = append(out, Attached{MAC: h.mac, By: "arp", Addr: specified(m.SenderIP)})
-	if h.has4() && !m.SenderIP.IsUnspecified() && m.SenderIP != h.grant.IPv4.Addr() {
-		reason := wire.WrongAddress
-		if other := l.owners[m.SenderIP]; other != nil {
-			reason = wire.AddressClaimed
-		}
-		return refuse(out, h.mac, reason, "ARP sender address")
+	seen := Attached{MAC: h.mac, By: "arp", Addr: specified(m.SenderIP)}
+	if other := l.owners[m.SenderIP]; other != nil && other != h {
+		seen.Addr = netip.Addr{}
+		return refuse(append(out, seen), h.mac, wire.AddressClaimed, "ARP sender address")
+	}
+	out = append(out, seen)
+	if h.has4() && seen.Addr.IsValid() && seen.Addr != h.grant.IPv4.Addr() {
+		return refuse(out, h.mac, wire.WrongAddress, "ARP sender address")
 	}
 	if !mine || m.Op != ether.ARPRequest {
 		return out
 	}
-	if m.IsProbe() && l.isRouter4(h, m.TargetIP) {
+	router := l.isRouter4(h, m.TargetIP)
+	switch {
+	case router && m.IsProbe():
 		// It wants the router's address as its own: the answer defends it (RFC 5227 2.4).
 		out = refuse(out, h.mac, wire.RouterImpersonate, "ARP Probe for the router's address")
-	}
-	if !h.has4() && !m.IsProbe() {
-		// Right after a move the host asks for its router before the registration is done. It repeats only after a second.
+	case !router && !h.has4() && !m.IsProbe():
+		// Right after a move the host asks for its router before the registration is done, and again only after a second.
 		request := *m
 		h.arp, h.arpAt = &request, now.Boot
 	}
@@ -78,7 +80,7 @@ func (l *HomeLink) answerHeldARP(now core.Now, h *host, out []Action) []Action {
 
 // probeARP asks for the host's own address, unicast (RFC 1122 2.3.2.1).
 func (l *HomeLink) probeARP(h *host, out []Action) []Action {
-	me := l.serverID(h)
+	me := l.router(h, l.serverID(h))
 	if !me.IsValid() {
 		return out
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 
 	"kedge/internal/core"
 	"kedge/wire"
@@ -18,7 +19,7 @@ func (l *HomeLink) handleDHCP(now core.Now, h *host, f *Frame, m *dhcpv4.DHCPv4,
 	switch {
 	case m.OpCode != dhcpv4.OpcodeBootRequest:
 		return refuse(out, h.mac, wire.RouterImpersonate, "DHCP reply from a host")
-	case len(m.ClientHWAddr) != 6 || core.MAC(m.ClientHWAddr) != h.mac:
+	case m.HWType != iana.HWTypeEthernet || len(m.ClientHWAddr) != 6 || core.MAC(m.ClientHWAddr) != h.mac:
 		return refuse(out, h.mac, wire.WrongMAC, "chaddr is not the frame's source")
 	case addr4(m.GatewayIPAddr).IsValid():
 		return refuse(out, h.mac, wire.NotForUs, "giaddr: relayed from elsewhere")

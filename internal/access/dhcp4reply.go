@@ -27,11 +27,7 @@ func (l *HomeLink) reply(h *host, m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, id 
 		a.ClientIPAddr = fourOctets(m.ClientIPAddr)
 	}
 	// What RFC 5844 3.4.3 demands is there whether it was asked for or not.
-	mask := ^uint32(0) << (32 - lease.Bits())
-	if lease.Bits() == 0 {
-		mask = 0
-	}
-	a.Options[uint8(dhcpv4.OptionSubnetMask)] = u32(mask)
+	a.Options[uint8(dhcpv4.OptionSubnetMask)] = u32(^uint32(0) << (32 - lease.Bits()))
 	if r := l.router(h, id); r.IsValid() {
 		a.Options[uint8(dhcpv4.OptionRouter)] = r.AsSlice()
 	}
@@ -64,7 +60,7 @@ func (h *host) answer(m *dhcpv4.DHCPv4, kind dhcpv4.MessageType, id netip.Addr) 
 	zero := []byte{0, 0, 0, 0}
 	a := &dhcpv4.DHCPv4{
 		OpCode: dhcpv4.OpcodeBootReply, HWType: m.HWType, TransactionID: m.TransactionID, Flags: m.Flags & 0x8000,
-		ClientHWAddr: h.mac[:], ClientIPAddr: zero, YourIPAddr: zero, ServerIPAddr: zero, GatewayIPAddr: zero,
+		ClientHWAddr: slices.Clone(h.mac[:]), ClientIPAddr: zero, YourIPAddr: zero, ServerIPAddr: zero, GatewayIPAddr: zero,
 		Options: dhcpv4.Options{
 			uint8(dhcpv4.OptionDHCPMessageType):  {byte(kind)},
 			uint8(dhcpv4.OptionServerIdentifier): id.AsSlice(),

@@ -171,8 +171,9 @@ func (l *HomeLink) Tick(now core.Now, out []Action) []Action {
 			out = refuse(out, h.mac, wire.NoAnswer, "registration took longer than the DHCP message could wait")
 		}
 		if due(timerEnd) {
-			out = l.apply(now, h, Grant{}, out)
-			out = l.advertise(now, h, out)
+			if out = l.apply(now, h, Grant{}, out); len(h.gone) > 0 {
+				out = l.advertise(now, h, out)
+			}
 		}
 		if due(timerGone) && h.goneLeft > 0 || due(timerRA) && h.has6() {
 			out = l.advertise(now, h, out)
