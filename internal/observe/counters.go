@@ -1,0 +1,157 @@
+package observe
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kedge/internal/core"
+)
+
+// maxSeries limits the label values of one metric that come from emitted text; what exceeds it is counted as "other".
+const maxSeries = 256
+
+// handoverBuckets reach from 1 ms to 4 s.
+var handoverBuckets = []float64{.001, .002, .004, .008, .016, .032, .064, .125, .25, .5, 1, 2, 4}
+
+// storeBuckets reach from 100 µs (a cached file) to 1 s (a sick disk).
+var storeBuckets = []float64{.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1}
+
+// handoverPhases are the fields of a handover event that are measured.
+var handoverPhases = []string{"pbu", "pba", "forwarding"}
+
+// counters are what is counted here; gauges come from sources at each scrape.
+type counters struct {
+	mu          sync.Mutex // protects the maps
+	roles       map[string]*roleCounters
+	lag         map[core.Shard]prometheus.Histogram
+	offset      map[string]float64 // clock of a peer minus ours, by name from the config
+	storeCommit prometheus.Histogram
+}
+
+func newCounters() *counters {
+	return &counters{
+		roles:  make(map[string]*roleCounters),
+		lag:    make(map[core.Shard]prometheus.Histogram),
+		offset: make(map[string]float64),
+		storeCommit: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kedge_store_commit_seconds",
+			Help: "Time of one commit of the store.", Buckets: storeBuckets}),
+	}
+}
+
+// roleCounters are the counters of one role.
+type roleCounters struct {
+	all *counters
+	// messages by direction, type and status+1; 0 is no status. Message counts here without a lock.
+	messages [2][numTypes][257]atomic.Uint64
+
+	mu          sync.Mutex // protects the maps
+	drops       map[[2]string]uint64
+	refusals    map[string]uint64
+	retransmits map[string]uint64
+	handover    map[string]prometheus.Histogram
+}
+
+func (c *counters) role(name string) *roleCounters {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.roles[name]
+	if r == nil {
+		r = &roleCounters{all: c, drops: make(map[[2]string]uint64), refusals: make(map[string]uint64), retransmits: make(map[string]uint64),
+			handover: make(map[string]prometheus.Histogram)}
+		for _, p := range append(handoverPhases, "total") {
+			r.handover[p] = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kedge_handover_seconds",
+				Help: helpHandover, Buckets: handoverBuckets, ConstLabels: prometheus.Labels{"role": name, "phase": p}})
+		}
+		c.roles[name] = r
+	}
+	return r
+}
+
+const helpHandover = "From the attach trigger to working forwarding, and its phases."
+
+func (c *counters) loopLag(shard core.Shard, late time.Duration) {
+	c.mu.Lock()
+	h := c.lag[shard]
+	if h == nil {
+		h = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kedge_loop_lag_seconds", Help: "How late a loop was for its machine's deadline.",
+			Buckets: storeBuckets, ConstLabels: prometheus.Labels{"shard": strconv.Itoa(int(shard))}})
+		c.lag[shard] = h
+	}
+	c.mu.Unlock()
+	h.Observe(max(late.Seconds(), 0))
+}
+
+// emit counts an event.
+func (r *roleCounters) emit(e *core.Emit) {
+	switch e.Name {
+	case "message-ignored", "dropped":
+		layer := "signalling"
+		if l, ok := field(e, "layer").(string); ok {
+			layer = l
+		} else if e.Name == "dropped" {
+			layer = "forwarding"
+		}
+		r.mu.Lock()
+		add(r.drops, [2]string{layer, e.Why}, [2]string{layer, "other"})
+		r.mu.Unlock()
+	case "refused":
+		r.mu.Lock()
+		add(r.refusals, e.Why, "other")
+		r.mu.Unlock()
+	case "retransmit":
+		typ, _ := field(e, "type").(string)
+		r.mu.Lock()
+		add(r.retransmits, typ, "other")
+		r.mu.Unlock()
+	case "handover":
+		var total time.Duration
+		for _, p := range handoverPhases {
+			if d, ok := field(e, p).(time.Duration); ok {
+				r.handover[p].Observe(d.Seconds())
+				total += d
+			}
+		}
+		r.handover["total"].Observe(total.Seconds())
+	case "peer":
+		off, ok := field(e, "clock_offset_seconds").(float64)
+		peer, named := field(e, "peer").(string)
+		if ok && named {
+			r.all.mu.Lock()
+			if _, known := r.all.offset[peer]; known || len(r.all.offset) < maxSeries {
+				r.all.offset[peer] = off
+			}
+			r.all.mu.Unlock()
+		}
+	}
+}
+
+// field reads one of an event's fields.
+func field(e *core.Emit, name string) any {
+	f, _ := e.Fields.(map[string]any)
+	return f[name]
+}
+
+// add counts under a key, or under other when there are too many.
+func add[K comparable](m map[K]uint64, key, other K) {
+	if _, ok := m[key]; !ok && len(m) >= maxSeries {
+		key = other
+	}
+	m[key]++
+}
+
+// message counts a signalling message. It allocates nothing: loops call it for every one.
+func (r *roleCounters) message(dir string, body any, err error) {
+	d := 0
+	if dir == "out" {
+		d = 1
+	}
+	typ, status := classify(body)
+	if err != nil && dir == "in" && typ != typeUnreadable {
+		typ, status = typeUnreadable, -1 // half a message is none
+	}
+	r.messages[d][typ][status+1].Add(1)
+}

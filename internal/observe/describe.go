@@ -1,0 +1,205 @@
+package observe
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"kedge/internal/access"
+	"kedge/internal/core"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// Types of messages, as metric labels and in records: mobility messages first, then frames of access links.
+const (
+	typePBU = iota
+	typePBA
+	typeBU
+	typeBA
+	typeHeartbeat
+	typeRevocation
+	typeRevocationAck
+	typeBindingError
+	typeRefreshRequest
+	typeOtherMH
+	typeRS
+	typeRA
+	typeNS
+	typeNA
+	typeARP
+	typeDHCP
+	typeMLD
+	typeOtherFrame
+	typeUnreadable
+	numTypes
+)
+
+var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "mh",
+	"rs", "ra", "ns", "na", "arp", "dhcp", "mld", "frame", "unreadable"}
+
+// classify gives the type of a message and the status of an answer (-1 for others). It allocates nothing.
+func classify(body any) (typ int, status int) {
+	switch m := body.(type) {
+	case *mobility.BindingUpdate:
+		if m.Flags&mobility.BUProxy != 0 {
+			return typePBU, -1
+		}
+		return typeBU, -1
+	case *mobility.BindingAck:
+		if m.Flags&mobility.BAProxy != 0 {
+			return typePBA, int(m.Status)
+		}
+		return typeBA, int(m.Status)
+	case *mobility.Heartbeat:
+		return typeHeartbeat, -1
+	case *mobility.Revocation:
+		if m.Ack {
+			return typeRevocationAck, int(m.Code)
+		}
+		return typeRevocation, -1
+	case *mobility.BindingError:
+		return typeBindingError, int(m.Status)
+	case *mobility.BindingRefreshRequest:
+		return typeRefreshRequest, -1
+	case mobility.Message:
+		return typeOtherMH, -1
+	case *access.Frame:
+		if m == nil {
+			return typeUnreadable, -1
+		}
+		return frameType(m.Kind()), -1
+	case nil:
+		return typeUnreadable, -1
+	}
+	return typeOtherFrame, -1
+}
+
+func frameType(kind string) int {
+	switch kind {
+	case "rs":
+		return typeRS
+	case "ra":
+		return typeRA
+	case "ns":
+		return typeNS
+	case "na":
+		return typeNA
+	case "arp":
+		return typeARP
+	case "dhcp":
+		return typeDHCP
+	case "mld":
+		return typeMLD
+	}
+	return typeOtherFrame
+}
+
+// describe copies what a person wants to know of a message: enough for a ladder diagram without the packet.
+func describe(dir string, p core.Path, body any, err error) (name string, f map[string]any) {
+	typ, status := classify(body)
+	f = map[string]any{"dir": dir, "type": typeNames[typ]}
+	if a := p.Local.Addr(); a.IsValid() {
+		f["local"] = a.String()
+	}
+	if a := p.Remote.Addr(); a.IsValid() {
+		f["remote"] = a.String()
+	}
+	if p.If != 0 {
+		f["if_index"] = p.If
+	}
+	if p.Auth.Kind != "" {
+		f["auth"] = p.Auth.Kind
+	}
+	if status >= 0 {
+		f["status"] = status
+	}
+	if err != nil {
+		f["err"] = err.Error()
+		if we := (*wire.Error)(nil); errors.As(err, &we) {
+			f["drop"] = string(we.Reason)
+		}
+	}
+	switch m := body.(type) {
+	case *mobility.BindingUpdate:
+		f["seq"], f["lifetime_s"], f["flags"] = m.Sequence, int(m.Lifetime)*4, m.Flags.String()
+	case *mobility.BindingAck:
+		f["seq"], f["lifetime_s"] = m.Sequence, int(m.Lifetime)*4
+		f["status_name"] = m.Status.String()
+	case *mobility.Heartbeat:
+		f["seq"], f["response"] = m.Sequence, m.Response
+		if c, ok := m.Options.RestartCounter(); ok {
+			f["restart_counter"] = c.Value
+		}
+	case *mobility.Revocation:
+		f["seq"] = m.Sequence
+	case *access.Frame:
+		if m != nil {
+			describeFrame(m, f)
+		}
+	}
+	if m, ok := body.(mobility.Message); ok {
+		describeOptions(m.GetOptions(), f)
+	}
+	return strings.ToUpper(typeNames[typ]), f
+}
+
+func describeOptions(o mobility.Options, f map[string]any) {
+	if id, ok := o.MobileNodeID(); ok {
+		f["sub"] = id.ID
+	}
+	if h, ok := o.HandoffIndicator(); ok {
+		f["handoff"] = h.Value
+	}
+	if a, ok := o.AccessTechnology(); ok {
+		f["att"] = a.Value
+	}
+	if hnp := slices.Collect(o.HomeNetworkPrefixes()); len(hnp) > 0 {
+		var s []string
+		for _, p := range hnp {
+			s = append(s, p.String())
+		}
+		f["hnp"] = strings.Join(s, " ")
+	}
+	hoa := func(dialect string, a netip.Addr, bits uint8) {
+		f["dialect"], f["hoa"] = dialect, a.String()+"/"+strconv.Itoa(int(bits))
+	}
+	if v, ok := o.IPv4HomeAddress(); ok {
+		hoa("draft-pmip6-v4-02", v.Addr, v.PrefixLen)
+	}
+	if v, ok := o.IPv4AddressAck(); ok {
+		hoa("draft-pmip6-v4-02", v.Addr, v.PrefixLen)
+		f["hoa_status"] = uint8(v.Status)
+	}
+	if v, ok := o.IPv4HomeAddressRequest(); ok {
+		hoa("rfc5844", v.Addr, v.PrefixLen)
+	}
+	if v, ok := o.IPv4HomeAddressReply(); ok {
+		hoa("rfc5844", v.Addr, v.PrefixLen)
+		f["hoa_status"] = uint8(v.Status)
+	}
+	if t, ok := o.Timestamp(); ok {
+		f["timestamp"] = t.Time().UTC()
+	}
+}
+
+func describeFrame(m *access.Frame, f map[string]any) {
+	f["src_mac"], f["dst_mac"] = m.Src.String(), m.Dst.String()
+	if m.SrcIP.IsValid() {
+		f["src"] = m.SrcIP.String()
+	}
+	if m.DstIP.IsValid() {
+		f["dst"] = m.DstIP.String()
+	}
+	if d, ok := m.Body.(*dhcpv4.DHCPv4); ok {
+		f["detail"] = d.MessageType().String()
+		f["xid"] = d.TransactionID.String()
+		if !d.YourIPAddr.IsUnspecified() {
+			f["hoa"] = d.YourIPAddr.String()
+		}
+	}
+}

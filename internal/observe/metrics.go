@@ -1,0 +1,174 @@
+package observe
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"kedge/internal/core"
+)
+
+// Source gives values that others keep, at each scrape. A nil function gives none; a false result leaves its metrics out.
+type Source struct {
+	Role string
+	// Status is a machine's: sessions by state, and pools.
+	Status func() (core.Status, bool)
+	// Tunnel is the data plane's traffic by encapsulation ("ip4-in-ip6").
+	Tunnel func() map[string]core.Counter
+	// Drops are the data plane's, by text of a wire.Reason.
+	Drops func() map[string]uint64
+}
+
+// AddSource adds values to every scrape.
+func (h *Hub) AddSource(s Source) {
+	h.sources.Lock()
+	h.sources.list = append(h.sources.list, s)
+	h.sources.Unlock()
+}
+
+// Gatherer gives all metrics: those of the daemon, of the Go runtime and of the process.
+func (h *Hub) Gatherer() prometheus.Gatherer {
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(collector{h}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// collector is the whole of the daemon's metrics.
+type collector struct{ h *Hub }
+
+var (
+	descSessions    = desc("sessions", "Sessions by state.", "role", "state")
+	descMessages    = desc("messages_total", "Signalling messages; status is that of an answer.", "role", "dir", "type", "status")
+	descDrops       = desc("drops_total", "Messages and packets that were dropped.", "role", "layer", "reason")
+	descRefusals    = desc("refusals_total", "Requests that were refused.", "role", "reason")
+	descRetransmits = desc("retransmits_total", "Requests that were sent again.", "role", "type")
+	descTunnelPkts  = desc("tunnel_packets_total", "Packets in tunnels.", "encap", "dir")
+	descTunnelBytes = desc("tunnel_octets_total", "Octets of inner packets in tunnels.", "encap", "dir")
+	descPoolFree    = desc("pool_free", "Addresses or prefixes of a pool that can be handed out.", "pool")
+	descClock       = desc("clock_offset_seconds", "A peer's clock minus ours, when it last refused a timestamp.", "peer")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("kedge_"+name, help, labels, nil)
+}
+
+// Describe says nothing: which shards and roles there are is seen at the scrape.
+func (c collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads everything once.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	n := c.h.count
+	n.storeCommit.Collect(out)
+	n.mu.Lock()
+	for _, h := range n.lag {
+		h.Collect(out)
+	}
+	for peer, off := range n.offset {
+		out <- prometheus.MustNewConstMetric(descClock, prometheus.GaugeValue, off, peer)
+	}
+	roles := maps.Clone(n.roles)
+	n.mu.Unlock()
+	sum := sums{}
+	for role, r := range roles {
+		r.collect(role, out, sum)
+	}
+	c.h.sources.Lock()
+	sources := slices.Clone(c.h.sources.list)
+	c.h.sources.Unlock()
+	for _, s := range sources {
+		s.collect(sum)
+	}
+	sum.collect(out)
+}
+
+// sums add up what several shards or layers count under the same labels: a series may be reported once only.
+type sums map[series]float64
+
+type series struct {
+	desc   *prometheus.Desc
+	kind   prometheus.ValueType
+	labels [3]string
+}
+
+func (s sums) add(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+	k := series{desc: d, kind: kind}
+	copy(k.labels[:], labels)
+	s[k] += v
+}
+
+// labelCount is how many of a series' labels its description has.
+var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descRetransmits: 2, descTunnelPkts: 2, descTunnelBytes: 2, descPoolFree: 1}
+
+func (s sums) collect(out chan<- prometheus.Metric) {
+	for k, v := range s {
+		out <- prometheus.MustNewConstMetric(k.desc, k.kind, v, k.labels[:labelCount[k.desc]]...)
+	}
+}
+
+func counter(out chan<- prometheus.Metric, d *prometheus.Desc, v uint64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (r *roleCounters) collect(role string, out chan<- prometheus.Metric, sum sums) {
+	for d, dir := range [2]string{"in", "out"} {
+		for typ, name := range typeNames {
+			for i := range r.messages[d][typ] {
+				v := r.messages[d][typ][i].Load()
+				if v == 0 {
+					continue
+				}
+				status := ""
+				if i > 0 {
+					status = strconv.Itoa(i - 1)
+				}
+				counter(out, descMessages, v, role, dir, name, status)
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, v := range r.drops {
+		sum.add(descDrops, prometheus.CounterValue, float64(v), role, k[0], k[1])
+	}
+	for k, v := range r.refusals {
+		counter(out, descRefusals, v, role, k)
+	}
+	for k, v := range r.retransmits {
+		sum.add(descRetransmits, prometheus.CounterValue, float64(v), role, k)
+	}
+	for _, h := range r.handover {
+		h.Collect(out)
+	}
+}
+
+func (s *Source) collect(sum sums) {
+	if s.Status != nil {
+		if st, ok := s.Status(); ok {
+			for state, n := range st.Sessions {
+				sum.add(descSessions, prometheus.GaugeValue, float64(n), s.Role, state)
+			}
+			for _, p := range st.Pools {
+				sum.add(descPoolFree, prometheus.GaugeValue, float64(p.Free), p.Name)
+			}
+			if n, ok := st.Counters["retransmits"]; ok {
+				sum.add(descRetransmits, prometheus.CounterValue, float64(n), s.Role, typeNames[typePBU])
+			}
+		}
+	}
+	if s.Tunnel != nil {
+		for encap, n := range s.Tunnel() {
+			sum.add(descTunnelPkts, prometheus.CounterValue, float64(n.PacketsIn), encap, "in")
+			sum.add(descTunnelPkts, prometheus.CounterValue, float64(n.PacketsOut), encap, "out")
+			sum.add(descTunnelBytes, prometheus.CounterValue, float64(n.OctetsIn), encap, "in")
+			sum.add(descTunnelBytes, prometheus.CounterValue, float64(n.OctetsOut), encap, "out")
+		}
+	}
+	if s.Drops != nil {
+		for reason, n := range s.Drops() {
+			sum.add(descDrops, prometheus.CounterValue, float64(n), s.Role, "forwarding", reason)
+		}
+	}
+}
