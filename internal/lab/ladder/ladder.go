@@ -1,0 +1,234 @@
+package ladder
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"kedge/internal/core"
+)
+
+// Node is one lane. Lanes stand in the order that they were given: hosts, gateways, anchor, correspondents.
+type Node struct {
+	Name  string
+	MACs  []core.MAC // of hosts, on access links
+	Addrs []netip.Addr
+	// Access are the links where the node is the router: frames there that no host sent are its.
+	Access []string
+}
+
+// Diagram is a sequence of messages between nodes. Frames are added in any order of links; Lines sorts them by time.
+type Diagram struct {
+	Title string
+	Nodes []Node
+	Start time.Time // zero of the times; if zero, the first line's
+	lines []Line
+
+	mac     map[core.MAC]int
+	addr    map[netip.Addr]int
+	acc     map[string]int
+	running map[run]int // index of the data line that further frames of the direction join
+}
+
+// run is a direction of data.
+type run struct {
+	from, to int
+	short    string
+}
+
+// Line is one message from lane to lane, or a note across all of them.
+type Line struct {
+	At       time.Time
+	From, To int // lanes; -1 in notes
+	Frame    Frame
+	Text     string
+	Count    int // frames of a data line
+}
+
+// New makes a diagram.
+func New(title string, start time.Time, nodes []Node) *Diagram {
+	d := &Diagram{Title: title, Nodes: nodes, Start: start, mac: map[core.MAC]int{}, addr: map[netip.Addr]int{}, acc: map[string]int{}, running: map[run]int{}}
+	for i, n := range nodes {
+		for _, m := range n.MACs {
+			d.mac[m] = i
+		}
+		for _, a := range n.Addrs {
+			d.addr[a] = i
+		}
+		for _, l := range n.Access {
+			d.acc[l] = i
+		}
+	}
+	return d
+}
+
+// Note adds a line across all lanes: what the lab did.
+func (d *Diagram) Note(at time.Time, text string) {
+	d.lines = append(d.lines, Line{At: at, From: -1, To: -1, Text: text})
+	clear(d.running)
+}
+
+// Add adds a frame if both its ends are lanes. Data frames of one direction become one line with their number; what the lab
+// did, or the answer to a registration, starts a new one: the first packet after it matters.
+func (d *Diagram) Add(f Frame) {
+	from, to, ok := d.ends(&f)
+	if !ok || from == to {
+		return
+	}
+	if f.Kind == "DATA" {
+		key := run{from, to, f.Short}
+		if i, ok := d.running[key]; ok {
+			d.lines[i].Count++
+			return
+		}
+		d.running[key] = len(d.lines)
+	}
+	if f.Kind == "PBA" {
+		clear(d.running)
+	}
+	d.lines = append(d.lines, Line{At: f.At, From: from, To: to, Frame: f, Text: f.Label, Count: 1})
+}
+
+func (d *Diagram) ends(f *Frame) (from, to int, ok bool) {
+	gw, access := d.acc[f.Link]
+	if !access {
+		from, ok1 := d.addr[f.From]
+		to, ok2 := d.addr[f.To]
+		return from, to, ok1 && ok2
+	}
+	from, isHost := d.mac[f.Src]
+	if !isHost {
+		if f.Src[0]&1 != 0 {
+			return 0, 0, false
+		}
+		from = gw // the router's MAC is the same on every link
+	}
+	to, isHost = d.mac[f.Dst]
+	if !isHost {
+		to = gw
+	}
+	if from == gw && to == gw {
+		// Broadcast by the gateway: to the host that it is about, if that is known.
+		to, ok = d.mac[f.Host]
+		return from, to, ok
+	}
+	return from, to, true
+}
+
+// Lines gives the messages in order of time.
+func (d *Diagram) Lines() []Line {
+	out := slices.Clone(d.lines)
+	slices.SortStableFunc(out, func(a, b Line) int { return a.At.Compare(b.At) })
+	for i := range out {
+		if out[i].Count > 1 {
+			out[i].Text = fmt.Sprintf("%s (%d packets from here)", out[i].Frame.Short, out[i].Count)
+		}
+	}
+	return out
+}
+
+// Order checks that the short names appear in this order among the lines (others may stand between), and says which one
+// is missing. Only lines of the named host count, if one is named: by MAC or MN-Identifier.
+func (d *Diagram) Order(names []string, about func(*Frame) bool) (missing string, took time.Duration) {
+	lines := d.Lines()
+	i := 0
+	var first time.Time
+	for _, name := range names {
+		for {
+			if i == len(lines) {
+				return name, 0
+			}
+			l := lines[i]
+			i++
+			if l.From >= 0 && l.Frame.Short == name && (about == nil || about(&l.Frame)) {
+				if first.IsZero() {
+					first = l.At
+				}
+				took = l.At.Sub(first)
+				break
+			}
+		}
+	}
+	return "", took
+}
+
+// quiet are kinds that text leaves out when a diagram has more than maxLines lines.
+var quiet = []string{"HEARTBEAT", "MLD", "ARP", "NS", "NA"}
+
+// maxLines bounds a diagram that people read; the pcap has all.
+const maxLines = 400
+
+// forPeople thins out lines until they fit.
+func (d *Diagram) forPeople() (lines []Line, left int) {
+	lines = d.Lines()
+	all := len(lines)
+	for _, k := range quiet {
+		if len(lines) <= maxLines {
+			break
+		}
+		lines = slices.DeleteFunc(lines, func(l Line) bool { return l.From >= 0 && l.Frame.Kind == k })
+	}
+	if len(lines) > maxLines {
+		lines = lines[:maxLines]
+	}
+	return lines, all - len(lines)
+}
+
+func (d *Diagram) zero(lines []Line) time.Time {
+	if !d.Start.IsZero() || len(lines) == 0 {
+		return d.Start
+	}
+	return lines[0].At
+}
+
+// Text draws the diagram for a terminal.
+func (d *Diagram) Text() string {
+	const gap = 13
+	var b strings.Builder
+	lines, left := d.forPeople()
+	zero := d.zero(lines)
+	col := func(i int) int { return 12 + i*gap }
+	width := col(len(d.Nodes)-1) + 2
+	fmt.Fprintf(&b, "%s\n\n", d.Title)
+	row := []rune(strings.Repeat(" ", width+gap))
+	for i, n := range d.Nodes {
+		at := max(0, col(i)-len(n.Name)/2)
+		copy(row[at:], []rune(n.Name))
+	}
+	b.WriteString(strings.TrimRight(string(row), " ") + "\n")
+	n := 0
+	for _, l := range lines {
+		row := []rune(strings.Repeat(" ", width))
+		copy(row, []rune(fmt.Sprintf("%9.4f s", l.At.Sub(zero).Seconds())))
+		for i := range d.Nodes {
+			row[col(i)] = '|'
+		}
+		if l.From < 0 {
+			fmt.Fprintf(&b, "%s --- %s\n", string(row), l.Text)
+			continue
+		}
+		lo, hi := min(l.From, l.To), max(l.From, l.To)
+		dash := '-'
+		if l.Frame.Kind == "DATA" && l.Frame.Tunnel {
+			dash = '='
+		} else if l.Frame.Kind == "DATA" {
+			dash = '.'
+		}
+		for x := col(lo) + 1; x < col(hi); x++ {
+			row[x] = dash
+		}
+		if l.To > l.From {
+			row[col(hi)-1] = '>'
+		} else {
+			row[col(lo)+1] = '<'
+		}
+		n++
+		fmt.Fprintf(&b, "%s %3d. %s\n", string(row), n, l.Text)
+	}
+	if left > 0 {
+		fmt.Fprintf(&b, "%d further lines are in the capture.\n", left)
+	}
+	return b.String()
+}
