@@ -181,3 +181,16 @@ func (s *Subscription) each(visit func(r *Record, lost uint64)) {
 		visit(r, lost)
 	}
 }
+
+// Pending says that more records wait.
+func (s *Subscription) Pending() bool {
+	for i := s.at; i < len(s.batch); i++ {
+		if s.messages || s.batch[i].Kind != KindMessage {
+			return true
+		}
+	}
+	r := s.hub.ring
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return s.next < r.next
+}

@@ -1,0 +1,94 @@
+// Package api is the control interface of a daemon: HTTP and JSON on a unix socket, events as server-sent events, and the
+// client for it. Whoever may open the socket (mode 0660) may use all of it. A TCP listener, if the config asks for one,
+// serves metrics and health only.
+//
+//	GET  /v1/status              Status
+//	GET  /v1/bindings?filter=&limit=   Bindings
+//	GET  /v1/explain/{id}        []Explanation
+//	GET  /v1/events?backlog=&messages=&follow=   one observe.Line each; event: lost tells a slow reader how many it missed
+//	POST /v1/attach              core.Attach, on gateways
+//	POST /v1/detach              core.Detach, on gateways
+//	GET  /metrics                Prometheus text
+//	GET  /healthz                200 if every machine answers
+//
+// An error is {"error": ..., "reason": ..., "want": ...} with a 4xx or 5xx status. Times are RFC 3339.
+package api
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"kedge/internal/core"
+)
+
+// Commander asks a machine; loop.Loop is one. Bodies and replies are the types of internal/core/command.go.
+type Commander interface {
+	Command(ctx context.Context, body any) (any, error)
+}
+
+// Limits of the server.
+const (
+	maxBody         = 64 << 10         // octets of a request
+	maxHeader       = 16 << 10         // octets of a request's header
+	commandTimeout  = 5 * time.Second  // for a machine's answer
+	headerTimeout   = 5 * time.Second  // for a request's header
+	readTimeout     = 10 * time.Second // for a request
+	writeTimeout    = 30 * time.Second // for an answer, or one event
+	idleTimeout     = 60 * time.Second
+	keepAlive       = 15 * time.Second // between two signs of life on an idle event stream
+	maxMetricsConns = 32               // of the TCP listener
+	defaultLimit    = 10_000           // bindings in one answer
+	maxBacklog      = 1_000_000
+)
+
+// Status answers /v1/status.
+type Status struct {
+	Self     string        `json:"self"`
+	Version  string        `json:"version"`
+	Config   string        `json:"config,omitempty"`
+	Started  time.Time     `json:"started"`
+	Roles    []core.Status `json:"roles"`
+	Warnings []Warning     `json:"warnings,omitempty"`
+}
+
+// Warning is one that the config gave at start.
+type Warning struct {
+	Where string `json:"where"` // file:line
+	Key   string `json:"key"`
+	Kind  string `json:"kind"`
+	Text  string `json:"text"`
+}
+
+// Bindings answers /v1/bindings: the first of Total that match.
+type Bindings struct {
+	Bindings []Binding `json:"bindings"`
+	Total    int       `json:"total"`
+}
+
+// Binding says which role of the daemon has it.
+type Binding struct {
+	Role string `json:"role"`
+	core.Binding
+}
+
+// Explanation is one role's answer to /v1/explain/{id}.
+type Explanation struct {
+	Role string `json:"role"`
+	core.Explanation
+}
+
+// Error is an answer that is none.
+type Error struct {
+	Status  int    `json:"-"`
+	Message string `json:"error"`
+	Reason  string `json:"reason,omitempty"` // text of a wire.Reason
+	Want    string `json:"want,omitempty"`   // what to do
+}
+
+func (e *Error) Error() string {
+	if e.Want != "" {
+		return fmt.Sprintf("%s: %s", e.Message, e.Want)
+	}
+	return e.Message
+}
