@@ -1,0 +1,144 @@
+// Package system is the operating system: the only OS calls besides those of the data plane. Host implements core.Host for
+// one Linux network namespace over netlink, /proc/sys, a raw socket for the Mobility Header (RFC 6275 6.1, protocol 135)
+// and packet sockets for the access links; Fake beside it is its double for tests. Check tells what is missing before a
+// daemon starts.
+//
+// Everything that Apply sets is tagged with a protocol number of our own (Protocol; `ip route show proto 107` lists it):
+// routes, rules, addresses, neighbours and proxies. Sysctls and link settings cannot be tagged; their old values are kept
+// in a journal. So Sweep removes what an earlier run left behind, and nothing that somebody else has set.
+//
+// Goroutines: every method may be called from several. A port has one reader at a time and any number of writers.
+package system
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	vns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
+	"kedge/internal/system/netns"
+)
+
+// Protocol is the number (rtm_protocol, FRA_PROTOCOL, IFA_PROTO, NDA_PROTOCOL) that tags what Kedge sets. It is unassigned
+// in iproute2's rt_protos; `107 kedge` in /etc/iproute2/rt_protos.d/kedge.conf gives it a name.
+const Protocol = 107
+
+// Options of a Host. The zero value is the current namespace with the default tag and no journal.
+type Options struct {
+	// NS is the namespace to work in; nil is the one of the thread that calls NewHost.
+	NS *netns.NS
+	// Local are the addresses that an "mh" port receives on; messages for others are not ours and are left out.
+	Local []netip.Addr
+	// Tag replaces Protocol: two daemons in one namespace need different ones.
+	Tag uint8
+	// Journal is a file for the old values of sysctls and links, best under /run. "": they are not put back after a crash.
+	Journal string
+	// KeepAccess leaves the kernel's settings of access links alone when they are opened (see PrepareAccess).
+	KeepAccess bool
+}
+
+// Host is the operating system. Use NewHost, and Close at the end, which leaves in place whatever was applied.
+type Host struct {
+	opt Options
+	nl  *netlink.Handle
+	raw map[int]*nl.SocketHandle // for requests whose attributes the netlink package does not know
+
+	mu      sync.Mutex // serializes Apply and Sweep; protects the two below
+	applied map[object]bool
+	journal *journal
+
+	watchBuffer int // octets of the watch's receive buffer; tests make it small
+}
+
+// object names one thing that can be set, however it is set.
+type object struct {
+	kind   string
+	ifi    int
+	prefix netip.Prefix
+	table  int
+	name   string
+}
+
+// NewHost opens the netlink sockets. It needs no privilege by itself; Apply and Open do.
+func NewHost(opt Options) (*Host, error) {
+	if opt.Tag == 0 {
+		opt.Tag = Protocol
+	}
+	h := &Host{opt: opt, applied: make(map[object]bool), watchBuffer: 8 << 20}
+	err := h.inside(func() error {
+		var err error
+		if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		s, err := nl.GetNetlinkSocketAt(vns.None(), vns.None(), unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		h.raw = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+		return nil
+	})
+	if err == nil {
+		h.journal, err = openJournal(opt.Journal, h.identity())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("host: %w", err), h.Close())
+	}
+	return h, nil
+}
+
+// Close releases the sockets. Ports and watches live on their own.
+func (h *Host) Close() error {
+	if h.nl != nil {
+		h.nl.Close()
+	}
+	for _, s := range h.raw {
+		s.Close()
+	}
+	h.raw = nil
+	return nil
+}
+
+// inside runs f in the host's namespace.
+func (h *Host) inside(f func() error) error {
+	if h.opt.NS == nil {
+		return f()
+	}
+	return h.opt.NS.Do(f)
+}
+
+// identity tells namespaces of one boot apart, for the journal.
+func (h *Host) identity() (id string) {
+	_ = h.inside(func() error {
+		var st unix.Stat_t
+		err := unix.Stat("/proc/thread-self/ns/net", &st)
+		id = fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+		return err
+	})
+	return id
+}
+
+// Now reads CLOCK_BOOTTIME and the wall clock.
+func (h *Host) Now() core.Now { return now() }
+
+func now() core.Now {
+	var ts unix.Timespec
+	// It cannot fail on any kernel since 2.6.39: the clock is compiled in.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return core.Now{Boot: time.Duration(ts.Nano()), Wall: time.Now()}
+}
+
+// request starts a netlink request on the host's own socket.
+func (h *Host) request(kind, flags int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(kind, flags)
+	r.Sockets = h.raw
+	return r
+}
+
+var _ core.Host = (*Host)(nil)
