@@ -141,8 +141,8 @@ func (m *Machine) clockOff(a *anchor, b *mobility.BindingAck) {
 		return
 	}
 	a.offset, a.offsetAt = ts.Time().Sub(m.now.Wall), m.now.Wall
-	m.emit(core.Emit{Name: "peer", Why: string(refusalOf(b.Status)), Fields: map[string]any{
-		"peer": a.Name, "clock_offset_seconds": a.offset.Seconds()}})
+	m.emit(core.Emit{Name: "clock", Why: string(refusalOf(b.Status)), Fields: map[string]any{
+		"peer": a.Name, "offset_ms": float64(a.offset) / float64(time.Millisecond)}})
 }
 
 func (m *Machine) emitPeer(a *anchor, from, to, why string) {
@@ -249,7 +249,7 @@ func (k *memory) learn(m *Machine, mn string, home netip.Prefix) {
 }
 
 // bar remembers that families must not be asked for until an administrator acts (RFC 5213 6.9.1.2 (7), RFC 5844 3.2.3.2).
-func (k *memory) bar(m *Machine, mn string, f access.Families) { k.of(mn).barred |= f }
+func (k *memory) bar(mn string, f access.Families) { k.of(mn).barred |= f }
 
 // pardon is the administrator's act.
 func (k *memory) pardon(mn string) {

@@ -229,7 +229,7 @@ func (m *Machine) rejected(e *entry, r *request, b *mobility.BindingAck) {
 	case mobility.TimestampMismatch:
 		m.clockOff(e.anchor, b)
 	case mobility.ProxyRegNotEnabled:
-		m.known.bar(m, e.mn, access.V4|access.V6)
+		m.known.bar(e.mn, access.V4|access.V6)
 	case mobility.NotAuthorizedForHNP:
 		if len(r.prefixes) > 0 {
 			m.askAny(e, access.V6, reason)
@@ -243,11 +243,11 @@ func (m *Machine) rejected(e *entry, r *request, b *mobility.BindingAck) {
 		m.refuseFamily(e, r, access.V4, reason)
 		return
 	case mobility.NotAuthorizedForIPv4Mobility:
-		m.known.bar(m, e.mn, access.V4)
+		m.known.bar(e.mn, access.V4)
 		m.refuseFamily(e, r, access.V4, reason)
 		return
 	case mobility.NotAuthorizedForIPv6Mobility:
-		m.known.bar(m, e.mn, access.V6)
+		m.known.bar(e.mn, access.V6)
 		m.refuseFamily(e, r, access.V6, reason)
 		return
 	case mobility.MissingHNPOption:

@@ -37,9 +37,6 @@ func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.Bin
 	if home.IsValid() && !router.IsValid() {
 		e.router4 = routerOf(home)
 	}
-	if ll, ok := b.Options.LinkLocalAddress(); ok && m.asksRouterLL(e) && ll.Addr.IsLinkLocalUnicast() {
-		e.routerLL = ll.Addr
-	}
 	// The time runs from the sending of the update (RFC 6275 11.7.3), and no anchor gives more than was asked.
 	e.lifetime = min(time.Duration(b.Lifetime)*mobility.LifetimeUnit, r.lifetime)
 	e.expires = tx.at + e.lifetime
@@ -173,9 +170,7 @@ func (m *Machine) done(ev *core.Done) {
 	switch {
 	case ev.Err == nil && h.pba > 0:
 		m.counts["registrations"]++
-		m.emit(core.Emit{Name: "handover", ID: h.id, Why: h.by, Fields: map[string]any{
-			"sub": e.mn, "mac": e.mac.String(), "if": e.link.Link.Name, "trigger": h.trigger, "pbu": h.pbu - h.trigger,
-			"pba": h.pba - h.pbu, "forwarding": m.now.Boot - h.pba}})
+		m.handedOver(h)
 	case ev.Err == nil || !e.state.bound():
 	default:
 		m.past(e.mn, "forwarding failed", string(wire.ForwardingFailed), ev.Err.Error())
@@ -183,6 +178,21 @@ func (m *Machine) done(ev *core.Done) {
 		m.endRequest(e)
 		m.refuse(e, families, wire.ForwardingFailed)
 		m.request(e, families, 0, true)
+	}
+}
+
+// handedOver reports the phases of a finished registration: from the sign of life to the update, to its answer, to
+// forwarding; and the total.
+func (m *Machine) handedOver(h *handover) {
+	for _, p := range [...]struct {
+		name string
+		took time.Duration
+	}{
+		{"trigger", h.pbu - h.trigger}, {"pba", h.pba - h.pbu}, {"forwarding", m.now.Boot - h.pba}, {"total", m.now.Boot - h.trigger},
+	} {
+		m.emit(core.Emit{Name: "handover", ID: h.id, Why: h.by, Fields: map[string]any{
+			"sub": h.e.mn, "mac": h.e.mac.String(), "if": h.e.link.Link.Name, "phase": p.name,
+			"took_ms": float64(p.took) / float64(time.Millisecond)}})
 	}
 }
 

@@ -35,10 +35,6 @@ func (m *Machine) frame(ev *core.Message, f *access.Frame) {
 		m.sighted(l, f.Src, sighting{by: "data"})
 		return
 	}
-	if f.Body == nil {
-		m.sighted(l, f.Src, sighting{by: "data", addr: f.SrcIP})
-		return
-	}
 	m.carryOut(l, l.home.Handle(m.now, f, nil))
 }
 

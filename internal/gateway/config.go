@@ -48,6 +48,12 @@ const (
 	Draft02 Dialect = "draft-pmip6-v4-02" // options 29, 30
 )
 
+// Addresses of every gateway on every access link, RFC 6543 3 and 4.
+var (
+	FixedLinkLocal = netip.MustParseAddr("fe80::200:5eff:fe00:5213")
+	FixedMAC       = core.MAC{0, 0, 0x5e, 0, 0x52, 0x13}
+)
+
 // What attaches and detaches a host: words of Access.AttachOn and DetachOn.
 var (
 	attachWords = []string{"rs", "ns", "na", "arp", "dhcp", "mld", "data", "fdb", "link", "api"}
@@ -90,8 +96,7 @@ type Anchor struct {
 
 // Access is one access link.
 type Access struct {
-	// Link is what the home link emulation needs. Link.LinkLocal "::" asks the anchor for a router address of each host
-	// (option 26, RFC 5213 6.8); invalid takes the fixed one of RFC 6543.
+	// Link is what the home link emulation needs. Router addresses that are not set are those of RFC 6543.
 	Link       access.LinkConfig
 	Technology uint8           // Access Technology Type, RFC 5213 8.5; 0 = Ethernet (3)
 	AttachOn   []string        // nil = all
@@ -214,6 +219,11 @@ func (c *Config) validateAccess() error {
 			if b.Link.Name == a.Link.Name || b.Link.If == a.Link.If {
 				return fmt.Errorf("access links %q and %q: names and indices must differ", b.Link.Name, a.Link.Name)
 			}
+		}
+		set(&a.Link.LinkLocal, FixedLinkLocal)
+		set(&a.Link.MAC, FixedMAC)
+		if !a.Link.LinkLocal.IsLinkLocalUnicast() || !a.Link.LinkLocal.Is6() {
+			return fmt.Errorf("access link %q: router address %v: want a link-local IPv6 address", a.Link.Name, a.Link.LinkLocal)
 		}
 		if a.AttachOn == nil {
 			a.AttachOn = attachWords

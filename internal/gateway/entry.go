@@ -83,7 +83,6 @@ type entry struct {
 	prefixes  []netip.Prefix
 	ipv4      netip.Prefix
 	router4   netip.Addr
-	routerLL  netip.Addr // router's link-local address from the anchor, option 26
 	dialect   Dialect
 	lifetime  time.Duration
 	refreshAt time.Duration

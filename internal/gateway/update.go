@@ -16,7 +16,7 @@ import (
 type request struct {
 	families access.Families
 	lifetime time.Duration // 0 = deregistration
-	partial  bool          // lifetime 0 for IPv4 only
+	partial  bool          // lifetime 0, but the entry stays
 	handoff  uint8
 	prefixes []netip.Prefix // proposed; none = any
 	ipv4     netip.Prefix   // proposed; 0.0.0.0/0 = any
@@ -171,6 +171,8 @@ func (m *Machine) transmit(e *entry) {
 	m.counts["updates"]++
 	if r.n > 1 {
 		m.counts["retransmits"]++
+		m.emit(core.Emit{Name: "retransmit", ID: e.id, Why: string(wire.NoAnswer), Fields: map[string]any{
+			"type": "pbu", "sub": e.mn, "peer": e.anchor.Name, "seq": tx.seq, "count": r.n - 1}})
 	}
 }
 
@@ -185,7 +187,8 @@ func (e *entry) stampOf(t time.Time) uint64 {
 	return s
 }
 
-// update builds the message: RFC 5213 6.9.1.5, RFC 5844 3.2.3, document 001 figure 4.
+// update builds the message: RFC 5213 6.9.1.5, RFC 5844 3.2.3, document 001 figure 4. There is no Link-local Address
+// option: the router's address is fixed on all gateways (RFC 5213 6.9.1.1 (9), RFC 6543).
 func (m *Machine) update(e *entry, r *request, tx transmission) *mobility.BindingUpdate {
 	o := mobility.Options(nil).Add(mobility.MobileNodeID{Subtype: 1, ID: e.mn})
 	if r.families&access.V6 != 0 {
@@ -201,13 +204,6 @@ func (m *Machine) update(e *entry, r *request, tx transmission) *mobility.Bindin
 		o = o.Add(mobility.Timestamp{Value: tx.stamp})
 	}
 	o = o.Add(mobility.LinkLayerID{ID: e.mac[:]})
-	if m.asksRouterLL(e) && r.families&access.V6 != 0 {
-		ll := netip.IPv6Unspecified()
-		if e.routerLL.IsValid() {
-			ll = e.routerLL
-		}
-		o = o.Add(mobility.LinkLocalAddress{Addr: ll})
-	}
 	if r.families&access.V4 != 0 {
 		if r.dialect == Draft02 {
 			o = o.Add(mobility.IPv4HomeAddress{PrefixLen: uint8(r.ipv4.Bits()), Addr: r.ipv4.Addr()})
@@ -218,12 +214,6 @@ func (m *Machine) update(e *entry, r *request, tx transmission) *mobility.Bindin
 	return &mobility.BindingUpdate{
 		Sequence: tx.seq, Flags: mobility.BUAck | mobility.BUProxy, Lifetime: uint16(r.lifetime / mobility.LifetimeUnit), Options: o,
 	}
-}
-
-// asksRouterLL tells whether the anchor generates the router's link-local address: no fixed one is configured
-// (FixedMAGLinkLocalAddressOnAllAccessLinks, RFC 5213 6.9.1.1).
-func (m *Machine) asksRouterLL(e *entry) bool {
-	return e.link.Link.LinkLocal.IsValid() && e.link.Link.LinkLocal.IsUnspecified()
 }
 
 // path leads to an anchor.
