@@ -23,6 +23,9 @@ type Applier struct {
 	// Write sends packets on the port of a kind: "mh" or "access".
 	Write func(kind string, pkts []core.Packet) error
 
+	// Committed is told how long a commit took; may be nil.
+	Committed func(took time.Duration)
+
 	lazy map[string][]byte // newest written-behind records, by key
 	syncing
 }
@@ -66,7 +69,7 @@ func (a *Applier) commit(ctx context.Context, round []Group, failed []error) {
 	if len(batch) == 0 {
 		return
 	}
-	if _, err := a.Store.Commit(ctx, a.Token, batch); err != nil {
+	if err := a.write(ctx, batch); err != nil {
 		for i, g := range round {
 			for _, e := range g {
 				if p, ok := e.(core.Persist); ok && !p.Lazy {
@@ -75,6 +78,15 @@ func (a *Applier) commit(ctx context.Context, round []Group, failed []error) {
 			}
 		}
 	}
+}
+
+func (a *Applier) write(ctx context.Context, batch []core.Persist) error {
+	begin := time.Now()
+	_, err := a.Store.Commit(ctx, a.Token, batch)
+	if a.Committed != nil {
+		a.Committed(time.Since(begin))
+	}
+	return err
 }
 
 // Flush writes the records that no message waits for. The daemon calls it once a second and at its end.
@@ -86,7 +98,7 @@ func (a *Applier) Flush(ctx context.Context) error {
 	for k, v := range a.lazy {
 		batch = append(batch, core.Persist{Key: []byte(k), Val: v, Lazy: true})
 	}
-	if _, err := a.Store.Commit(ctx, a.Token, batch); err != nil {
+	if err := a.write(ctx, batch); err != nil {
 		return err // kept for the next try
 	}
 	clear(a.lazy)

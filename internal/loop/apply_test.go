@@ -25,7 +25,9 @@ func (j *journal) note(format string, args ...any) {
 type journalStore struct{ *journal }
 
 func (s journalStore) Load(context.Context, string) iter.Seq2[core.Persist, error] {
-	return func(yield func(core.Persist, error) bool) { yield(core.Persist{Key: []byte("k"), Val: []byte("v")}, nil) }
+	return func(yield func(core.Persist, error) bool) {
+		yield(core.Persist{Key: []byte("k"), Val: []byte("v")}, nil)
+	}
 }
 func (s journalStore) Commit(_ context.Context, token uint64, batch []core.Persist) (uint64, error) {
 	for _, p := range batch {

@@ -32,7 +32,19 @@ type Observer interface {
 	Emit(now core.Now, shard core.Shard, e core.Emit)
 	// Message sees every signalling message; dir is in or out. err is a decode error or, on out, a failure to send.
 	Message(now core.Now, shard core.Shard, dir string, p core.Path, body any, err error)
+	// LoopLag sees how late a Tick was for the machine's deadline.
+	LoopLag(shard core.Shard, late time.Duration)
+	// StoreCommit sees how long a commit took. It is called from the applier's goroutine.
+	StoreCommit(took time.Duration)
 }
+
+// nobody observes.
+type nobody struct{}
+
+func (nobody) Emit(core.Now, core.Shard, core.Emit)                        {}
+func (nobody) Message(core.Now, core.Shard, string, core.Path, any, error) {}
+func (nobody) LoopLag(core.Shard, time.Duration)                           {}
+func (nobody) StoreCommit(time.Duration)                                   {}
 
 // Port says which port to open.
 type Port struct {
@@ -49,7 +61,7 @@ type Config struct {
 	Ports    []Port
 	Data     core.Dataplane
 	Store    core.Store // nil: nothing is durable
-	Observer Observer
+	Observer Observer   // nil: nobody looks
 }
 
 // Loop runs one machine. Its methods are safe for concurrent use.
@@ -81,6 +93,9 @@ var batches = sync.Pool{New: func() any { return new(batch) }}
 
 // New makes a loop; Run starts it.
 func New(cfg Config) *Loop {
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
+	}
 	return &Loop{
 		cfg:     cfg,
 		ports:   make(map[string]core.Port),
@@ -129,7 +144,7 @@ func (l *Loop) Command(ctx context.Context, body any) (any, error) {
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l.apply = Applier{Store: l.cfg.Store, Data: l.cfg.Data, Host: l.cfg.Host, Write: l.write}
+	l.apply = Applier{Store: l.cfg.Store, Data: l.cfg.Data, Host: l.cfg.Host, Write: l.write, Committed: l.cfg.Observer.StoreCommit}
 	if l.cfg.Store != nil {
 		lease, err := l.cfg.Store.Own(ctx, l.cfg.Name)
 		if err != nil {
@@ -238,6 +253,9 @@ func (l *Loop) run(ctx context.Context, pending []core.Event, failed <-chan erro
 				add(ev)
 			}
 		case <-timer.C:
+			if at, ok := l.cfg.Machine.Deadline(); ok {
+				l.cfg.Observer.LoopLag(l.cfg.Shard, max(l.cfg.Host.Now().Boot-at, 0))
+			}
 			add(core.Tick{})
 		}
 	}
@@ -256,7 +274,7 @@ func (l *Loop) arm(timer *time.Timer) {
 // handle gives the machine one event, serves what needs no I/O, and returns the rest.
 func (l *Loop) handle(ev core.Event) Group {
 	now := l.cfg.Host.Now()
-	if m, ok := ev.(core.Message); ok && l.cfg.Observer != nil {
+	if m, ok := ev.(core.Message); ok {
 		l.cfg.Observer.Message(now, l.cfg.Shard, "in", m.Path, m.Body, m.Err)
 	}
 	effects := l.cfg.Machine.Handle(now, ev, nil)
@@ -264,9 +282,7 @@ func (l *Loop) handle(ev core.Event) Group {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case core.Emit:
-			if l.cfg.Observer != nil {
-				l.cfg.Observer.Emit(now, l.cfg.Shard, e)
-			}
+			l.cfg.Observer.Emit(now, l.cfg.Shard, e)
 		case core.Reply:
 			l.reply(e)
 		case core.Ask: // nobody answers yet: RADIUS and key exchange are not in this version
@@ -274,9 +290,7 @@ func (l *Loop) handle(ev core.Event) Group {
 		case core.Tell:
 			l.offer(core.Told{From: l.cfg.Shard, Body: e.Body})
 		case core.Send:
-			if l.cfg.Observer != nil {
-				l.cfg.Observer.Message(now, l.cfg.Shard, "out", e.Path, e.Body, nil)
-			}
+			l.cfg.Observer.Message(now, l.cfg.Shard, "out", e.Path, e.Body, nil)
 			rest = append(rest, e)
 		default:
 			rest = append(rest, e)
