@@ -101,6 +101,8 @@ const (
 	BadInner        Reason = "bad-inner-header"
 	ECNDrop         Reason = "ecn-congestion-not-capable"
 	EncapsulateDeep Reason = "tunnel-encapsulation-limit"
+	TunnelLoop      Reason = "tunnel-loop"
+	TunnelError     Reason = "tunnel-error"
 	SendFailed      Reason = "send-failed"
 	Malformed       Reason = "malformed"
 )

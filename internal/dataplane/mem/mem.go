@@ -1,0 +1,200 @@
+// Package mem is the data plane as a pure engine: packets in, packets out, no I/O. It is the only place that knows the
+// forwarding rules; the simulator runs it, tests take it as oracle, and the user back end asks it for every decision.
+//
+// RFC 5213 5.6 and 6.10 (forwarding, local routing), RFC 5844 3.3.3, RFC 2473 (tunnel, MTU, errors, encapsulation limit),
+// RFC 6040 and 2983 (ECN, DSCP). Framings: IPv4-in-IPv6 and IPv6-in-IPv6, one layer. Other chains are refused by Update.
+// Multicast is not forwarded (RFC 6224 is out of scope).
+//
+// One goroutine updates and many forward at once: a read-write lock guards the tables, so an op is seen whole or not at all.
+// Forwarding allocates nothing once an Out has grown, and what strangers send grows nothing: the limiters have a fixed size.
+package mem
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/wire"
+	"kedge/wire/ip"
+)
+
+// Config of an engine. The zero value is an anchor's.
+type Config struct {
+	Role   dataplane.Role
+	Domain core.Domain  // of the anchor's native side
+	Local  []netip.Addr // addresses of this router: tunnel entry points, and sources of its ICMP errors
+	Access []dataplane.Link
+	// LocalRouting lets a gateway carry packets between its own hosts without the anchor (RFC 5213 6.10.3,
+	// EnableMAGLocalRouting).
+	LocalRouting bool
+	MTU          int   // path MTU to a remote of which nothing else is known, octets; 0 = 1500
+	HopLimit     uint8 // of outer packets (RFC 2473 6.3); 0 = 64
+	// EncapsulationLimit is put into a Tunnel Encapsulation Limit option of every outer packet (RFC 2473 4.1.1; 4 is
+	// recommended); 0 = no option unless the inner packet has one.
+	EncapsulationLimit uint8
+	// Forwarded says that the kernel forwards between the anchor's links and the engine, and so decrements hop limits
+	// there, and answers those that expire.
+	Forwarded  bool
+	Now        func() time.Duration // clock of Update, the same as of the packets; nil = since New
+	Reassembly ip.Limits            // of outer fragments given to Tunnel
+}
+
+// Limits of what strangers can make an engine do. Each table has a fixed size.
+const (
+	maxLengths = 8 // different prefix lengths in use, of each family
+
+	errorsPerSource = 10   // ICMP errors a second to one address, and as many at once
+	errorsPerSecond = 1000 // ICMP errors a second to all
+	reportsPerMAC   = 1    // reports a second of one reason and MAC or remote
+	reportsPerLink  = 100  // reports a second of one access link, or of the tunnel side
+	limiterSlots    = 4096
+
+	// mtuLifetime: a path MTU learned from an ICMPv6 error is forgotten after ten minutes (RFC 8201 4).
+	mtuLifetime = 10 * time.Minute
+)
+
+// noIPv4 is the source of ICMP errors of a router without an IPv4 address: the dummy address of RFC 7600 4.8.
+var noIPv4 = netip.AddrFrom4([4]byte{192, 0, 0, 8})
+
+// Engine is one router's data plane. It is a core.Dataplane. All methods may be called concurrently; an Out belongs to one
+// caller.
+type Engine struct {
+	cfg          Config
+	links        map[int]dataplane.Link
+	icmp4, icmp6 netip.Addr
+
+	mu     sync.RWMutex // guards tables
+	tables tables
+
+	drops  [nReasons]atomic.Uint64
+	report atomic.Pointer[func(core.Reported)]
+	fragID atomic.Uint32
+
+	seed    maphash.Seed
+	errors  limiter // ICMP errors, by destination
+	reports limiter
+
+	reassembly struct {
+		sync.Mutex
+		r *ip.Reassembler
+	}
+}
+
+// New makes an engine. It fails without a valid IPv6 address to tunnel from, or with addresses or links that contradict.
+func New(cfg Config) (*Engine, error) {
+	e := &Engine{cfg: cfg, links: map[int]dataplane.Link{}, icmp4: noIPv4, seed: maphash.MakeSeed()}
+	for _, a := range slices.Backward(cfg.Local) {
+		switch {
+		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "":
+			return nil, fmt.Errorf("data plane: %v is no address that this router can have", a)
+		case a.Is4():
+			e.icmp4 = a
+		default:
+			e.icmp6 = a
+		}
+	}
+	if !e.icmp6.IsValid() {
+		return nil, errors.New("data plane: no IPv6 address to tunnel from")
+	}
+	if e.cfg.MTU == 0 {
+		e.cfg.MTU = 1500
+	}
+	if e.cfg.MTU < ip.MinMTU6 || e.cfg.MTU > ip.MaxPacket {
+		return nil, fmt.Errorf("data plane: MTU %d is not between %d and %d", cfg.MTU, ip.MinMTU6, ip.MaxPacket)
+	}
+	if e.cfg.HopLimit == 0 {
+		e.cfg.HopLimit = 64
+	}
+	for _, l := range cfg.Access {
+		if _, twice := e.links[l.If]; twice || l.If <= 0 || l.MAC == (core.MAC{}) {
+			return nil, fmt.Errorf("data plane: access link %q needs an interface of its own and the router's MAC", l.Name)
+		}
+		if l.MTU == 0 {
+			l.MTU = 1500
+		}
+		e.links[l.If] = l
+	}
+	if cfg.Now == nil {
+		start := time.Now()
+		e.cfg.Now = func() time.Duration { return time.Since(start) }
+	}
+	e.tables = newTables()
+	e.reassembly.r = ip.NewReassembler(cfg.Reassembly)
+	e.fragID.Store(uint32(maphash.Comparable(e.seed, 0)))
+	e.errors.init(errorsPerSecond)
+	e.reports.init(reportsPerLink)
+	return e, nil
+}
+
+// Packet is one packet that leaves. B is valid until the Out is reset, or its input reused.
+type Packet struct {
+	To  dataplane.To
+	If  int      // ToNative of a gateway
+	MAC core.MAC // and the host there
+	B   []byte
+}
+
+// Out collects what leaves. Reset it before each input; it is reused, so that nothing is allocated.
+type Out struct {
+	Packets []Packet
+	buf     []byte
+	news    core.Reported
+	hasNews bool
+}
+
+// Reset empties it.
+func (o *Out) Reset() { o.Packets, o.buf = o.Packets[:0], o.buf[:0] }
+
+func (o *Out) add(to dataplane.To, b []byte) { o.Packets = append(o.Packets, Packet{To: to, B: b}) }
+
+// Reports sets the receiver of reports. It is called by the goroutines that forward, without a lock held.
+func (e *Engine) Reports(f func(core.Reported)) { e.report.Store(&f) }
+
+// deliver hands the report over that forwarding left in out.
+func (e *Engine) deliver(out *Out) {
+	if !out.hasNews {
+		return
+	}
+	out.hasNews = false
+	if f := e.report.Load(); f != nil && *f != nil {
+		(*f)(out.news)
+	}
+}
+
+// Drops calls f with every reason and how many packets were dropped for it so far.
+func (e *Engine) Drops(f func(r wire.Reason, n uint64)) {
+	for i := range e.drops {
+		f(reasons[i], e.drops[i].Load())
+	}
+}
+
+// Dropped is the count of one reason; reasons of other layers have none.
+func (e *Engine) Dropped(r wire.Reason) uint64 {
+	for i := range reasons {
+		if reasons[i] == r {
+			return e.drops[i].Load()
+		}
+	}
+	return 0
+}
+
+// Count adds a drop that I/O around the engine made.
+func (e *Engine) Count(r wire.Reason) {
+	for i := range reasons {
+		if reasons[i] == r {
+			e.drops[i].Add(1)
+		}
+	}
+}
+
+// Close ends nothing: an engine holds no resource.
+func (e *Engine) Close() error { return nil }
+
+var _ core.Dataplane = (*Engine)(nil)

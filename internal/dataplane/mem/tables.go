@@ -1,0 +1,195 @@
+package mem
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"kedge/internal/core"
+)
+
+// tables are all forwarding state. Lookups are exact matches on the few prefix lengths in use, longest first.
+type tables struct {
+	sessions map[core.ID]*session
+	tunnels  map[tuple]*tunnel
+	keys     map[prefixKey]*entry
+	hosts    map[hostKey]*host
+	lengths4 lengths
+	lengths6 lengths
+}
+
+func newTables() tables {
+	return tables{sessions: map[core.ID]*session{}, tunnels: map[tuple]*tunnel{}, keys: map[prefixKey]*entry{}, hosts: map[hostKey]*host{}}
+}
+
+// tuple is the pair of outer addresses; in this framing it is all that names a tunnel, so many sessions share one
+// (RFC 5213 5.6.1).
+type tuple struct{ local, remote netip.Addr }
+
+type tunnel struct {
+	tuple
+	domain  core.Domain   // without GRE keys a tunnel carries one routing domain
+	refs    int           // sessions that use it or still accept from it
+	base    atomic.Uint32 // MTU of the route to remote, 0 = unknown
+	learned atomic.Uint64 // path MTU from ICMPv6: seconds of expiry << 16 | octets
+}
+
+// pathMTU is the size of the largest outer packet to the remote.
+func (t *tunnel) pathMTU(now time.Duration, otherwise int) int {
+	mtu := otherwise
+	if b := int(t.base.Load()); b != 0 {
+		mtu = b
+	}
+	if l := t.learned.Load(); l != 0 && uint64(now/time.Second) < l>>16 {
+		mtu = min(mtu, int(l&0xffff))
+	}
+	return mtu
+}
+
+type session struct {
+	id       core.ID
+	domain   core.Domain
+	chain    core.Chain // as given: for comparison and Ops
+	tun      *tunnel
+	prev     *tunnel // still accepted, until
+	until    time.Duration
+	grace    time.Duration
+	mode     core.Mode
+	access   hostKey // zero on an anchor
+	bindings []*binding
+	count    struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
+}
+
+// accepts reports whether packets of the session may come out of tunnel t.
+func (s *session) accepts(t *tunnel, now time.Duration) bool {
+	return s.tun == t || s.prev == t && now < s.until
+}
+
+// binding is one SetKey.
+type binding struct {
+	s        *session
+	match    core.Match
+	prefix   netip.Prefix // the field of match that this role looks up
+	up, down bool
+	at       hostKey // where it is indexed in hosts
+}
+
+// prefixKey is an exact match of the table of keys.
+type prefixKey struct {
+	domain core.Domain
+	prefix netip.Prefix
+}
+
+// entry holds the bindings of one prefix: one, or several while registrations of one subscriber shadow each other.
+type entry struct{ bindings []*binding }
+
+func (n *entry) downward() *binding {
+	for _, b := range n.bindings {
+		if b.down {
+			return b
+		}
+	}
+	return nil
+}
+
+type hostKey struct {
+	ifi int
+	mac core.MAC
+}
+
+// host is one MAC address on an access link.
+type host struct{ bindings []*binding }
+
+// source finds the binding of the host that a source address belongs to: its longest key.
+func (h *host) source(a netip.Addr) (best *binding) {
+	for _, b := range h.bindings {
+		if b.prefix.Contains(a) && (best == nil || b.prefix.Bits() > best.prefix.Bits() || b.prefix == best.prefix && b.up && !best.up) {
+			best = b
+		}
+	}
+	return best
+}
+
+// lengths counts the prefix lengths in use of one family, longest first.
+type lengths struct {
+	n     int
+	bits  [maxLengths]uint8
+	count [maxLengths]int
+}
+
+func (l *lengths) add(bits int) bool {
+	i := 0
+	for i < l.n && int(l.bits[i]) > bits {
+		i++
+	}
+	if i < l.n && int(l.bits[i]) == bits {
+		l.count[i]++
+		return true
+	}
+	if l.n == maxLengths {
+		return false
+	}
+	copy(l.bits[i+1:], l.bits[i:l.n])
+	copy(l.count[i+1:], l.count[i:l.n])
+	l.bits[i], l.count[i] = uint8(bits), 1
+	l.n++
+	return true
+}
+
+func (l *lengths) del(bits int) {
+	i := slices.Index(l.bits[:l.n], uint8(bits))
+	if l.count[i]--; l.count[i] > 0 {
+		return
+	}
+	copy(l.bits[i:], l.bits[i+1:l.n])
+	copy(l.count[i:], l.count[i+1:l.n])
+	l.n--
+}
+
+func (t *tables) lengthsOf(a netip.Addr) *lengths {
+	if a.Is4() {
+		return &t.lengths4
+	}
+	return &t.lengths6
+}
+
+// down finds the session that delivers packets to a. known says that a key covers a although none delivers: its packets are
+// dropped silently. A key that delivers nothing is transparent for a shorter one that does.
+func (t *tables) down(d core.Domain, a netip.Addr) (to *binding, known bool) {
+	l := t.lengthsOf(a)
+	for _, bits := range l.bits[:l.n] {
+		p, _ := a.Prefix(int(bits))
+		if n := t.keys[prefixKey{d, p}]; n != nil {
+			if b := n.downward(); b != nil {
+				return b, true
+			}
+			known = true
+		}
+	}
+	return nil, known
+}
+
+// up finds the session that may send from a out of tunnel tun. known: there is a key, but not of a session in that tunnel.
+// dead: it is of one, but without Up.
+func (t *tables) up(tun *tunnel, a netip.Addr, now time.Duration) (from *binding, known, dead bool) {
+	l := t.lengthsOf(a)
+	for _, bits := range l.bits[:l.n] {
+		p, _ := a.Prefix(int(bits))
+		n := t.keys[prefixKey{tun.domain, p}]
+		if n == nil {
+			continue
+		}
+		known = true
+		for _, b := range n.bindings {
+			if !b.s.accepts(tun, now) {
+				continue
+			}
+			if b.up {
+				return b, true, false
+			}
+			dead = true
+		}
+	}
+	return nil, known, dead
+}

@@ -1,0 +1,384 @@
+package mem
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/wire/ip"
+)
+
+// batch is how many ops are applied before packets get a turn.
+const batch = 256
+
+// Update applies ops in order. What this back end cannot carry is refused with a *core.OpError; nothing after it is applied.
+// Repeating an op changes nothing. A key is named by its match and session: a SetKey with Down takes the downward direction from
+// any other session's key of the same prefix. Drop of what is not there is no error.
+func (e *Engine) Update(ops []core.Op) error {
+	now := e.cfg.Now()
+	for at := 0; at < len(ops); at += batch {
+		e.mu.Lock()
+		for i, op := range ops[at:min(at+batch, len(ops))] {
+			if err := e.apply(op, now); err != nil {
+				e.mu.Unlock()
+				return &core.OpError{Index: at + i, Err: err}
+			}
+		}
+		e.mu.Unlock()
+	}
+	return nil
+}
+
+type keyName struct {
+	id    core.ID
+	match core.Match
+}
+
+// Sync makes the state what all says: equal things stay as they are with their counters and grace, others change, and only then
+// what was not named goes. On an error nothing is removed.
+func (e *Engine) Sync(all iter.Seq[core.Op]) error {
+	sessions, keys := map[core.ID]bool{}, map[keyName]bool{}
+	ops := make([]core.Op, 0, batch)
+	done := 0
+	flush := func() error {
+		err := e.Update(ops)
+		var at *core.OpError
+		if errors.As(err, &at) {
+			at.Index += done
+		}
+		done, ops = done+len(ops), ops[:0]
+		return err
+	}
+	for op := range all {
+		switch op := op.(type) {
+		case core.SetSession:
+			sessions[op.ID] = true
+		case core.SetKey:
+			keys[keyName{op.ID, op.Match}] = true
+		case core.Drop:
+			return &core.OpError{Index: done + len(ops), Err: errors.New("Sync names what there is: a Drop has no place in it")}
+		}
+		if ops = append(ops, op); len(ops) == batch {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, s := range e.tables.sessions {
+		if !sessions[id] {
+			e.dropSession(s)
+			continue
+		}
+		for _, b := range slices.Clone(s.bindings) {
+			if !keys[keyName{id, b.match}] {
+				e.dropBinding(b)
+			}
+		}
+	}
+	return nil
+}
+
+// Ops calls yield with the ops that would make the state what it is: for tests and for people who ask.
+func (e *Engine) Ops() []core.Op {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var out []core.Op
+	for _, s := range e.tables.sessions {
+		out = append(out, core.SetSession{ID: s.id, Domain: s.domain, Chain: s.chain, Mode: s.mode, If: s.access.ifi, MAC: s.access.mac, Grace: s.grace})
+		for _, b := range s.bindings {
+			out = append(out, core.SetKey{Match: b.match, ID: s.id, Up: b.up, Down: b.down})
+		}
+	}
+	return out
+}
+
+// Counters reads the counters of sessions; an unknown one has zeros.
+func (e *Engine) Counters(ids []core.ID, into []core.Counter) error {
+	if len(into) < len(ids) {
+		return fmt.Errorf("data plane: room for %d counters of %d sessions", len(into), len(ids))
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for i, id := range ids {
+		into[i] = core.Counter{}
+		if s := e.tables.sessions[id]; s != nil {
+			into[i] = core.Counter{PacketsIn: s.count.pIn.Load(), OctetsIn: s.count.oIn.Load(), PacketsOut: s.count.pOut.Load(), OctetsOut: s.count.oOut.Load()}
+		}
+	}
+	return nil
+}
+
+func (e *Engine) apply(op core.Op, now time.Duration) error {
+	switch op := op.(type) {
+	case core.SetSession:
+		return e.setSession(op, now)
+	case core.SetKey:
+		return e.setKey(op)
+	case core.Drop:
+		if op.ID == 0 {
+			return e.dropKey(op.Match)
+		}
+		if s := e.tables.sessions[op.ID]; s != nil {
+			e.dropSession(s)
+		}
+		return nil
+	}
+	return fmt.Errorf("data plane: %T is no op", op)
+}
+
+// carries says why this back end cannot carry a chain, or nil.
+func (e *Engine) carries(c core.Chain) error {
+	l := c.Layer[0]
+	switch {
+	case c.N == 0:
+		return errors.New("a chain without a layer, native delivery, is not carried by this back end")
+	case c.N > 1:
+		return fmt.Errorf("a chain of %d layers is not carried by this back end: only one", c.N)
+	case c.RO != 0:
+		return errors.New("route optimization is not carried by this back end")
+	case l.Local.Addr().Is4() || l.Remote.Addr().Is4():
+		return errors.New("tunnels over IPv4 are not carried by this back end")
+	case l.Local.Port() != 0 || l.Remote.Port() != 0 || l.TLV != 0:
+		return errors.New("UDP encapsulation is not carried by this back end")
+	case l.GRE || l.KeyUp != 0 || l.KeyDown != 0:
+		return errors.New("GRE is not carried by this back end")
+	case l.SA != 0 || l.ESPPort != 0:
+		return errors.New("ESP is not carried by this back end")
+	case !slices.Contains(e.cfg.Local, l.Local.Addr()):
+		return fmt.Errorf("tunnel entry point %v is no address of this router", l.Local.Addr())
+	case !l.Remote.Addr().IsValid() || l.Remote.Addr().IsUnspecified() || l.Remote.Addr().IsMulticast() || l.Remote.Addr().Is4In6():
+		return fmt.Errorf("tunnel exit point %v is no unicast address", l.Remote.Addr())
+	case slices.Contains(e.cfg.Local, l.Remote.Addr()):
+		return fmt.Errorf("tunnel exit point %v is this router itself (RFC 2473 4.1.2)", l.Remote.Addr())
+	case c.MTU != 0 && c.MTU < ip.MinMTU6:
+		return fmt.Errorf("path MTU %d is below %d, the least of an IPv6 link", c.MTU, ip.MinMTU6)
+	}
+	return nil
+}
+
+func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
+	if op.ID == 0 {
+		return errors.New("session id 0 is no session")
+	}
+	if op.Mode != core.Routed {
+		return errors.New("bridged mode is not carried by this back end")
+	}
+	if err := e.carries(op.Chain); err != nil {
+		return err
+	}
+	access := hostKey{op.If, op.MAC}
+	if e.cfg.Role == dataplane.Anchor {
+		access = hostKey{}
+	} else if _, ok := e.links[op.If]; access != (hostKey{}) && (!ok || op.MAC == (core.MAC{})) {
+		return fmt.Errorf("session %d: interface %d and MAC %v name no host on an access link", op.ID, op.If, op.MAC)
+	}
+	t := tuple{op.Chain.Layer[0].Local.Addr(), op.Chain.Layer[0].Remote.Addr()}
+	tun := e.tables.tunnels[t]
+	if tun != nil && tun.domain != op.Domain {
+		return fmt.Errorf("session %d: the tunnel to %v carries routing domain %d: without GRE keys it cannot carry domain %d as well", op.ID, t.remote, tun.domain, op.Domain)
+	}
+	s := e.tables.sessions[op.ID]
+	if s != nil && s.domain != op.Domain {
+		return fmt.Errorf("session %d is in routing domain %d and cannot move to %d", op.ID, s.domain, op.Domain)
+	}
+	if s != nil {
+		for _, b := range s.bindings {
+			if b.prefix.Contains(t.remote) {
+				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, t.remote)
+			}
+		}
+	}
+	if tun == nil {
+		tun = &tunnel{tuple: t, domain: op.Domain}
+		e.tables.tunnels[t] = tun
+	}
+	if s == nil {
+		s = &session{id: op.ID, domain: op.Domain, tun: tun, access: access}
+		tun.refs++
+		e.tables.sessions[op.ID] = s
+	}
+	if s.tun != tun {
+		tun.refs++
+		old := s.prev
+		s.prev, s.until, s.tun = s.tun, now+op.Grace, tun
+		e.release(old)
+	}
+	s.chain, s.grace, s.mode = op.Chain, op.Grace, op.Mode
+	if s.access != access {
+		s.access = access
+		for _, b := range s.bindings {
+			e.place(b)
+		}
+	}
+	return nil
+}
+
+// release gives up one use of a tunnel; the last one removes it (RFC 5213 5.6.1).
+func (e *Engine) release(t *tunnel) {
+	if t == nil {
+		return
+	}
+	if t.refs--; t.refs == 0 {
+		delete(e.tables.tunnels, t.tuple)
+	}
+}
+
+// field is the prefix of a match that this role looks up.
+func (e *Engine) field(m core.Match) (netip.Prefix, error) {
+	p, other := m.Dst, m.Src
+	if e.cfg.Role == dataplane.Gateway {
+		p, other = m.Src, m.Dst
+	}
+	switch {
+	case other.IsValid():
+		return p, errors.New("a key of source and destination, route optimization, is not carried by this back end")
+	case !p.IsValid():
+		return p, errors.New("the key names no prefix: an anchor's key is a destination, a gateway's a source")
+	case p != p.Masked() || p.Addr().Is4In6():
+		return p, fmt.Errorf("%v is no prefix: want %v", p, p.Masked())
+	case p.Bits() == 0 || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback():
+		return p, fmt.Errorf("%v is no home prefix", p)
+	}
+	return p, nil
+}
+
+func (e *Engine) setKey(op core.SetKey) error {
+	p, err := e.field(op.Match)
+	if err != nil {
+		return err
+	}
+	s := e.tables.sessions[op.ID]
+	if s == nil {
+		return fmt.Errorf("key %v: session %d is unknown", p, op.ID)
+	}
+	if s.domain != op.Match.Domain {
+		return fmt.Errorf("key %v is in routing domain %d, its session %d in %d", p, op.Match.Domain, op.ID, s.domain)
+	}
+	if p.Contains(s.tun.remote) {
+		return fmt.Errorf("key %v holds the exit point %v of its own tunnel", p, s.tun.remote)
+	}
+	if e.cfg.Role == dataplane.Gateway && s.access == (hostKey{}) {
+		if _, ok := e.links[op.Match.If]; !ok || op.Match.MAC == (core.MAC{}) {
+			return fmt.Errorf("key %v: neither it nor session %d names a host on an access link", p, op.ID)
+		}
+	}
+	b := e.find(s, op.Match)
+	if b == nil {
+		l := e.tables.lengthsOf(p.Addr())
+		if !l.add(p.Bits()) {
+			return fmt.Errorf("key %v: keys of %d other lengths are in use, the most there may be", p, maxLengths)
+		}
+		b = &binding{s: s, match: op.Match, prefix: p}
+		k := prefixKey{s.domain, p}
+		n := e.tables.keys[k]
+		if n == nil {
+			n = &entry{}
+			e.tables.keys[k] = n
+		}
+		n.bindings = append(n.bindings, b)
+		s.bindings = append(s.bindings, b)
+		e.place(b)
+	}
+	if op.Down {
+		for _, other := range e.tables.keys[prefixKey{s.domain, p}].bindings {
+			other.down = false
+		}
+	}
+	b.up, b.down = op.Up, op.Down
+	return nil
+}
+
+func (e *Engine) find(s *session, m core.Match) *binding {
+	for _, b := range s.bindings {
+		if b.match == m {
+			return b
+		}
+	}
+	return nil
+}
+
+// place indexes a gateway's binding by the host it is for: the session's, which one SetSession moves with all its keys, or
+// the key's own.
+func (e *Engine) place(b *binding) {
+	at := b.s.access
+	if at == (hostKey{}) {
+		at = hostKey{b.match.If, b.match.MAC}
+	}
+	if e.cfg.Role == dataplane.Anchor || at == b.at {
+		return
+	}
+	e.unplace(b)
+	h := e.tables.hosts[at]
+	if h == nil {
+		h = &host{}
+		e.tables.hosts[at] = h
+	}
+	h.bindings = append(h.bindings, b)
+	b.at = at
+}
+
+func (e *Engine) unplace(b *binding) {
+	h := e.tables.hosts[b.at]
+	if h == nil {
+		return
+	}
+	if h.bindings = remove(h.bindings, b); len(h.bindings) == 0 {
+		delete(e.tables.hosts, b.at)
+	}
+	b.at = hostKey{}
+}
+
+func remove(all []*binding, b *binding) []*binding {
+	i := slices.Index(all, b)
+	if i < 0 {
+		return all
+	}
+	return slices.Delete(all, i, i+1)
+}
+
+func (e *Engine) dropBinding(b *binding) {
+	k := prefixKey{b.s.domain, b.prefix}
+	n := e.tables.keys[k]
+	if n.bindings = remove(n.bindings, b); len(n.bindings) == 0 {
+		delete(e.tables.keys, k)
+	}
+	e.tables.lengthsOf(b.prefix.Addr()).del(b.prefix.Bits())
+	b.s.bindings = remove(b.s.bindings, b)
+	e.unplace(b)
+}
+
+func (e *Engine) dropKey(m core.Match) error {
+	p, err := e.field(m)
+	if err != nil {
+		return err
+	}
+	n := e.tables.keys[prefixKey{m.Domain, p}]
+	if n == nil {
+		return nil
+	}
+	for _, b := range slices.Clone(n.bindings) {
+		if b.match == m {
+			e.dropBinding(b)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) dropSession(s *session) {
+	for _, b := range slices.Clone(s.bindings) {
+		e.dropBinding(b)
+	}
+	delete(e.tables.sessions, s.id)
+	e.release(s.tun)
+	e.release(s.prev)
+}
