@@ -7,16 +7,23 @@
 // What is left out: transport over IPv4 and NAT, GRE keys and the TLV header, revocation, host-based registrations.
 //
 // The protocol's rules are pure functions in sub-package lma; the binding cache is package binding; addresses come from
-// package pool; who may have what is package subscriber. This package joins them and owns what changes.
+// package pool; who may have what is package subscriber. This package joins them and owns what changes: sessions and
+// their state, requests that wait, gateways, and what is not yet durable. One goroutine uses a Machine.
 package anchor
 
 import (
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"kedge/internal/anchor/lma"
+	"kedge/internal/binding"
 	"kedge/internal/core"
+	"kedge/internal/heartbeat"
+	"kedge/internal/pool"
+	"kedge/internal/subscriber"
+	"kedge/wire"
 )
 
 // Dialect is a format of the IPv4 options.
@@ -29,7 +36,32 @@ const (
 
 // Machine is the anchor, a core.Machine.
 type Machine struct {
-	cfg Config
+	cfg      Config
+	rand     io.Reader
+	dialects lma.Dialects
+
+	subs  *subscriber.Directory
+	pools *pool.Set
+	cache *binding.Cache
+	count [4]int // sessions by state
+
+	peers    peers
+	gateways gateways
+	watch    *heartbeat.Monitor // nil until restored
+
+	waiting waiting
+	flights flights
+	store   storeState
+
+	refused map[wire.Reason]uint64
+	past    history
+	since   time.Time
+	notes   []string
+	view    view
+
+	// Of the Handle that runs.
+	now core.Now
+	out []core.Effect
 }
 
 // New makes an anchor. rand chooses heartbeat sequence numbers and jitter. The error names what is wrong with cfg.
@@ -41,11 +73,101 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	if rand == nil {
 		return nil, errors.New("anchor: no source of randomness")
 	}
-	return &Machine{cfg: cfg}, nil
+	m := &Machine{
+		cfg: cfg, rand: rand, dialects: lma.DialectSet(cfg.PMIP6.Dialects...),
+		cache: binding.New(), refused: make(map[wire.Reason]uint64),
+		waiting: newWaiting(), flights: newFlights(), gateways: newGateways(),
+	}
+	if m.subs, err = subscriber.New(cfg.Subscribers); err != nil {
+		return nil, err
+	}
+	if m.pools, err = pool.NewSet(cfg.Pools); err != nil {
+		return nil, err
+	}
+	if m.peers, err = newPeers(cfg); err != nil {
+		return nil, err
+	}
+	if err := m.reserveStatic(); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // Handle is core.Machine's.
-func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.Effect { return out }
+func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.Effect {
+	m.now, m.out = now, out
+	switch ev := ev.(type) {
+	case core.Restored:
+		m.restored(ev)
+	case core.Message:
+		m.message(&ev)
+	case core.Tick:
+		m.tick()
+	case core.Done:
+		m.done(ev)
+	case core.Reported:
+		m.reported(ev)
+	case core.Command:
+		m.command(ev)
+	}
+	out, m.out = m.out, nil
+	return out
+}
 
-// Deadline is core.Machine's.
-func (m *Machine) Deadline() (time.Duration, bool) { return 0, false }
+// Deadline is core.Machine's: the next end of a lifetime or of a wait, and the next heartbeat.
+func (m *Machine) Deadline() (at time.Duration, ok bool) {
+	earlier := func(d time.Duration, set bool) {
+		if set && (!ok || d < at) {
+			at, ok = d, true
+		}
+	}
+	_, next, any := m.cache.Next()
+	earlier(next, any)
+	earlier(m.waiting.next())
+	earlier(m.store.heldUntil, m.store.held)
+	if m.watch != nil {
+		earlier(m.watch.Deadline())
+	}
+	return at, ok
+}
+
+// maxDue is how many deadlines one Tick takes: the rest come with the next one, which is due at once, so that requests
+// are served in between.
+const maxDue = 1024
+
+// tick does what is due.
+func (m *Machine) tick() {
+	for range maxDue {
+		i, at, ok := m.cache.Next()
+		if !ok || at > m.now.Boot {
+			break
+		}
+		m.due(i)
+	}
+	for w := m.waiting.due(m.now); w != nil; w = m.waiting.due(m.now) {
+		m.resume(w, "max-delay-over")
+	}
+	if m.store.held && m.store.heldUntil <= m.now.Boot {
+		m.store.held = false
+		m.emit(core.Emit{Name: "store", From: "lost", To: "ready", Why: "lifetime-max-over"})
+	}
+	m.beat()
+}
+
+func (m *Machine) emit(e core.Emit)     { m.out = append(m.out, e) }
+func (m *Machine) effect(e core.Effect) { m.out = append(m.out, e) }
+
+// drop counts and reports a message that gets no answer.
+func (m *Machine) drop(r wire.Reason, f Fields) {
+	m.refused[r]++
+	f.Reason = string(r)
+	m.emit(core.Emit{Name: "dropped", Why: string(r), Fields: f})
+}
+
+// note is a warning of the status, each once.
+func (m *Machine) note(s string) {
+	const most = 64 // a warning that is always new must not fill the memory
+	if len(m.notes) < most && !slices.Contains(m.notes, s) {
+		m.notes = append(m.notes, s)
+	}
+}

@@ -68,5 +68,19 @@ func (c Config) check() (Config, error) {
 	if c.Delegate < c.Prefix.Bits() || c.Delegate > 128 {
 		return bad("delegate %d is not between the pool's length %d and 128", c.Delegate, c.Prefix.Bits())
 	}
+	if c.Delegate-c.Prefix.Bits() > maxUnitBits {
+		return bad("%s has more than 2^%d prefixes of length %d; write a longer prefix", c.Prefix, maxUnitBits, c.Delegate)
+	}
+	for _, r := range c.Reserve {
+		if c.Delegate-r.Bits() > maxReserveBits {
+			return bad("reserve %s is more than 2^%d prefixes; make the pool smaller instead", r, maxReserveBits)
+		}
+	}
 	return c, nil
 }
+
+// maxUnitBits keeps numbers of units, and sums of two, in 64 bits.
+const maxUnitBits = 62
+
+// maxReserveBits limits what the bitmap holds for ranges that are never handed out (32 MiB).
+const maxReserveBits = 28

@@ -1,0 +1,177 @@
+package anchor
+
+import (
+	"fmt"
+	"net/netip"
+
+	"kedge/internal/binding"
+	"kedge/internal/core"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// A change of a session is answered only when it is durable and forwarded. Until the loop says so it is in flight: should
+// it fail, the session goes back to what it was, and the gateway, which got no answer, asks again.
+
+// flight is the changes of one session that are under way.
+type flight struct {
+	base  []byte // record of the last state that is known to be durable; nil = there was none
+	steps []step
+}
+
+// step is one change. Its Forward has the reference ref, its Send ref+1.
+type step struct {
+	ref    core.Ref
+	record []byte
+}
+
+type flights struct {
+	byID  map[core.ID]*flight
+	byRef map[core.Ref]core.ID
+	last  core.Ref
+}
+
+// routesRef is the reference of the routes at the start; those of steps are larger.
+const routesRef core.Ref = 1
+
+func newFlights() flights {
+	return flights{byID: make(map[core.ID]*flight), byRef: make(map[core.Ref]core.ID), last: routesRef + 1}
+}
+
+// open says whether a change of the session is under way.
+func (f *flights) open(id core.ID) bool { return f.byID[id] != nil }
+
+// begin registers a change. before is the record that it replaces.
+func (f *flights) begin(id core.ID, before, after []byte) core.Ref {
+	fl := f.byID[id]
+	if fl == nil {
+		fl = &flight{base: before}
+		f.byID[id] = fl
+	}
+	ref := f.last
+	f.last += 2
+	fl.steps = append(fl.steps, step{ref, after})
+	f.byRef[ref], f.byRef[ref+1] = id, id
+	return ref
+}
+
+// landed takes the result of the step that ref belongs to. undo says that the session must go back to the record back,
+// nil = to nothing.
+func (f *flights) landed(ref core.Ref, ok bool) (id core.ID, back []byte, undo bool) {
+	id, known := f.byRef[ref]
+	delete(f.byRef, ref)
+	if !known || ok && ref%2 == 0 { // forwarding is in place, the answer is still to leave
+		return 0, nil, false
+	}
+	ref &^= 1
+	delete(f.byRef, ref)
+	delete(f.byRef, ref+1)
+	fl := f.byID[id]
+	n := 0
+	for fl.steps[n].ref != ref {
+		n++
+	}
+	newest := n == len(fl.steps)-1
+	if ok {
+		fl.base, fl.steps = fl.steps[n].record, fl.steps[n+1:]
+	} else {
+		fl.steps = append(fl.steps[:n], fl.steps[n+1:]...)
+		if newest { // else a later change stands, which carries everything
+			undo, back = true, fl.base
+			if n > 0 {
+				back = fl.steps[n-1].record
+			}
+		}
+	}
+	if len(fl.steps) == 0 {
+		delete(f.byID, id)
+	}
+	return id, back, undo
+}
+
+// commit makes a changed session durable and forwarded, and answers then. before is the record of the state that the
+// change replaces, nil for a new session.
+func (m *Machine) commit(i binding.Index, before []byte, ops []core.Op, r *registration, answer *mobility.BindingAck) {
+	id := m.cache.At(i).ID
+	record := m.encode(i)
+	if m.flights.open(id) { // an earlier change may fail: say all of it again
+		ops = append(m.forwarding(i, m.cfg.Timers.UplinkGrace), drops(ops)...)
+	}
+	ref := m.flights.begin(id, before, record)
+	m.effect(core.Persist{Key: sessionKey(id), Val: record})
+	m.effect(core.Forward{Ops: ops, Ref: ref})
+	m.effect(core.Send{Path: r.path, Body: answer, Ref: ref + 1})
+}
+
+func drops(ops []core.Op) (out []core.Op) {
+	for _, o := range ops {
+		if d, ok := o.(core.Drop); ok {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// done takes the result of an effect.
+func (m *Machine) done(ev core.Done) {
+	if ev.Ref <= routesRef {
+		if ev.Err != nil {
+			m.note(ev.Err.Error())
+			m.emit(core.Emit{Name: "failed", Why: "effect", Fields: Fields{Err: ev.Err.Error()}})
+		}
+		return
+	}
+	id, back, undo := m.flights.landed(ev.Ref, ev.Err == nil)
+	if !undo {
+		return
+	}
+	reason := wire.StoreFailed
+	if ev.Ref%2 == 0 {
+		reason = wire.ForwardingFailed
+	}
+	m.refused[reason]++
+	m.emit(core.Emit{Name: "failed", ID: id, Why: string(reason), Fields: Fields{Err: ev.Err.Error()}})
+	if i, ok := m.cache.ByID(id); ok {
+		m.undo(i, back)
+	}
+}
+
+// undo brings a session back to a record. The answer never left, so what it took is free at once.
+func (m *Machine) undo(i binding.Index, back []byte) {
+	if back == nil {
+		m.remove(i, "undone", false)
+		return
+	}
+	rec, err := decode(back)
+	if err != nil {
+		panic(fmt.Sprintf("anchor: own record does not decode: %v", err))
+	}
+	e, node := m.cache.At(i), m.cache.Node(i)
+	now, was := m.cache.Homes(i).Keys(), rec.homes.Keys()
+	extra := without(now, was)
+	m.giveBack(e.Domain, node, extra, false)
+	homes := rec.homes
+	for _, k := range without(was, now) { // rests, for this mobile node
+		if p := m.pools.Around(e.Domain, k.Addr()); p == nil || p.Take(m.now, k, node) != nil {
+			homes = homes.Without(k)
+		}
+	}
+	if err := m.cache.SetHomes(i, homes); err != nil {
+		m.remove(i, "undone", true)
+		return
+	}
+	m.cache.SetLinkLayer(i, rec.linkLayer)
+	m.restoreEntry(e, rec)
+	e.Expires = m.now.Boot + max(rec.expires.Sub(m.now.Wall), 0)
+	m.cache.Schedule(i)
+	if rec.state == binding.Active {
+		m.serve(e, rec.gateway, addr(e.Anchor))
+	} else {
+		m.serve(e, netip.Addr{}, netip.Addr{})
+	}
+	m.setState(i, rec.state, "undone", addr(rec.entry.CareOf), "")
+	m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
+	m.effect(core.Forward{Ops: append(m.forwarding(i, 0), dropKeys(e.Domain, extra)...)})
+	m.defend(e.Domain, extra, true)
+	m.defend(e.Domain, without(was, now), false)
+}

@@ -1,0 +1,173 @@
+package anchor
+
+import (
+	"errors"
+	"net/netip"
+
+	"kedge/internal/core"
+	"kedge/internal/heartbeat"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// Status values of a Binding Error, RFC 6275 6.1.9.
+const unrecognizedType = 2
+
+// message takes one Mobility Header message. Who is no configured peer gets nothing but a Binding Error, and that at a
+// rate for all of them together.
+func (m *Machine) message(ev *core.Message) {
+	src := ev.Path.Remote.Addr()
+	p := m.peers.find(src)
+	about := Fields{ProxyCoA: src}
+	limit := &m.peers.strangers
+	if p != nil {
+		about.Peer, limit = p.Name, &p.bucket
+	}
+	if !limit.take(m.now) {
+		m.refused[wire.RateLimit]++ // no event: that is the point
+		return
+	}
+	if ev.Err != nil {
+		m.malformed(ev, about)
+		return
+	}
+	if _, raw := ev.Body.(*mobility.Raw); raw {
+		m.unrecognized(ev, about)
+		return
+	}
+	if p == nil {
+		m.drop(wire.UnknownPeer, about)
+		return
+	}
+	if !m.isLocal(ev.Path.Local.Addr()) {
+		m.drop(wire.BadDestination, about)
+		return
+	}
+	switch b := ev.Body.(type) {
+	case *mobility.BindingUpdate:
+		if b.Flags&mobility.BUProxy == 0 {
+			m.drop(wire.NotProxy, about)
+			return
+		}
+		m.proxyUpdate(p, ev.Path, b)
+	case *mobility.Heartbeat:
+		m.heartbeat(ev.Path, b)
+	case *mobility.BindingError:
+		if b.Status == unrecognizedType && m.watch != nil && m.watch.Unsupported(src) {
+			m.emit(core.Emit{Name: "peer", To: "no-heartbeat", Why: "binding-error", Fields: about})
+			return
+		}
+		m.drop(wire.Unsolicited, about)
+	case *mobility.Revocation:
+		m.unrecognized(ev, about) // not served yet, so it is what RFC 6275 9.2 says of a type that is not known
+	default:
+		m.drop(wire.UnsupportedMessage, about)
+	}
+}
+
+func (m *Machine) isLocal(a netip.Addr) bool {
+	for _, l := range m.cfg.Addresses {
+		if l == a {
+			return true
+		}
+	}
+	return false
+}
+
+// malformed counts a decode error. Only a type that is not known is answered (RFC 6275 9.2).
+func (m *Machine) malformed(ev *core.Message, about Fields) {
+	reason := wire.Malformed
+	var e *wire.Error
+	if errors.As(ev.Err, &e) {
+		reason = e.Reason
+	}
+	if reason == wire.UnknownType {
+		m.unrecognized(ev, about)
+		return
+	}
+	about.Err = ev.Err.Error()
+	m.drop(reason, about)
+}
+
+// unrecognized answers with a Binding Error, RFC 6275 9.3.3: without a Home Address option the home address is ::.
+func (m *Machine) unrecognized(ev *core.Message, about Fields) {
+	m.drop(wire.UnknownType, about)
+	if !m.isLocal(ev.Path.Local.Addr()) || !ev.Path.Remote.Addr().IsValid() || ev.Path.Remote.Addr().IsMulticast() {
+		return
+	}
+	m.effect(core.Send{Path: ev.Path, Body: &mobility.BindingError{Status: unrecognizedType, Home: netip.IPv6Unspecified()}})
+}
+
+// heartbeat hands a heartbeat to the monitor, RFC 5847 3.
+func (m *Machine) heartbeat(path core.Path, hb *mobility.Heartbeat) {
+	if m.watch == nil {
+		return
+	}
+	reply, news := m.watch.Handle(m.now, path.Remote.Addr(), hb)
+	if reply != nil {
+		m.effect(core.Send{Path: path, Body: reply})
+	}
+	m.news(news)
+}
+
+// beat sends heartbeat requests that are due.
+func (m *Machine) beat() {
+	if m.watch == nil {
+		return
+	}
+	send, news := m.watch.Tick(m.now)
+	for _, o := range send {
+		local := m.cfg.Addresses[0]
+		if n := m.gateways.byAddr[o.Peer]; n != 0 {
+			local = m.gateways.at(n).local
+		}
+		m.effect(core.Send{Path: core.Path{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(o.Peer, 0)}, Body: o.Message})
+	}
+	m.news(news)
+}
+
+// news tells about gateways. A gateway that restarted or died keeps its sessions here until their lifetime ends: its
+// hosts are registered again by it or by another one, with the same addresses, and what RFC 5847 3 calls marking invalid
+// would take the addresses from hosts that stay silent.
+func (m *Machine) news(news []heartbeat.News) {
+	for _, n := range news {
+		f := Fields{ProxyCoA: n.Peer}
+		if p := m.peers.find(n.Peer); p != nil {
+			f.Peer = p.Name
+		}
+		m.emit(core.Emit{Name: "peer", To: n.Kind.String(), Why: "heartbeat", Fields: f})
+	}
+}
+
+// announce tells all peers with one known address that the sessions are lost, RFC 5847 3.2: they register again at once.
+func (m *Machine) announce() {
+	local := m.cfg.Addresses[0]
+	for _, a := range m.cfg.Addresses {
+		if a.Is6() {
+			local = a
+			break
+		}
+	}
+	for _, p := range m.peers.list {
+		for _, a := range p.Addresses {
+			if p.gateway && a.IsSingleIP() && a.Addr().Is6() == local.Is6() {
+				m.effect(core.Send{Path: core.Path{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(a.Addr(), 0)}, Body: m.watch.Announcement()})
+			}
+		}
+	}
+}
+
+// reported counts what the data plane dropped.
+func (m *Machine) reported(ev core.Reported) {
+	m.refused[wire.Reason(ev.Reason)]++
+	f := Fields{Reason: ev.Reason, ProxyCoA: ev.Outer.Remote.Addr()}
+	if i, ok := m.cache.ByID(ev.ID); ok {
+		f.Sub = m.cache.Node(i)
+	}
+	if ev.Inner.Src.IsValid() {
+		f.HoA = ev.Inner.Src.Addr()
+	} else if ev.Inner.Dst.IsValid() {
+		f.HoA = ev.Inner.Dst.Addr()
+	}
+	m.emit(core.Emit{Name: "dropped", ID: ev.ID, Why: ev.Reason, Fields: f})
+}

@@ -1,0 +1,132 @@
+package anchor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/gaissmai/bart"
+
+	"kedge/internal/core"
+)
+
+// peer is an entry of the config: who may signal, and how fast.
+type peer struct {
+	Peer
+	gateway bool // of the service PMIP6
+	bucket  bucket
+	waiting int // requests of this peer that wait
+}
+
+type peers struct {
+	list      []*peer
+	around    bart.Table[*peer]
+	strangers bucket
+}
+
+// strangerRate is how many messages a second of unknown senders are looked at at all; they get at most a Binding Error.
+const strangerRate = 10
+
+func newPeers(cfg Config) (ps peers, err error) {
+	for _, c := range cfg.Peers {
+		p := &peer{Peer: c, bucket: bucket{rate: cfg.Limits.RequestsPerPeer}}
+		p.gateway = len(cfg.PMIP6.Gateways) == 0 || slices.Contains(cfg.PMIP6.Gateways, c.Name)
+		for _, a := range c.Addresses {
+			if other, ok := ps.around.Get(a.Masked()); ok {
+				return ps, fmt.Errorf("anchor: %s is an address of peer %q and of %q", a, other.Name, c.Name)
+			}
+			ps.around.Insert(a.Masked(), p)
+		}
+		ps.list = append(ps.list, p)
+	}
+	ps.strangers = bucket{rate: strangerRate}
+	return ps, nil
+}
+
+// find gives the peer that an address belongs to, or nil.
+func (ps *peers) find(a netip.Addr) *peer {
+	if !a.IsValid() {
+		return nil
+	}
+	p, _ := ps.around.Lookup(a)
+	return p
+}
+
+// bucket lets rate things a second pass, in bursts of as many. The zero bucket with a rate starts full.
+type bucket struct {
+	rate  int
+	level time.Duration // boot time at which the bucket is full again
+}
+
+func (b *bucket) take(now core.Now) bool {
+	each := time.Second / time.Duration(max(b.rate, 1))
+	full := max(b.level, now.Boot)
+	if full+each-now.Boot > time.Second {
+		return false
+	}
+	b.level = full + each
+	return true
+}
+
+// gateway is a node that registered sessions, by the address it signals from.
+type gateway struct {
+	addr     netip.Addr
+	local    netip.Addr // anchor address it speaks to
+	peer     string
+	sessions int
+}
+
+// maxGateways limits the addresses that may have sessions: as many as package heartbeat watches.
+const maxGateways = 65536
+
+type gateways struct {
+	list   []gateway // [0] is nobody
+	free   []uint32
+	byAddr map[netip.Addr]uint32
+}
+
+func newGateways() gateways {
+	return gateways{list: make([]gateway, 1), byAddr: make(map[netip.Addr]uint32)}
+}
+
+func (g *gateways) at(n uint32) *gateway { return &g.list[n] }
+
+// sessions of a gateway, 0 for an unknown one.
+func (g *gateways) sessions(a netip.Addr) int { return g.list[g.byAddr[a]].sessions }
+
+func (g *gateways) full(a netip.Addr) bool {
+	return g.byAddr[a] == 0 && len(g.byAddr) >= maxGateways
+}
+
+// enter counts a session of a gateway, first says that it is its first.
+func (g *gateways) enter(a, local netip.Addr, peer string) (n uint32, first bool) {
+	n = g.byAddr[a]
+	if n == 0 {
+		if k := len(g.free); k > 0 {
+			n, g.free = g.free[k-1], g.free[:k-1]
+		} else {
+			n = uint32(len(g.list))
+			g.list = append(g.list, gateway{})
+		}
+		g.list[n] = gateway{addr: a, local: local, peer: peer}
+		g.byAddr[a] = n
+	}
+	g.list[n].local = local
+	g.list[n].sessions++
+	return n, g.list[n].sessions == 1
+}
+
+// leave is the reverse; last says that no session is left, addr whose it was.
+func (g *gateways) leave(n uint32) (addr netip.Addr, last bool) {
+	gw := &g.list[n]
+	gw.sessions--
+	if gw.sessions > 0 {
+		return gw.addr, false
+	}
+	addr = gw.addr
+	delete(g.byAddr, addr)
+	*gw = gateway{}
+	g.free = append(g.free, n)
+	return addr, true
+}
