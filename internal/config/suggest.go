@@ -98,18 +98,20 @@ var elsewhere = sync.OnceValue(func() map[string][]string {
 	return out
 })
 
-// walkShape visits every field of the shape in order; section is its path, "[]" for items of a list.
+// walkShape visits every field of the shape, a section's own fields before its subsections; section is its path, "[]" for
+// items of a list.
 func walkShape(t reflect.Type, section string, visit func(section string, f reflect.StructField)) {
+	fields := make([]reflect.StructField, 0, t.NumField())
 	for i := range t.NumField() {
-		f := t.Field(i)
-		key := f.Tag.Get("yaml")
-		if key == "" {
-			continue
+		if f := t.Field(i); f.Tag.Get("yaml") != "" {
+			fields = append(fields, f)
+			visit(section, f)
 		}
-		visit(section, f)
-		sub := key
+	}
+	for _, f := range fields {
+		sub := f.Tag.Get("yaml")
 		if section != "" {
-			sub = section + "." + key
+			sub = section + "." + sub
 		}
 		ft := f.Type
 		if ft.Kind() == reflect.Pointer {
