@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"crypto/rand"
+
+	"golang.org/x/sync/errgroup"
+
+	"kedge/internal/anchor"
+	"kedge/internal/api"
+	"kedge/internal/config"
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/internal/dataplane/user"
+	"kedge/internal/gateway"
+	"kedge/internal/loop"
+	"kedge/internal/observe"
+	"kedge/internal/store/bolt"
+	"kedge/internal/store/mem"
+	"kedge/internal/system"
+)
+
+// runDaemon runs the roles of a config until ctx ends.
+func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warning) error {
+	started := time.Now()
+	log := logger(cfg.Log)
+	for _, w := range warnings {
+		log.Warn("config", "where", fmt.Sprintf("%s:%d", w.File, w.Line), "key", w.Key, "kind", w.Kind, "text", w.Text)
+	}
+	var stream io.Writer
+	if cfg.Events.File != "" {
+		f, err := os.OpenFile(cfg.Events.File, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+		if err != nil {
+			return fmt.Errorf("events: %w", err)
+		}
+		defer f.Close()
+		stream = f
+	}
+	hub := observe.New(observe.Options{Self: cfg.Name, Log: log, Events: stream, Keep: cfg.Events.Keep, Redact: cfg.Log.Redact})
+	defer hub.Close()
+
+	st, firstStart, err := openStore(cfg.Store, log)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+
+	server := api.Config{
+		Socket: cfg.API.Socket, Metrics: cfg.API.Metrics, Self: cfg.Name, Version: version, File: cfg.File, Started: started,
+		Hub: hub, Gatherer: hub.Gatherer(),
+	}
+	for _, w := range warnings {
+		server.Warnings = append(server.Warnings, api.Warning{Where: fmt.Sprintf("%s:%d", w.File, w.Line), Key: w.Key, Kind: string(w.Kind), Text: w.Text})
+	}
+	var roles []*role
+	defer func() {
+		for _, r := range roles {
+			r.close()
+		}
+	}()
+	for name, open := range map[string]func(*config.Config, bool) (*role, error){"anchor": openAnchor, "gateway": openGateway} {
+		if name == "anchor" && cfg.Anchor == nil || name == "gateway" && cfg.Gateway == nil {
+			continue
+		}
+		r, err := open(cfg, firstStart)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		roles = append(roles, r)
+		r.loop = loop.New(loop.Config{
+			Name: cfg.Name + "/" + name, Machine: r.machine, Host: r.host, Ports: r.ports, Data: r.data, Store: st, Observer: hub.Role(name),
+		})
+		hub.AddSource(r.source(name))
+		server.Roles = append(server.Roles, api.Role{Name: name, Commander: r.loop})
+	}
+
+	control := api.New(server)
+	if err := control.Listen(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return control.Run(ctx) })
+	for _, r := range roles {
+		g.Go(func() error { return r.loop.Run(ctx) })
+		g.Go(func() error { return r.settle(ctx, log) })
+	}
+	return g.Wait()
+}
+
+// role is one role of the daemon with what it stands on.
+type role struct {
+	machine core.Machine
+	host    *system.Host
+	data    *user.Plane
+	ports   []loop.Port
+	loop    *loop.Loop
+}
+
+func (r *role) close() {
+	if r.data != nil {
+		r.data.Close()
+	}
+	if r.host != nil {
+		r.host.Close()
+	}
+}
+
+// source gives the values that a scrape reads.
+func (r *role) source(name string) observe.Source {
+	return observe.Source{
+		Role: name,
+		Status: func() (core.Status, bool) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			body, err := r.loop.Command(ctx, core.GetStatus{})
+			s, ok := body.(core.Status)
+			return s, ok && err == nil
+		},
+		Tunnel: r.data.Traffic,
+		Drops:  r.data.Drops,
+	}
+}
+
+// settle removes what an earlier run left behind, once this one has applied its state.
+func (r *role) settle(ctx context.Context, log *slog.Logger) error {
+	select {
+	case <-r.loop.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	swept, err := r.host.Sweep()
+	for _, op := range swept {
+		log.Info("left by an earlier run, removed", "kind", op.Kind, "prefix", op.Prefix, "name", op.Name)
+	}
+	if err != nil {
+		log.Warn("what an earlier run left could not be removed", "err", err)
+	}
+	return nil
+}
+
+func openAnchor(cfg *config.Config, firstStart bool) (*role, error) {
+	m, err := anchor.New(anchorConfig(cfg, firstStart), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}}
+	if r.host, err = openHost(cfg, cfg.Anchor.Addresses, 0); err != nil {
+		return nil, err
+	}
+	// An anchor is a router between the core and its home networks.
+	err = r.host.Apply([]core.HostOp{
+		{Kind: "sysctl", Name: "net.ipv4.ip_forward", Value: "1"},
+		{Kind: "sysctl", Name: "net.ipv6.conf.all.forwarding", Value: "1"},
+	})
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	r.data, err = user.New(user.Config{
+		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: cfg.Anchor.Addresses, MTU: cfg.Dataplane.MTU,
+	})
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func openGateway(cfg *config.Config, _ bool) (*role, error) {
+	g := cfg.Gateway
+	mtu := cfg.Dataplane.MTU
+	if mtu == 0 {
+		mtu = pathMTU(g.Anchors[0].Address)
+	}
+	// Without a durable store the wall clock makes a counter that grows at each start (RFC 5847 3.2).
+	gc, err := gatewayConfig(cfg, mtu, uint32(time.Now().Unix()))
+	if err != nil {
+		return nil, err
+	}
+	m, err := gateway.New(gc, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	r := &role{machine: m}
+	var names []string
+	var links []dataplane.Link
+	for _, a := range gc.Access {
+		names = append(names, a.Link.Name)
+		links = append(links, dataplane.Link{Name: a.Link.Name, If: a.Link.If, MAC: a.Link.MAC, LinkLocal: a.Link.LinkLocal})
+	}
+	r.ports = []loop.Port{{Kind: "mh"}, {Kind: "access", Ifs: names}}
+	if r.host, err = openHost(cfg, []netip.Addr{g.Address}, 1); err != nil {
+		return nil, err
+	}
+	r.data, err = user.New(user.Config{
+		Role: dataplane.Gateway, Local: []netip.Addr{g.Address}, Access: links, LocalRouting: g.LocalRouting, MTU: cfg.Dataplane.MTU,
+	})
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// openHost gives each role of a process a tag of its own, so that neither sweeps the other's.
+func openHost(cfg *config.Config, local []netip.Addr, n uint8) (*system.Host, error) {
+	return system.NewHost(system.Options{
+		Local: local, Tag: system.Protocol + n, Journal: filepath.Join(filepath.Dir(cfg.API.Socket), fmt.Sprintf("%s.%d.journal", cfg.Name, n)),
+	})
+}
+
+// pathMTU is the MTU of the interface towards an address, in octets; 1500 if there is no route yet.
+func pathMTU(to netip.Addr) int {
+	const ethernet = 1500
+	c, err := net.Dial("udp", netip.AddrPortFrom(to, 9).String()) // sends nothing
+	if err != nil {
+		return ethernet
+	}
+	defer c.Close()
+	from := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	links, err := net.Interfaces()
+	if err != nil {
+		return ethernet
+	}
+	for _, l := range links {
+		addrs, _ := l.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == from {
+				return l.MTU
+			}
+		}
+	}
+	return ethernet
+}
+
+// openStore opens what is durable. A file that is gone although its mark is there was lost: firstStart is false then.
+func openStore(cfg config.Store, log *slog.Logger) (st core.Store, firstStart bool, err error) {
+	if cfg.Kind == config.StoreMem {
+		return mem.New(), true, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o750); err != nil {
+		return nil, false, fmt.Errorf("store: %w", err)
+	}
+	mark := cfg.Path + ".mark"
+	_, err = os.Stat(mark)
+	marked := err == nil
+	_, err = os.Stat(cfg.Path)
+	there := err == nil
+	st, err = bolt.Open(cfg.Path)
+	var lost *bolt.LostError
+	if errors.As(err, &lost) {
+		log.Error("the store was damaged and is lost", "path", cfg.Path, "err", err)
+		there = false
+		st, err = bolt.Open(cfg.Path)
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("store: %w", err)
+	}
+	if !marked {
+		text := "Kedge: " + filepath.Base(cfg.Path) + " was here. If it is missing at a start it was lost, and hosts may still hold addresses.\n"
+		if err := os.WriteFile(mark, []byte(text), 0o640); err != nil {
+			st.Close()
+			return nil, false, fmt.Errorf("store: %w", err)
+		}
+	}
+	if marked && !there {
+		log.Warn("the store is lost: nothing dynamic is handed out for one maximum lifetime", "path", cfg.Path)
+	}
+	return st, !marked, nil
+}
+
+func logger(cfg config.Log) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.Level}
+	if cfg.JSON {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}
