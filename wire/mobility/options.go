@@ -113,11 +113,11 @@ func (o Options) checkTail(base, pad int) *wire.Error {
 	for i := 0; i < len(o); {
 		opt, end, ok := o.next(i)
 		fail := func(r wire.Reason, cause error) *wire.Error {
-			rfc := forms[opt.Type].rfc
-			if rfc == "" {
-				rfc = "RFC 6275 6.2.1"
+			e := &wire.Error{Field: opt.Type.String(), Off: base + i, RFC: "RFC 6275 6.2.1", Reason: r, Err: cause}
+			if f := &forms[opt.Type]; f.name != "" {
+				e.Field, e.RFC = f.name+" option", f.rfc
 			}
-			return &wire.Error{Field: opt.Type.String() + " option", Off: base + i, RFC: rfc, Reason: r, Err: cause}
+			return e
 		}
 		if !ok {
 			return fail(wire.BadOptionLength, nil)
