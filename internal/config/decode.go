@@ -165,6 +165,14 @@ func (d *decoder) section(v reflect.Value, n ast.Node, path string, pos position
 	}
 }
 
+// faulty says that something at or under a path was refused, so that its absence elsewhere means nothing.
+func (d *decoder) faulty(path string) bool {
+	return slices.ContainsFunc(d.errs, func(e *Error) bool {
+		rest, ok := strings.CutPrefix(e.Key, path)
+		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+}
+
 // blamed says that a key was written but refused, so that it is not called missing too.
 func (d *decoder) blamed(path, key string) bool {
 	if d.meant[path+"."+key] {

@@ -39,6 +39,8 @@ func (l *leaf[T]) decode(d *decoder, n ast.Node, tag reflect.StructTag) {
 	}
 	if problem, want := within(l.v, text, tag); problem != "" {
 		d.fail(l, problem, want)
+		var zero T
+		l.v = zero // refused once: what depends on it says nothing more
 	}
 }
 
@@ -67,7 +69,7 @@ func parse(p any, text string) (problem, want string) {
 		case "false":
 			*p = false
 		default:
-			return bad, ""
+			return fmt.Sprintf("%q is neither true nor false", text), ""
 		}
 	case *int:
 		n, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 10, 32)
@@ -128,7 +130,7 @@ func parse(p any, text string) (problem, want string) {
 		x, err := netip.ParsePrefix(text)
 		if err != nil || x.Addr().Is4In6() {
 			if a, aerr := netip.ParseAddr(text); aerr == nil && a.Zone() == "" {
-				return fmt.Sprintf("%q has no length", text), fmt.Sprintf("write %s/%d for the one address", a, a.BitLen())
+				return fmt.Sprintf("%q has no length", text), fmt.Sprintf("write it with one, as in %s/%d", a, map[bool]int{true: 24, false: 64}[a.Is4()])
 			}
 			return bad, ""
 		}

@@ -25,6 +25,9 @@ func unknownKey(key string, known []string) (problem, want, meant string) {
 func nearest(word string, among []string) (string, bool) {
 	plain := func(s string) string { return strings.ReplaceAll(strings.ToLower(s), "_", "-") }
 	best, dist := "", 0
+	if len(word) < 2 {
+		return "", false
+	}
 	for _, w := range among {
 		d := edits(plain(word), w)
 		// Singular for plural and a missing part of a compound are usual slips and cost more edits than typing errors.

@@ -120,9 +120,7 @@ func (v *validator) security(c *Config, r *rawSecurity) {
 			owner[x] = peer.Name
 			peer.Addresses = append(peer.Addresses, x)
 		}
-		if p.Addresses.set && len(p.Addresses.items) == 0 {
-			v.fail(&p.Addresses, "is empty", `write the addresses that the peer speaks from, as in ["2001:db8:a::11"]`)
-		}
+		empty(v, &p.Addresses, "is empty", `write the addresses that the peer speaks from, as in ["2001:db8:a::11"]`)
 		switch {
 		case peer.Protection == "none":
 			v.warn(&p.Protection, Unprotected, "signalling with peer %s is neither authenticated nor encrypted", peer.Name)
@@ -181,6 +179,13 @@ func (v *validator) known(l *leaf[string]) (Peer, bool) {
 	return p, false
 }
 
+// empty refuses a list without items, if it is not refused already.
+func empty[T any](v *validator, l *list[T], problem, want string) {
+	if l.set && len(l.items) == 0 && !v.faulty(l.path) {
+		v.fail(l, problem, want)
+	}
+}
+
 func first(words []string, n int) []string { return words[:min(n, len(words))] }
 
 func (v *validator) families(l *list[leaf[string]]) Families {
@@ -190,9 +195,7 @@ func (v *validator) families(l *list[leaf[string]]) Families {
 		f.V4 = f.V4 || i.v == "v4"
 		f.V6 = f.V6 || i.v == "v6"
 	}
-	if l.set && len(l.items) == 0 {
-		v.fail(l, "is empty", "write [v4], [v6] or [v4, v6]")
-	}
+	empty(v, l, "is empty", "write [v4], [v6] or [v4, v6]")
 	return f
 }
 

@@ -48,9 +48,7 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 		seen[l.v] = true
 		a.Addresses = append(a.Addresses, l.v)
 	}
-	if r.Addresses.set && len(r.Addresses.items) == 0 {
-		v.fail(&r.Addresses, "is empty", `write the anchor's IPv6 address, as in ["2001:db8:a::1"]`)
-	}
+	empty(v, &r.Addresses, "is empty", `write the anchor's IPv6 address, as in ["2001:db8:a::1"]`)
 	if h := &r.HomeLink.Interface; h.v != "none" {
 		a.HomeLink = v.iface(h)
 	}
@@ -106,9 +104,7 @@ func (v *validator) pools(a *Anchor, r *list[rawPool]) map[string]Pool {
 			byName[pool.Name] = pool
 		}
 	}
-	if r.set && len(r.items) == 0 {
-		v.fail(r, "is empty", "write the ranges that hosts get addresses from, as in [ { name: v4, prefix: 10.20.0.0/16 } ]")
-	}
+	empty(v, r, "is empty", "write the ranges that hosts get addresses from, as in [ { name: v4, prefix: 10.20.0.0/16 } ]")
 	return byName
 }
 
@@ -202,16 +198,12 @@ func (v *validator) pmip6(r *rawPMIP6) PMIP6 {
 		}
 	}
 	v.unique("gateway", r.Gateways.items)
-	if r.Gateways.set && len(r.Gateways.items) == 0 {
-		v.fail(&r.Gateways, "is empty", "write the names of the peers that may register hosts")
-	}
+	empty(v, &r.Gateways, "is empty", "write the names of the peers that may register hosts")
 	v.unique("dialect", r.Dialects.items)
 	for _, d := range r.Dialects.items {
 		p.Dialects = append(p.Dialects, d.v)
 	}
-	if r.Dialects.set && len(r.Dialects.items) == 0 {
-		v.fail(&r.Dialects, "is empty", "write rfc5844, draft-pmip6-v4-02 or both")
-	}
+	empty(v, &r.Dialects, "is empty", "write rfc5844, draft-pmip6-v4-02 or both")
 	p.Families = v.families(&r.Families)
 	p.MobileNodeTimestamps = r.Stamps.v
 	return p
@@ -261,6 +253,9 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 			if !ok {
 				continue
 			}
+			if v.faulty("anchor.services") {
+				continue
+			}
 			if !slices.Contains(a.PMIP6.Gateways, p.Name) {
 				v.fail(l, fmt.Sprintf("peer %q is no gateway of services.pmip6", p.Name), "add it there, or leave it out here")
 				continue
@@ -275,7 +270,8 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 func (v *validator) poolName(l *leaf[string], sub *Subscriber, pools map[string]Pool) {
 	p, ok := pools[l.v]
 	switch {
-	case l.v == "":
+	case l.v == "" || sub.Families == (Families{}):
+	case !ok && len(pools) == 0:
 	case !ok:
 		names := make([]string, 0, len(pools))
 		for n := range pools {
@@ -311,7 +307,7 @@ func fromPool(l *list[leaf[string]]) bool { return len(l.items) == 1 && l.items[
 
 func (v *validator) staticV4(a *Anchor, sub *Subscriber, q *rawSubscriber, claim func(located, netip.Prefix)) {
 	l := &q.V4
-	if l.v == "" || l.v == "pool" {
+	if l.v == "" || l.v == "pool" || sub.Families == (Families{}) {
 		return
 	}
 	addr, err := netip.ParseAddr(l.v)
@@ -323,6 +319,7 @@ func (v *validator) staticV4(a *Anchor, sub *Subscriber, q *rawSubscriber, claim
 	switch {
 	case !sub.Families.V4:
 		v.fail(l, "is an IPv4 address, but families has no v4", "add v4 to families, or leave the address out")
+	case !ok && v.faulty("anchor.pools"):
 	case !ok:
 		v.fail(l, fmt.Sprintf("%s is outside every IPv4 pool of domain %d", addr, sub.Domain), "write an address of a pool"+ranges(a, sub.Domain, true))
 	case addr == pool.Router:
@@ -336,7 +333,7 @@ func (v *validator) staticV4(a *Anchor, sub *Subscriber, q *rawSubscriber, claim
 }
 
 func (v *validator) staticHNP(a *Anchor, sub *Subscriber, q *rawSubscriber, claim func(located, netip.Prefix)) {
-	if fromPool(&q.HNP) {
+	if fromPool(&q.HNP) || sub.Families == (Families{}) {
 		return
 	}
 	for i := range q.HNP.items {
@@ -355,6 +352,7 @@ func (v *validator) staticHNP(a *Anchor, sub *Subscriber, q *rawSubscriber, clai
 			v.fail(l, l.v+" has host bits set", "write "+x.Masked().String())
 		case !sub.Families.V6:
 			v.fail(l, "is an IPv6 prefix, but families has no v6", "add v6 to families, or leave the prefix out")
+		case !ok && v.faulty("anchor.pools"):
 		case !ok:
 			v.fail(l, fmt.Sprintf("%s is outside every IPv6 pool of domain %d", x, sub.Domain), "write a prefix of a pool"+ranges(a, sub.Domain, false))
 		case pool.Delegate != 0 && x.Bits() != pool.Delegate:

@@ -35,9 +35,7 @@ func (v *validator) gateway(c *Config, r *rawGateway) *Gateway {
 		seen[a.Interface] = q.Interface.pos.Line
 		g.Access = append(g.Access, a)
 	}
-	if r.Access.set && len(r.Access.items) == 0 {
-		v.fail(&r.Access, "is empty", "write the interfaces where hosts attach, as in [ { interface: acc0 } ]")
-	}
+	empty(v, &r.Access, "is empty", "write the interfaces where hosts attach, as in [ { interface: acc0 } ]")
 	g.Heartbeat = v.heartbeat(&r.Heartbeat)
 	l := &r.Limits
 	g.Limits = GatewayLimits{Hosts: l.Hosts.v, HostsPerAccess: l.HostsPerAccess.v, Pending: l.Pending.v,
@@ -94,9 +92,7 @@ func (v *validator) anchorRefs(g *Gateway, r *rawGateway) {
 		names[ref.Name] = true
 		g.Anchors = append(g.Anchors, ref)
 	}
-	if r.Anchors.set && len(r.Anchors.items) == 0 {
-		v.fail(&r.Anchors, "is empty: a gateway without anchor can serve nobody", `write one as in [ { name: lma1, address: "2001:db8:a::1" } ]`)
-	}
+	empty(v, &r.Anchors, "is empty: a gateway without anchor can serve nobody", `write one as in [ { name: lma1, address: "2001:db8:a::1" } ]`)
 }
 
 func prefixes(xs []netip.Prefix) string {
@@ -121,9 +117,7 @@ func (v *validator) access(g *Gateway, q *rawAccess) Access {
 		Families: v.families(&q.Families), MTU: q.MTU.v, RAInterval: q.RA.Interval.v, RouterLifetime: q.RA.Lifetime.v}
 	v.unique("sign", q.AttachOn.items)
 	v.unique("sign", q.DetachOn.items)
-	if q.AttachOn.set && len(q.AttachOn.items) == 0 {
-		v.fail(&q.AttachOn, "is empty: no host could ever attach", "write signs of a host, or leave it out for all")
-	}
+	empty(v, &q.AttachOn, "is empty: no host could ever attach", "write signs of a host, or leave it out for all")
 	if l := &q.Router.LinkLocal; l.v.IsValid() && !l.v.IsLinkLocalUnicast() {
 		v.fail(l, l.v.String()+" is no link-local address", `write one as in "fe80::1", the same on every gateway`)
 	}
@@ -204,7 +198,7 @@ func (v *validator) hosts(g *Gateway, a *Access, r *list[rawHost]) {
 			v.fail(&q.ID, fmt.Sprintf("host %q is there twice", h.ID), fmt.Sprintf("keep one; the first is on line %d", line))
 		}
 		seen[h.ID] = q.ID.pos.Line
-		if h.Anchor != "" && !slices.ContainsFunc(g.Anchors, func(x AnchorRef) bool { return x.Name == h.Anchor }) {
+		if h.Anchor != "" && !v.faulty("gateway.anchors") && !slices.ContainsFunc(g.Anchors, func(x AnchorRef) bool { return x.Name == h.Anchor }) {
 			var names []string
 			for _, x := range g.Anchors {
 				names = append(names, x.Name)
