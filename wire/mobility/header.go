@@ -22,7 +22,8 @@ const (
 //
 // The message aliases b. An error is always a *wire.Error: without answer for a bad length or checksum, with
 // ParameterProblem for a bad Payload Proto or a Header Len below the type's minimum, and with Status 2 (for a Binding Error)
-// for a type that is not known. An unknown type is returned as *Raw besides the error; a B.R. Type that is not known too.
+// for a type that is not known (wire.UnknownType). That one is returned as *Raw besides the error, as is a Binding Revocation
+// whose B.R. Type is unassigned, which has no answer (wire.BadValue).
 func Parse(b []byte, src, dst netip.Addr) (Message, error) {
 	if err := checkHeader(b, src, dst); err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ func Append(b []byte, m Message, src, dst netip.Addr) ([]byte, error) {
 	return b, nil
 }
 
-// sum is the one's complement sum over the pseudo header of RFC 2460 8.1 and the header, whose length is even.
+// sum is the one's complement sum over the pseudo header of RFC 2460 8.1 and the header.
 func sum(h []byte, src, dst netip.Addr) uint16 {
 	s, d := src.As16(), dst.As16()
 	n := add16(add16(uint64(len(h))+protocolMH, s[:]), d[:])
@@ -165,13 +166,11 @@ func sum(h []byte, src, dst netip.Addr) uint16 {
 	return uint16(n)
 }
 
-// add16 adds 32-bit words: folded to 16 bits they give the sum of the 16-bit words.
+// add16 adds 32-bit words of addresses and headers, whose octets are a multiple of eight: folded to 16 bits they give the
+// sum of the 16-bit words.
 func add16(n uint64, b []byte) uint64 {
 	for ; len(b) >= 4; b = b[4:] {
 		n += uint64(binary.BigEndian.Uint32(b))
-	}
-	for ; len(b) >= 2; b = b[2:] {
-		n += uint64(binary.BigEndian.Uint16(b))
 	}
 	return n
 }

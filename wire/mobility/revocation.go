@@ -61,7 +61,7 @@ func (*Revocation) fixed() int            { return 12 }
 // parseRevocation gives an error for an unassigned B.R. Type: its octets have no known meaning, so no answer fits either.
 func parseRevocation(h []byte, o Options) (*Revocation, *wire.Error) {
 	if h[6] != revocationIndication && h[6] != revocationAck {
-		return nil, &wire.Error{Field: "B.R. Type", Off: 6, RFC: "RFC 5846 5", Reason: wire.UnknownType}
+		return nil, &wire.Error{Field: "B.R. Type", Off: 6, RFC: "RFC 5846 5", Reason: wire.BadValue}
 	}
 	return &Revocation{
 		Ack:      h[6] == revocationAck,

@@ -18,7 +18,7 @@ func TestRevocationOfNoKind(t *testing.T) {
 	var cases []refused
 	for _, c := range []struct{ name, hex string }{{"0", "3b 00 10 00 0000 00 00 0001 0000 01 02 00 00"}, {"3", "3b 00 10 00 0000 03 00 0001 0000 01 02 00 00"}} {
 		cases = append(cases, refused{"type " + c.name, sealed(t, c.hex),
-			wire.Error{Msg: "Binding Revocation", Field: "B.R. Type", Off: 6, RFC: "RFC 5846 5", Reason: wire.UnknownType}})
+			wire.Error{Msg: "Binding Revocation", Field: "B.R. Type", Off: 6, RFC: "RFC 5846 5", Reason: wire.BadValue}})
 	}
 	checkRefused(t, cases)
 }
