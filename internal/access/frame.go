@@ -157,7 +157,7 @@ func (f *Frame) decodeUDP(b []byte) error {
 		return &wire.Error{Msg: "UDP", Field: "length", Off: 4, RFC: "RFC 768", Reason: wire.BadLength}
 	}
 	b = b[:n]
-	if b[6]|b[7] != 0 && ip.PseudoChecksum(f.SrcIP, f.DstIP, ip.UDP, b) != 0 {
+	if b[6]|b[7] != 0 && ip.PseudoChecksum(f.SrcIP, f.DstIP, ip.UDP, b) != 0 && !f.unfinishedUDP(b) {
 		return &wire.Error{Msg: "UDP", Field: "checksum", Off: 6, RFC: "RFC 768", Reason: wire.BadChecksum}
 	}
 	m, err := parseDHCP(b[ip.UDPLen:])
@@ -166,6 +166,13 @@ func (f *Frame) decodeUDP(b []byte) error {
 	}
 	f.Body = m
 	return nil
+}
+
+// unfinishedUDP says whether the checksum is that of the pseudo header alone. A virtual link (veth, virtio) hands over what
+// the sender's kernel left to hardware that is not there; a client that renews its lease over a UDP socket sends such.
+func (f *Frame) unfinishedUDP(b []byte) bool {
+	start := ^ip.PseudoChecksum(f.SrcIP, f.DstIP, ip.UDP, make([]byte, len(b)))
+	return start == uint16(b[6])<<8|uint16(b[7])
 }
 
 // Append writes the whole Ethernet frame: hop limit 255 for Neighbor Discovery, 1 and Router Alert for MLD, 64 otherwise.
