@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +27,7 @@ import (
 	"kedge/internal/store/bolt"
 	"kedge/internal/store/mem"
 	"kedge/internal/system"
+	"kedge/wire"
 )
 
 // runDaemon runs the roles of a config until ctx ends.
@@ -126,8 +126,11 @@ func (r *role) source(name string) observe.Source {
 			s, ok := body.(core.Status)
 			return s, ok && err == nil
 		},
-		Tunnel: r.data.Traffic,
-		Drops:  r.data.Drops,
+		Drops: func() map[string]uint64 {
+			drops := make(map[string]uint64)
+			r.data.Drops(func(reason wire.Reason, n uint64) { drops[string(reason)] = n })
+			return drops
+		},
 	}
 }
 
@@ -254,29 +257,24 @@ func openStore(cfg config.Store, log *slog.Logger) (st core.Store, firstStart bo
 	mark := cfg.Path + ".mark"
 	_, err = os.Stat(mark)
 	marked := err == nil
-	_, err = os.Stat(cfg.Path)
-	there := err == nil
-	st, err = bolt.Open(cfg.Path)
-	var lost *bolt.LostError
-	if errors.As(err, &lost) {
-		log.Error("the store was damaged and is lost", "path", cfg.Path, "err", err)
-		there = false
-		st, err = bolt.Open(cfg.Path)
-	}
+	b, lost, err := bolt.Recover(cfg.Path, time.Now())
 	if err != nil {
 		return nil, false, fmt.Errorf("store: %w", err)
+	}
+	if lost != nil {
+		log.Error("the store was damaged and is lost", "path", cfg.Path, "moved", lost.Moved, "err", lost.Err)
 	}
 	if !marked {
 		text := "Kedge: " + filepath.Base(cfg.Path) + " was here. If it is missing at a start it was lost, and hosts may still hold addresses.\n"
 		if err := os.WriteFile(mark, []byte(text), 0o640); err != nil {
-			st.Close()
+			b.Close()
 			return nil, false, fmt.Errorf("store: %w", err)
 		}
 	}
-	if marked && !there {
+	if marked && b.Fresh() || lost != nil {
 		log.Warn("the store is lost: nothing dynamic is handed out for one maximum lifetime", "path", cfg.Path)
 	}
-	return st, !marked, nil
+	return b, !marked && lost == nil, nil
 }
 
 func logger(cfg config.Log) *slog.Logger {
