@@ -57,6 +57,15 @@ func TestHostLimit(t *testing.T) {
 	r.grant(macA, dualStack()).did("ra")
 }
 
+// What is for one host never goes to a group.
+func TestNoGrantForGroups(t *testing.T) {
+	r := newRig(t, config())
+	for _, mac := range []core.MAC{broadcast, {0x33, 0x33, 0, 0, 0, 1}, routerMAC} {
+		r.grant(mac, dualStack()).did("Refused").refused(wire.WrongMAC)
+		r.result(r.l.Probe(r.now, mac, nil)).did("Refused").refused(wire.WrongMAC)
+	}
+}
+
 func TestFrameRate(t *testing.T) {
 	r := newRig(t, config())
 	r.grant(macA, dualStack())

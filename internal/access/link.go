@@ -94,6 +94,9 @@ func (l *HomeLink) Grant(now core.Now, mac core.MAC, g Grant, out []Action) []Ac
 	if g.Valid <= 0 {
 		g = Grant{}
 	}
+	if ether.IsGroup(mac) || mac == l.cfg.MAC {
+		return refuse(out, mac, wire.WrongMAC, "no host has this MAC address")
+	}
 	h := l.hosts[mac]
 	empty := len(g.Prefixes) == 0 && !g.IPv4.IsValid()
 	if h == nil && empty {

@@ -6,6 +6,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/wire"
+	"kedge/wire/ether"
 	"kedge/wire/nd"
 )
 
@@ -123,6 +124,9 @@ func (l *HomeLink) handleEcho(h *host, f *Frame, m *nd.Echo, mine bool, out []Ac
 // ARP Request for its IPv4 home address, unicast; a Multicast Listener Query if neither is known. Each answer comes back
 // as Attached, by na, arp or mld.
 func (l *HomeLink) Probe(now core.Now, mac core.MAC, out []Action) []Action {
+	if ether.IsGroup(mac) || mac == l.cfg.MAC {
+		return refuse(out, mac, wire.WrongMAC, "no host has this MAC address")
+	}
 	h := l.hosts[mac]
 	if h == nil {
 		return l.query(mac, out)
