@@ -39,7 +39,6 @@ type grammar struct {
 	Events   eventsCmd   `cmd:"" help:"Show what happened, and what happens."`
 	Attach   attachCmd   `cmd:"" help:"Tell a gateway that a host is on an access link."`
 	Detach   detachCmd   `cmd:"" help:"Tell a gateway that a host left an access link."`
-	Lab      labCmd      `cmd:"" help:"Build whole networks on this machine and run scenarios in them."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
