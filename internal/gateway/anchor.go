@@ -111,7 +111,7 @@ func (m *Machine) reregister(a *anchor) {
 		switch {
 		case e.anchor != a || !e.state.bound():
 		default:
-			e.lost, e.checking = true, false
+			e.lost, e.checking, e.tried = true, false, nil
 			m.arm(e, tRefresh, m.now.Boot+m.spread(over))
 		}
 	}

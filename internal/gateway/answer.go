@@ -141,13 +141,15 @@ func asked4(proposed netip.Prefix, got netip.Addr) bool {
 func (m *Machine) quarantine(e *entry) {
 	r := e.req
 	m.endRequest(e)
-	m.disarm(e, tRefresh, tRetry)
-	if r.lifetime == 0 {
-		if !r.partial {
-			m.finish(e, "answer with wrong identifiers")
-		}
+	switch {
+	case r.partial:
+		m.afterPartial(e)
+		return
+	case r.lifetime == 0:
+		m.finish(e, "answer with wrong identifiers")
 		return
 	}
+	m.disarm(e, tRefresh, tRetry)
 	for i := range e.denied {
 		e.denied[i].until = never
 	}
@@ -185,7 +187,7 @@ func (m *Machine) accepted(e *entry, r *request, tx transmission, b *mobility.Bi
 	again := silent && m.otherDialect(e, r)
 	m.endRequest(e)
 	m.known.learn(m, e.mn, home)
-	m.install(e, r, tx, b, prefixes, home, v4.router)
+	m.install(e, r, tx, b, grant{prefixes: prefixes, home: home, router: v4.router, again: again})
 	if again {
 		m.register(e, "IPv4 in the other dialect")
 	}
@@ -296,11 +298,21 @@ func (m *Machine) askAny(e *entry, f access.Families, reason wire.Reason) {
 		e.prefixes = nil
 	}
 	m.endRequest(e)
-	if e.state.bound() {
+	m.shrink(e, "its address is not allowed any more")
+	m.register(e, "ask for any address")
+}
+
+// shrink makes a binding work with what is left of it; with nothing left it is none.
+func (m *Machine) shrink(e *entry, why string) {
+	switch {
+	case !e.state.bound():
+	case len(e.keys()) == 0:
+		m.withdraw(e)
+		m.setState(e, registering, why)
+	default:
 		m.forward(e)
 		m.grant(e)
 	}
-	m.register(e, "ask for any address")
 }
 
 // refuseFamily takes one family away and registers what remains.
@@ -317,10 +329,7 @@ func (m *Machine) refuseFamily(e *entry, r *request, f access.Families, reason w
 	} else {
 		e.prefixes = nil
 	}
-	if e.state.bound() {
-		m.forward(e)
-		m.grant(e)
-	}
+	m.shrink(e, string(reason))
 	m.register(e, "without the refused family")
 }
 

@@ -21,21 +21,29 @@ type handover struct {
 	by      string
 }
 
+// grant is what an answer gives. again: IPv4 is still to be asked for in the other dialect.
+type grant struct {
+	prefixes []netip.Prefix
+	home     netip.Prefix
+	router   netip.Addr
+	again    bool
+}
+
 // install puts an accepted registration to work: forwarding first, then the home link, so that the host never hears of
 // addresses that do not work yet.
-func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.BindingAck, prefixes []netip.Prefix, home netip.Prefix, router netip.Addr) {
+func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.BindingAck, got grant) {
 	fresh := !e.state.bound() || e.lost || r.handoff != mobility.HandoffReRegistration
 	// A family that was asked for and not given: RFC 5844 3.2.3.2.
 	missing := r.families
-	if len(prefixes) > 0 {
+	if len(got.prefixes) > 0 {
 		missing &^= access.V6
 	}
-	if home.IsValid() {
+	if got.home.IsValid() || got.again {
 		missing &^= access.V4
 	}
-	e.prefixes, e.ipv4, e.router4, e.dialect = prefixes, home, router, r.dialect
-	if home.IsValid() && !router.IsValid() {
-		e.router4 = routerOf(home)
+	e.prefixes, e.ipv4, e.router4, e.dialect = got.prefixes, got.home, got.router, r.dialect
+	if got.home.IsValid() && !got.router.IsValid() {
+		e.router4 = routerOf(got.home)
 	}
 	// The time runs from the sending of the update (RFC 6275 11.7.3), and no anchor gives more than was asked.
 	e.lifetime = min(time.Duration(b.Lifetime)*mobility.LifetimeUnit, r.lifetime)
@@ -64,19 +72,8 @@ func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.Bin
 	if missing != 0 {
 		v4 := ipv4In(b.Options, r.dialect)
 		m.deny(e, missing, refusal4(v4.status, wire.NoAddressInAnswer))
-		m.arm(e, tRetry, m.soonestRetry(e))
+		m.retryLater(e)
 	}
-}
-
-// soonestRetry is when a denied family may be asked for again.
-func (m *Machine) soonestRetry(e *entry) time.Duration {
-	at := never
-	for _, x := range [...]access.Families{access.V4, access.V6} {
-		if e.wants&x != 0 && e.has()&x == 0 {
-			at = min(at, e.denied[family(x)].until)
-		}
-	}
-	return at
 }
 
 // keys are the home keys of a session: IPv4 home address and home network prefixes.
@@ -105,7 +102,14 @@ func (m *Machine) forwardFor(e *entry, h *handover) {
 	for _, k := range e.forwarded {
 		if !slices.Contains(keys, k) {
 			ops = append(ops, core.Drop{Match: e.match(k)})
+			delete(m.owners, k)
 		}
+	}
+	for _, k := range keys {
+		if o := m.owners[k]; o != nil && o != e {
+			m.lose(o, k)
+		}
+		m.owners[k] = e
 	}
 	if len(e.forwarded) == 0 {
 		ops = append(ops, core.SetSession{ID: e.id, If: e.link.Link.If, MAC: e.mac, Chain: core.Chain{N: 1, Layer: [2]core.Layer{{
@@ -132,8 +136,33 @@ func (m *Machine) forwardFor(e *entry, h *handover) {
 func (m *Machine) unforward(e *entry) {
 	if len(e.forwarded) > 0 {
 		m.out = append(m.out, core.Forward{Ops: []core.Op{core.Drop{ID: e.id}}})
+		for _, k := range e.forwarded {
+			delete(m.owners, k)
+		}
 		e.forwarded = nil
 	}
+}
+
+// lose takes a home key from a session because the anchor has just given it to another one: it moved the session to
+// another interface of the host. The old one is not deregistered, or the new one would end with it.
+func (m *Machine) lose(e *entry, k netip.Prefix) {
+	m.past(e.mn, "lost "+k.String(), "", "the anchor gave it to another interface")
+	e.prefixes = slices.DeleteFunc(slices.Clone(e.prefixes), func(p netip.Prefix) bool { return p == k })
+	if e.ipv4.Addr() == k.Addr() {
+		e.ipv4, e.router4 = netip.Prefix{}, netip.Addr{}
+	}
+	if !e.state.bound() {
+		m.forward(e) // deregistering
+		return
+	}
+	m.endRequest(e)
+	m.shrink(e, "moved to another interface")
+	if e.state.bound() {
+		m.register(e, "a part moved to another interface")
+		return
+	}
+	m.setState(e, idle, "moved to another interface")
+	e.handoff = mobility.HandoffNewInterface
 }
 
 // grant tells the home link what the host may use now.

@@ -128,12 +128,12 @@ func (m *Machine) attach(l *link, mac core.MAC, s sighting) *entry {
 }
 
 // slot chooses the bucket of a stranger; seeded, so that nobody can aim at another's.
-func (m *Machine) slot(mac core.MAC) uint8 {
+func (m *Machine) slot(mac core.MAC) uint16 {
 	h := m.seed
 	for _, b := range mac {
 		h = (h ^ uint32(b)) * 16777619 // FNV-1a
 	}
-	return uint8(h>>24 ^ h)
+	return uint16(h>>16^h) % uint16(len(link{}.strangers))
 }
 
 func (m *Machine) notServed(l *link, mac core.MAC, r wire.Reason) {
@@ -205,7 +205,6 @@ func (m *Machine) takeOver(e *entry, l *link, mac core.MAC, s sighting) *entry {
 	m.hosts[mac] = e
 	l.hosts++
 	m.moved(e, s.by, "another interface of the host")
-	m.forward(e)
 	m.rehandoff(e, s)
 	return e
 }
@@ -227,17 +226,21 @@ func (m *Machine) move(e *entry, l *link, s sighting) bool {
 	e.link = l
 	l.hosts++
 	m.moved(e, s.by, "another link of the gateway")
-	m.forward(e)
 	if l.Technology != technology && e.state != deregistering {
 		m.rehandoff(e, s)
 	}
 	return true
 }
 
+// moved makes the session work where the host is now.
 func (m *Machine) moved(e *entry, by, why string) {
 	e.trigger, e.by, e.checking = m.now.Boot, by, false
 	m.emit(core.Emit{Name: "session", ID: e.id, From: e.state.String(), To: e.state.String(), Why: why, Fields: m.fields(e)})
 	m.past(e.mn, "moved to "+e.link.Link.Name, "", why)
+	if e.state.bound() {
+		m.forward(e)
+		m.grant(e)
+	}
 }
 
 // rehandoff registers a session whose interface changed: handoff indicator 2.
@@ -267,7 +270,9 @@ func (m *Machine) demand(e *entry, s sighting) {
 	}
 	again := e.state == deregistering
 	if again {
+		// No packets without a binding; but the host keeps its addresses, for the same ones will be asked for.
 		m.endRequest(e)
+		m.unforward(e)
 		m.setState(e, idle, "seen again by "+s.by)
 		e.handoff = m.cfg.FirstHandoff
 	}

@@ -47,7 +47,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 func testConfig() Config {
 	link := func(name string, index int, att uint8) Access {
 		return Access{
-			Link: access.LinkConfig{Name: name, If: index, MTU: 1460, RAInterval: time.Hour},
+			Link:       access.LinkConfig{Name: name, If: index, MTU: 1460, RAInterval: time.Hour},
 			Technology: att, Identity: Identity{Realm: "example.net"}, DetachOn: []string{"link", "api"},
 		}
 	}
@@ -122,8 +122,10 @@ func (b *bench) do(ev core.Event) {
 				b.t.Fatalf("message of type %T", body)
 			}
 		case core.Forward:
-			if b.failForward == nil {
-				b.ops = append(b.ops, e.Ops...)
+			for _, op := range e.Ops {
+				if _, drop := op.(core.Drop); drop || b.failForward == nil {
+					b.ops = append(b.ops, op)
+				}
 			}
 			if e.Ref != 0 {
 				results = append(results, core.Done{Ref: e.Ref, Err: b.failForward})

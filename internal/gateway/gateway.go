@@ -28,7 +28,8 @@ type Machine struct {
 	seed     uint32
 	profiles map[string]Profile
 	hosts    map[core.MAC]*entry
-	byID     map[string][]*entry // sessions of an MN-Identifier
+	byID     map[string][]*entry     // sessions of an MN-Identifier
+	owners   map[netip.Prefix]*entry // of keys in the data plane
 	due      dueQueue
 	sessions uint64 // number of the last session
 	pending  int    // requests without an answer
@@ -54,7 +55,7 @@ type link struct {
 	down           bool
 	downAt         time.Duration // since when, if down and its hosts are still there; else never
 	newHosts       bucket
-	strangers      [256]bucket // by Machine.slot
+	strangers      [4096]bucket // by Machine.slot
 	attach, detach map[string]bool
 }
 
@@ -65,7 +66,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	}
 	m := &Machine{
 		cfg: cfg, rand: rand, restart: cfg.Restart,
-		hosts: map[core.MAC]*entry{}, byID: map[string][]*entry{}, waiting: map[core.Ref]*handover{}, counts: map[string]uint64{},
+		hosts: map[core.MAC]*entry{}, byID: map[string][]*entry{}, owners: map[netip.Prefix]*entry{}, waiting: map[core.Ref]*handover{}, counts: map[string]uint64{},
 		known: newMemory(cfg.Limits.Hosts), past_: newHistory(),
 	}
 	m.seed = m.random()
@@ -190,12 +191,17 @@ func (m *Machine) message(ev *core.Message) {
 		}
 		return
 	}
-	if ev.Err != nil {
-		m.ignored(ev.Path.Remote.Addr(), "", reasonOf(ev.Err), ev.Err.Error())
-		return
-	}
 	from := ev.Path.Remote.Addr()
 	a := m.anchorAt(from)
+	if ev.Err != nil {
+		raw, isRaw := ev.Body.(*mobility.Raw)
+		if a != nil && isRaw && raw != nil && reasonOf(ev.Err) == wire.UnknownType {
+			m.unsupported(a, raw)
+			return
+		}
+		m.ignored(from, "", reasonOf(ev.Err), ev.Err.Error())
+		return
+	}
 	if hb, ok := ev.Body.(*mobility.Heartbeat); ok && !m.cfg.HeartbeatOff {
 		m.heartbeat(a, from, hb)
 		return

@@ -89,11 +89,15 @@ func (m *Machine) expire(e *entry) {
 
 // idled forgets a host that has no session and was silent.
 func (m *Machine) idled(e *entry) {
-	if e.state != idle && e.state != refused || m.now.Boot-e.heard < m.cfg.Timers.IdleHold {
-		m.arm(e, tIdle, max(e.heard, m.now.Boot)+m.cfg.Timers.IdleHold)
-		return
+	hold := m.cfg.Timers.IdleHold
+	switch {
+	case e.state != idle && e.state != refused:
+		m.arm(e, tIdle, m.now.Boot+hold)
+	case m.now.Boot-e.heard < hold:
+		m.arm(e, tIdle, e.heard+hold)
+	default:
+		m.forget(e, "idle")
 	}
-	m.forget(e, "idle")
 }
 
 // forget drops an entry whose host has no session.

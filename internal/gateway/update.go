@@ -54,8 +54,11 @@ var anyIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 func (m *Machine) register(e *entry, why string) {
 	f := e.wants &^ m.refusedFamilies(e)
 	switch {
-	case e.link.down || e.state == deregistering:
-		// The host cannot be there (RFC 5213 6.9.4); link up or a sign of life begins again.
+	case e.state == deregistering:
+		return
+	case e.link.down:
+		// The host cannot be there (RFC 5213 6.9.4).
+		m.postpone(e, m.cfg.Timers.NUDRetransmit, why)
 		return
 	case f == 0 && e.state.bound():
 		// The anchor takes everything back but gave no date: the binding ends as it would have.
@@ -101,7 +104,7 @@ func (m *Machine) postpone(e *entry, d time.Duration, why string) {
 func (m *Machine) retryLater(e *entry) {
 	at := never
 	for _, f := range [...]access.Families{access.V4, access.V6} {
-		if e.wants&f != 0 && m.known.barred(e.mn)&f == 0 {
+		if e.wants&f&^e.has()&^m.known.barred(e.mn) != 0 && e.denied[family(f)].until > m.now.Boot {
 			at = min(at, e.denied[family(f)].until)
 		}
 	}
@@ -125,7 +128,7 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 	}
 	if f&access.V6 != 0 {
 		r.prefixes = e.prefixes
-		if len(r.prefixes) == 0 && !e.noHint[family(access.V6)] {
+		if len(r.prefixes) == 0 && !e.noHint[family(access.V6)] && !m.elsewhere(e, func(x *entry) bool { return sharesPrefix(x, e.profile.Prefixes) }) {
 			r.prefixes = e.profile.Prefixes
 		}
 		r.prefixes = slices.Clone(r.prefixes)
@@ -140,19 +143,35 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 
 // proposeIPv4 chooses the value of the IPv4 option: the registered address, else the profile's, else the one that the
 // host had last time (document 001, 3.2.2), else the one it asks for itself, else none.
+//
+// Two interfaces of a host are two sessions with different addresses (document 001, 3): what another session has is not
+// proposed.
 func (m *Machine) proposeIPv4(e *entry) netip.Prefix {
-	switch last := m.known.ipv4(e.mn); {
-	case e.ipv4.IsValid():
+	if e.ipv4.IsValid() {
 		return e.ipv4
-	case e.noHint[family(access.V4)]:
-	case e.profile.IPv4.IsValid():
-		return e.profile.IPv4
-	case last.IsValid():
-		return last
-	case e.hint.IsValid() && e.hint.IsGlobalUnicast():
-		return netip.PrefixFrom(e.hint, 32)
+	}
+	if e.noHint[family(access.V4)] {
+		return anyIPv4
+	}
+	hint := netip.Prefix{}
+	if e.hint.IsValid() && e.hint.IsGlobalUnicast() {
+		hint = netip.PrefixFrom(e.hint, 32)
+	}
+	for _, p := range [...]netip.Prefix{e.profile.IPv4, m.known.ipv4(e.mn), hint} {
+		if p.IsValid() && !m.elsewhere(e, func(x *entry) bool { return x.ipv4.Addr() == p.Addr() }) {
+			return p
+		}
 	}
 	return anyIPv4
+}
+
+// elsewhere tells whether another session of the same identifier has something.
+func (m *Machine) elsewhere(e *entry, has func(*entry) bool) bool {
+	return slices.ContainsFunc(m.byID[e.mn], func(x *entry) bool { return x != e && has(x) })
+}
+
+func sharesPrefix(e *entry, ps []netip.Prefix) bool {
+	return slices.ContainsFunc(e.prefixes, func(p netip.Prefix) bool { return slices.Contains(ps, p) })
 }
 
 // transmit sends one copy of the request in flight: a new sequence number and the time of now (RFC 5213 6.9.4).
