@@ -232,3 +232,12 @@ func (d *Diagram) Text() string {
 	}
 	return b.String()
 }
+
+// AddMAC gives a lane one more MAC address: a host got another interface.
+func (d *Diagram) AddMAC(node string, m core.MAC) {
+	for i, n := range d.Nodes {
+		if n.Name == node {
+			d.mac[m] = i
+		}
+	}
+}

@@ -138,7 +138,8 @@ type Move struct {
 	MAC           core.MAC // of a second interface
 }
 
-// Fault does something bad, or ends it. Do: kill stop cont start restart lost-store drop pass partition heal off on.
+// Fault does something bad, or ends it. Do: kill stop cont start restart quit
+// lost-store drop pass partition heal off on renew release.
 type Fault struct {
 	Node, Link, Do string
 	Match          string // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6

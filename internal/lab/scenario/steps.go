@@ -15,7 +15,7 @@ type stepParser struct {
 
 // condKeys are the keys of each kind of condition and how their values read.
 var condKeys = map[string]map[string]string{
-	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp"},
+	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool"},
 	"probe":    {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
 	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text", "of": "text"},
 	"metric":   {"node": "text", "name": "text", "labels": "map", "is": "cmp"},
@@ -264,7 +264,7 @@ func (p *stepParser) fault(v value) *Fault {
 			}
 		},
 		"do": func(v value) {
-			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "lost-store", "drop", "pass", "partition", "heal", "off", "on")
+			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "lost-store", "drop", "pass", "partition", "heal", "off", "on", "renew", "release")
 		},
 		"match": func(v value) { f.Match = v.oneOf(dropMatches...) },
 		"count": func(v value) { f.Count = v.integer(1, 1_000_000) },
@@ -285,7 +285,7 @@ func (p *stepParser) fault(v value) *Fault {
 		if node == nil || p.s.Link(f.Link) == nil || node.OnAccess() || !slices.ContainsFunc(node.On, func(x Port) bool { return x.Link == f.Link }) {
 			v.errorf("%s needs a node and a link that it is on", f.Do)
 		}
-	case "off", "on":
+	case "off", "on", "renew", "release":
 		if node == nil || !node.OnAccess() {
 			v.errorf("%s needs a host on access links", f.Do)
 		}

@@ -1,0 +1,248 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/lab/ladder"
+	"kedge/internal/lab/probe"
+	"kedge/internal/lab/scenario"
+)
+
+// handover is one move of a host with the times at which its phases ended, as the captures show them. Zero = not yet.
+type handover struct {
+	Host, To string
+	How      string
+	Start    time.Time // the lab begins
+	LinkUp   time.Time // the host's link works at the new place
+	Trigger  time.Time // first frame of the host there, or the API call
+	PBU      time.Time
+	PBA      time.Time
+	Down     time.Time // first user packet that reaches the host there
+	PBUs     int       // sent from trigger to acceptance
+	macs     []core.MAC
+	id       string
+	gateway  netip.Addr
+}
+
+// phases of a handover, in the order in which they are shown.
+var phases = []string{"link-up-to-trigger", "trigger-to-pbu", "pbu-to-pba", "pba-to-downlink", "attach"}
+
+// phase is the length of one; attach is trigger to first downlink packet.
+func (h *handover) phase(name string) (time.Duration, bool) {
+	span := func(a, b time.Time) (time.Duration, bool) {
+		return b.Sub(a), !a.IsZero() && !b.IsZero()
+	}
+	switch name {
+	case "link-up-to-trigger":
+		return span(h.LinkUp, h.Trigger)
+	case "trigger-to-pbu":
+		return span(h.Trigger, h.PBU)
+	case "pbu-to-pba":
+		return span(h.PBU, h.PBA)
+	case "pba-to-downlink":
+		return span(h.PBA, h.Down)
+	case "attach":
+		return span(h.Trigger, h.Down)
+	}
+	return 0, false
+}
+
+// see takes every captured frame: it feeds the ladder and the running handovers.
+func (r *Run) see(link string, at time.Time, b []byte) {
+	f, ok := ladder.Decode(link, at, b)
+	if !ok {
+		return
+	}
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	r.frames++
+	r.last = max(r.last, at.UnixNano())
+	if r.diagram != nil {
+		r.diagram.Add(f)
+	}
+	for _, h := range r.moving {
+		h.see(&f)
+	}
+	r.moving = deleteDone(r.moving)
+}
+
+func deleteDone(hs []*handover) []*handover {
+	out := hs[:0]
+	for _, h := range hs {
+		if h.Down.IsZero() || h.PBA.IsZero() {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func (h *handover) has(m core.MAC) bool {
+	for _, x := range h.macs {
+		if x == m {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *handover) see(f *ladder.Frame) {
+	if f.At.Before(h.Start) {
+		return
+	}
+	switch {
+	case f.Link == h.To && h.has(f.Src):
+		if h.Trigger.IsZero() {
+			h.Trigger = f.At
+		}
+	case f.Link == h.To && f.Kind == "DATA" && h.has(f.Dst):
+		if h.Down.IsZero() && !h.Trigger.IsZero() {
+			h.Down = f.At
+		}
+	case f.Kind == "PBU" && f.From == h.gateway && (f.ID == h.id || h.has(f.Host)):
+		if h.PBA.IsZero() {
+			if h.PBU.IsZero() {
+				h.PBU = f.At
+			}
+			h.PBUs++
+		}
+	case f.Kind == "PBA" && f.To == h.gateway && f.Short == "PBA" && f.ID == h.id:
+		if h.PBA.IsZero() && !h.PBU.IsZero() {
+			h.PBA = f.At
+		}
+	}
+}
+
+// move takes a host to another link.
+func (r *Run) move(ctx context.Context, m *scenario.Move) error {
+	for _, n := range r.instances(m.Node) {
+		if err := r.moveOne(ctx, n, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
+	h := &handover{Host: n.name, To: m.To, How: m.How, Start: time.Now(), id: n.spec.Identity(n.index)}
+	if gw := r.gatewayOf(m.To); gw != nil {
+		h.gateway = gw.addrOf(false)
+	}
+	if m.How == "second" {
+		return r.second(n, m, h)
+	}
+	w := n.wires[m.Iface]
+	h.macs = []core.MAC{w.mac}
+	r.note("%s moves to %s (%s)", n.name, m.To, m.How)
+	r.track(h)
+	switch m.How {
+	case "silent":
+		if err := r.connect(n, w, m.To); err != nil {
+			return err
+		}
+	case "flap", "break":
+		if err := r.wiring.Down(w.port); err != nil {
+			return err
+		}
+		// The kernel tells of a lost carrier with a delay; a shorter outage would not be seen at all.
+		if err := poll(ctx, 5*time.Second, func() bool { return !n.carrier(w.ifname) }); err != nil {
+			return fmt.Errorf("%s does not see its carrier go: %w", n.name, err)
+		}
+		if m.How == "break" {
+			if err := r.pause(ctx, breakFor-time.Since(h.Start)); err != nil {
+				return err
+			}
+		}
+		if err := r.connect(n, w, m.To); err != nil {
+			return err
+		}
+		if err := r.wiring.Up(w.port); err != nil {
+			return err
+		}
+	}
+	r.recMu.Lock()
+	h.LinkUp = time.Now()
+	r.recMu.Unlock()
+	return nil
+}
+
+// breakFor is how long a break lasts.
+const breakFor = time.Second
+
+// second gives the host one more interface, on the new link; the old one stays until it is switched off.
+func (r *Run) second(n *node, m *scenario.Move, h *handover) error {
+	h.macs = []core.MAC{m.MAC}
+	r.note("%s gets a second interface on %s", n.name, m.To)
+	r.track(h)
+	ifname := fmt.Sprintf("eth%d", len(n.wires))
+	if err := r.plug(n, ifname, m.MAC, r.sc.Link(m.To), nil, false); err != nil {
+		return err
+	}
+	r.recMu.Lock()
+	r.diagram.AddMAC(n.spec.Name, m.MAC)
+	h.LinkUp = time.Now()
+	r.recMu.Unlock()
+	n.host.learnIndexes()
+	return n.host.raise(n.wires[len(n.wires)-1])
+}
+
+func (r *Run) track(h *handover) {
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	r.handovers = append(r.handovers, h)
+	r.moving = append(r.moving, h)
+}
+
+// settled says whether the newest move of a host is over: registered, and packets reach it.
+func (r *Run) settled(host string) bool {
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	for i := len(r.handovers) - 1; i >= 0; i-- {
+		if h := r.handovers[i]; h.Host == host {
+			return !h.Down.IsZero() && !h.PBA.IsZero()
+		}
+	}
+	return false
+}
+
+// Phase is the figure of one phase over all handovers.
+type Phase struct {
+	Name     string        `json:"name"`
+	Count    int           `json:"count"`
+	P50, P99 time.Duration `json:"-"`
+	P50ms    float64       `json:"p50_ms"`
+	P99ms    float64       `json:"p99_ms"`
+}
+
+// phaseFigures computes all phases; attach less the base line, if a ping of that name measured one.
+func (r *Run) phaseFigures() (out []Phase) {
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	for _, name := range phases {
+		var ds []time.Duration
+		for _, h := range r.handovers {
+			if d, ok := h.phase(name); ok {
+				ds = append(ds, d)
+			}
+		}
+		if len(ds) > 0 {
+			out = append(out, phaseOf(name, ds, 0))
+		}
+		if p := r.probes["baseline"]; p != nil && name == "attach" && len(ds) > 0 {
+			base := p.Stats().RTT50
+			out = append(out, phaseOf("baseline-rtt", []time.Duration{base}, 0), phaseOf("attach-less-rtt", ds, base))
+		}
+	}
+	return out
+}
+
+func phaseOf(name string, ds []time.Duration, less time.Duration) Phase {
+	p := Phase{Name: name, Count: len(ds), P50: probe.Quantile(ds, 0.5) - less, P99: probe.Quantile(ds, 0.99) - less}
+	p.P50ms, p.P99ms = ms(p.P50), ms(p.P99)
+	return p
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

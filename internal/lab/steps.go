@@ -1,0 +1,265 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/lab/ladder"
+	"kedge/internal/lab/probe"
+	"kedge/internal/lab/scenario"
+)
+
+// do carries out steps in order; the error names the line of the step that failed.
+func (r *Run) do(ctx context.Context, steps []scenario.Step) error {
+	for i := range steps {
+		s := &steps[i]
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		begin := time.Now()
+		err := r.step(ctx, s)
+		took := time.Since(begin)
+		if len(r.steps) < maxStepResults {
+			r.steps = append(r.steps, StepResult{Line: s.Line, What: stepName(s), Seconds: took.Seconds()})
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("%w (%v)", context.Cause(ctx), err)
+			}
+			return fmt.Errorf("%s:%d: %s: %w", r.sc.File, s.Line, stepName(s), err)
+		}
+		if s.Kind == "wait" || s.Kind == "expect" {
+			r.say("%s: ok after %v", stepName(s), took.Round(time.Millisecond))
+		}
+	}
+	return nil
+}
+
+// maxStepResults bounds the list of steps in a result: repetitions can be many.
+const maxStepResults = 2000
+
+func (r *Run) step(ctx context.Context, s *scenario.Step) error {
+	switch s.Kind {
+	case "wait", "expect":
+		return r.check(ctx, s.Check)
+	case "say":
+		r.note("%s", s.Say)
+		return nil
+	case "start":
+		for i := range s.Start {
+			if err := r.startProbe(&s.Start[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "stop":
+		for _, name := range s.Stop {
+			r.probes[name].Stop()
+			st := statsOf(r.probes[name])
+			r.say("%s: sent %d, lost %d, doubled %d, longest gap %.0f ms, resets %d", name, st.Sent, st.Lost, st.Duplicates, st.GapMS, st.Resets)
+		}
+		return nil
+	case "move":
+		return r.move(ctx, s.Move)
+	case "fault":
+		return r.faultStep(ctx, s.Fault)
+	case "attach", "detach":
+		return r.attach(ctx, s.Attach, s.Kind == "detach")
+	case "send":
+		return r.send(s.Send)
+	case "repeat":
+		for range s.Repeat.Times {
+			if err := r.do(ctx, s.Repeat.Steps); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("unknown step %q", s.Kind)
+}
+
+// check waits for conditions, or asks once.
+func (r *Run) check(ctx context.Context, c *scenario.Check) error {
+	every := 20 * time.Millisecond
+	for _, x := range c.Conds {
+		if x.Kind == "capture" {
+			every = 500 * time.Millisecond // each look costs a tshark
+		}
+	}
+	end := time.Now().Add(c.Within)
+	for {
+		why := ""
+		for i := range c.Conds {
+			ok, found := r.holds(ctx, &c.Conds[i])
+			if !ok {
+				why = found
+				break
+			}
+		}
+		if why == "" {
+			return nil
+		}
+		if c.Within == 0 || time.Now().After(end) {
+			return errors.New(why)
+		}
+		if err := r.pause(ctx, every); err != nil {
+			return errors.New(why)
+		}
+	}
+}
+
+func (r *Run) startProbe(p *scenario.Probe) error {
+	from := r.node(p.From)
+	if from == nil {
+		return fmt.Errorf("%s is a crowd: probes start at one node", p.From)
+	}
+	s := probe.Spec{Kind: p.Kind, From: from.ns, Every: p.Every, Size: p.Size, Src: r.addrNow(from, p.Family)}
+	to := r.node(p.To)
+	if to != nil {
+		s.To, s.Dst = to.ns, r.addrNow(to, p.Family)
+	} else {
+		a, err := r.address(p.To)
+		if err != nil {
+			return err
+		}
+		s.Dst = a
+	}
+	if !s.Dst.IsValid() || !s.Src.IsValid() {
+		return fmt.Errorf("probe %s: %s or %s has no %s address now", p.Name, p.From, p.To, p.Family)
+	}
+	if to == nil && p.Kind != "ping" {
+		return fmt.Errorf("probe %s: %s has no node that could receive", p.Name, p.To)
+	}
+	started, err := probe.Start(s)
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", p.Name, err)
+	}
+	r.recMu.Lock()
+	r.probes[p.Name] = started
+	r.recMu.Unlock()
+	r.order = append(r.order, p.Name)
+	r.say("%s %s: %s > %s", p.Kind, p.Name, s.Src, s.Dst)
+	return nil
+}
+
+func (r *Run) faultStep(ctx context.Context, f *scenario.Fault) error {
+	l := r.links[f.Link]
+	switch f.Do {
+	case "drop":
+		n := f.Count
+		if n == 0 {
+			n = -1
+		}
+		r.note("%s loses %s", f.Link, f.Match)
+		stop := l.user.Drop(n, func(b []byte) bool {
+			d, ok := ladder.Decode(f.Link, time.Time{}, b)
+			return f.Match == "all" || ok && d.Is(f.Match)
+		})
+		r.drops[f.Link] = append(r.drops[f.Link], stop)
+		return nil
+	case "pass":
+		for _, stop := range r.drops[f.Link] {
+			stop()
+		}
+		r.drops[f.Link] = nil
+		r.note("%s loses nothing any more", f.Link)
+		return nil
+	}
+	for _, n := range r.instances(f.Node) {
+		if err := r.faultNode(ctx, n, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Run) faultNode(ctx context.Context, n *node, f *scenario.Fault) error {
+	switch f.Do {
+	case "off":
+		r.note("%s is switched off", n.name)
+		return n.host.powerOff()
+	case "on":
+		r.note("%s is switched on", n.name)
+		return n.host.powerOn()
+	case "renew":
+		return n.host.signalClient(syscall.SIGUSR1)
+	case "release":
+		return n.host.signalClient(syscall.SIGUSR2)
+	case "partition", "heal":
+		r.note("%s: %s on %s", f.Do, n.name, f.Link)
+		return r.partition(n, r.links[f.Link], f.Do == "partition")
+	}
+	r.note("%s: %s", n.name, f.Do)
+	return r.fault(ctx, n.daemon, f.Do)
+}
+
+// partition cuts a node from a link; it keeps its carrier.
+func (r *Run) partition(n *node, l *link, cut bool) error {
+	if l.user != nil {
+		l.user.Cut(l.port[n.name], cut)
+		return nil
+	}
+	for i, p := range n.spec.On {
+		if p.Link != l.spec.Name {
+			continue
+		}
+		if cut {
+			return r.wiring.Detach(n.wires[i].port)
+		}
+		return r.wiring.Attach(n.wires[i].port, l.bridge)
+	}
+	return nil
+}
+
+// attach tells a gateway of a host by its API. The call counts as the trigger of a running handover.
+func (r *Run) attach(ctx context.Context, a *scenario.Attach, gone bool) error {
+	gw := r.node(a.At)
+	for _, n := range r.instances(a.Host) {
+		ifname := ""
+		w := n.wires[0]
+		for _, p := range gw.spec.On {
+			for _, x := range n.wires {
+				if p.Link == x.link {
+					ifname, w = p.Iface, x
+				}
+			}
+		}
+		if ifname == "" && gone {
+			for _, p := range gw.spec.On {
+				if r.sc.Link(p.Link).Access {
+					ifname = p.Iface
+				}
+			}
+		}
+		if ifname == "" {
+			return fmt.Errorf("%s is on no access link of %s", n.name, gw.name)
+		}
+		if gone {
+			r.note("API: %s leaves %s", n.name, gw.name)
+			if err := gw.daemon.client.Detach(ctx, core.Detach{If: ifname, MAC: w.mac}); err != nil {
+				return err
+			}
+			continue
+		}
+		c := core.Attach{If: ifname, MAC: w.mac, ID: a.ID}
+		if a.Previous != "" {
+			c.Previous = r.node(a.Previous).addrOf(false).String()
+		}
+		r.note("API: %s is at %s", n.name, gw.name)
+		r.recMu.Lock()
+		for _, h := range r.moving {
+			if h.Host == n.name && h.Trigger.IsZero() {
+				h.Trigger = time.Now()
+			}
+		}
+		r.recMu.Unlock()
+		if err := gw.daemon.client.Attach(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

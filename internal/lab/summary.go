@@ -1,0 +1,61 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Print writes a result for people: what failed, traffic, handover phases, and where the files lie.
+func (res *Result) Print(w io.Writer) {
+	state := "ok"
+	if !res.OK {
+		state = "FAILED"
+	}
+	fmt.Fprintf(w, "%-6s %s in %.1f s (budget %.0f s)\n", state, res.Scenario, res.Seconds, res.Budget)
+	if !res.OK {
+		fmt.Fprintf(w, "       %s\n", strings.ReplaceAll(res.Failure, "\n", "\n       "))
+	}
+	if len(res.Probes) > 0 {
+		fmt.Fprintf(w, "\n  %-10s %-5s %8s %8s %8s %8s %14s %12s\n", "traffic", "kind", "sent", "lost", "doubled", "resets", "longest gap", "median RTT")
+		names := make([]string, 0, len(res.Probes))
+		for n := range res.Probes {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		for _, n := range names {
+			p := res.Probes[n]
+			sent, lost, dup, rtt := fmt.Sprint(p.Sent), fmt.Sprint(p.Lost), fmt.Sprint(p.Duplicates), fmt.Sprintf("%.2f ms", p.RTT50MS)
+			if p.Kind == "tcp" {
+				sent, lost, dup, rtt = fmt.Sprintf("%d KB", p.Octets/1000), "-", "-", "-"
+			}
+			if p.Kind == "udp" {
+				rtt = fmt.Sprintf("%.2f ms 1way", p.RTT50MS)
+			}
+			fmt.Fprintf(w, "  %-10s %-5s %8s %8s %8s %8d %11.1f ms %12s\n", n, p.Kind, sent, lost, dup, p.Resets, p.GapMS, rtt)
+		}
+	}
+	if len(res.Handover) > 0 {
+		fmt.Fprintf(w, "\n  %-28s %6s %10s %10s\n", "handover phase", "moves", "p50", "p99")
+		for _, p := range res.Handover {
+			fmt.Fprintf(w, "  %-28s %6d %7.2f ms %7.2f ms\n", phaseText[p.Name], p.Count, p.P50ms, p.P99ms)
+		}
+	}
+	fmt.Fprintf(w, "\n  captures  %s (all links: all.pcapng)\n  ladder    %s, ladder.svg\n", filepath.Join(res.Out, "*.pcap"), filepath.Join(res.Out, "ladder.txt"))
+	if res.OK && len(res.Covers) > 0 {
+		fmt.Fprintf(w, "  covers: %s\n", strings.Join(res.Covers, " "))
+	}
+}
+
+// phaseText says what the phases are.
+var phaseText = map[string]string{
+	"link-up-to-trigger": "link up > sign of the host",
+	"trigger-to-pbu":     "sign of the host > PBU",
+	"pbu-to-pba":         "PBU > PBA",
+	"pba-to-downlink":    "PBA > first downlink packet",
+	"attach":             "sign > first downlink packet",
+	"baseline-rtt":       "base line RTT of the core",
+	"attach-less-rtt":    "the same less the base line",
+}
