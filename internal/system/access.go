@@ -3,13 +3,11 @@ package system
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -255,161 +253,6 @@ func packetSocket(ifi int) (fd int, err error) {
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
-
-// Read waits for frames of any of the links. One reader at a time.
-func (p *AccessPort) Read(into []core.Packet) (n int, err error) {
-	if len(into) == 0 {
-		return 0, nil
-	}
-	err = p.ep.wait(false, func(ep int) bool {
-		k, werr := unix.EpollWait(ep, p.events[:], 0)
-		if werr == unix.EINTR {
-			k = 0
-		} else if werr != nil {
-			err = werr
-			return true
-		}
-		for _, ev := range p.events[:k] {
-			n += p.drain(int(ev.Fd), into[n:])
-		}
-		return n > 0
-	})
-	if n > 0 {
-		return n, nil
-	}
-	return 0, wrapPort("access", err)
-}
-
-// drain reads what one link has.
-func (p *AccessPort) drain(fd int, into []core.Packet) (n int) {
-	if len(into) == 0 {
-		return 0
-	}
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	if !slices.ContainsFunc(p.links, func(l *accessLink) bool { return l.fd == fd }) {
-		return 0 // closed since epoll saw it; the number may be another file by now
-	}
-	got, err := p.rx.recv(fd, len(into))
-	if err != nil {
-		return 0 // the link went down: the error is read and gone, and follow knows
-	}
-	for i := range got {
-		from := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&p.rx.name[i]))
-		b := p.rx.bufs[i][:p.rx.msgs[i].n]
-		switch {
-		case p.rx.msgs[i].hdr.Flags&unix.MSG_TRUNC != 0:
-			p.truncated.Add(1)
-			continue
-		case from.Pkttype == unix.PACKET_OUTGOING || len(b) <= sizeofVnetHdr:
-			continue
-		}
-		vnet, frame := b[:sizeofVnetHdr], b[sizeofVnetHdr:]
-		if vnet[0]&vnetNeedsCsum != 0 {
-			finishChecksum(frame, int(native16(vnet[6:])), int(native16(vnet[8:])))
-		}
-		out := &into[n]
-		*out = core.Packet{If: int(from.Ifindex), B: append(out.B[:0], frame...)}
-		copy(out.MAC[:], frame[6:12])
-		n++
-	}
-	return n
-}
-
-// finishChecksum does what a network card would have done: a sender on the same machine leaves the sum over the payload
-// to it, with the pseudo header's sum in the field.
-func finishChecksum(frame []byte, start, offset int) {
-	at := start + offset
-	if start < 0 || offset < 0 || at+2 > len(frame) {
-		return
-	}
-	var sum uint32
-	for i := start; i < len(frame); i += 2 {
-		sum += uint32(frame[i]) << 8
-		if i+1 < len(frame) {
-			sum += uint32(frame[i+1])
-		}
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	c := ^uint16(sum)
-	if c == 0 {
-		c = 0xffff // UDP's zero means "none" (RFC 768); for others both are zero
-	}
-	frame[at], frame[at+1] = byte(c>>8), byte(c)
-}
-
-// Write sends frames on the links that their If names. It gives how many left and joins the errors of the others.
-func (p *AccessPort) Write(pkts []core.Packet) (sent int, err error) {
-	p.tx.Lock()
-	defer p.tx.Unlock()
-	var errs []error
-	for len(pkts) > 0 {
-		n := min(len(pkts), batchMax)
-		k, err := p.writeBatch(pkts[:n])
-		sent += k
-		if err != nil {
-			errs = append(errs, err)
-			if errors.Is(err, net.ErrClosed) {
-				break
-			}
-		}
-		pkts = pkts[n:]
-	}
-	return sent, errors.Join(errs...)
-}
-
-func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
-	var errs []error
-	var which [batchMax]int
-	n := 0
-	for i := range pkts {
-		if !p.serves(pkts[i].If) {
-			errs = append(errs, fmt.Errorf("access: no access link with index %d is there", pkts[i].If))
-			continue
-		}
-		if len(pkts[i].B) < offNet {
-			errs = append(errs, fmt.Errorf("access: a frame of %d octets is no Ethernet frame", len(pkts[i].B)))
-			continue
-		}
-		to := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&p.txr.name[n]))
-		*to = unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Ifindex: int32(pkts[i].If), Halen: 6}
-		copy(to.Addr[:6], pkts[i].B)
-		to.Protocol = native16(pkts[i].B[offEtherType:])
-		h := &p.txr.msgs[n].hdr
-		h.Namelen = unix.SizeofSockaddrLinklayer
-		h.SetControllen(0)
-		p.txr.point(n, pkts[i].B)
-		which[n] = i
-		n++
-	}
-	at := 0
-	err = p.out.wait(true, func(fd int) bool {
-		for at < n {
-			k, serr := p.txr.send(fd, at, n)
-			at, sent = at+k, sent+k
-			if serr == unix.EAGAIN {
-				return false
-			}
-			if serr != nil {
-				errs = append(errs, fmt.Errorf("access: link %d: %w", pkts[which[at]].If, serr))
-				at++
-			}
-		}
-		return true
-	})
-	if err != nil {
-		errs = append(errs, wrapPort("access", err))
-	}
-	return sent, errors.Join(errs...)
-}
-
-func (p *AccessPort) serves(ifi int) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return ifi != 0 && slices.ContainsFunc(p.links, func(l *accessLink) bool { return l.ifi == ifi })
-}
 
 // AccessLink is the state of one link of an access port.
 type AccessLink struct {

@@ -264,3 +264,6 @@ func wrapPort(kind string, err error) error {
 	}
 	return fmt.Errorf("%s port: %w", kind, err)
 }
+
+// unspecified is a local address for a port that is only tried out.
+var unspecified = []netip.Addr{netip.IPv6Unspecified()}
