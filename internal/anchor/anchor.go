@@ -45,7 +45,7 @@ type Machine struct {
 	cache *binding.Cache
 	count [4]int // sessions by state
 
-	peers    peers
+	peers    *peers
 	gateways gateways
 	watch    *heartbeat.Monitor // nil until restored
 

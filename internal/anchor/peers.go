@@ -28,19 +28,19 @@ type peers struct {
 // strangerRate is how many messages a second of unknown senders are looked at at all; they get at most a Binding Error.
 const strangerRate = 10
 
-func newPeers(cfg Config) (ps peers, err error) {
+func newPeers(cfg Config) (*peers, error) {
+	ps := &peers{strangers: bucket{rate: strangerRate}}
 	for _, c := range cfg.Peers {
 		p := &peer{Peer: c, bucket: bucket{rate: cfg.Limits.RequestsPerPeer}}
 		p.gateway = len(cfg.PMIP6.Gateways) == 0 || slices.Contains(cfg.PMIP6.Gateways, c.Name)
 		for _, a := range c.Addresses {
 			if other, ok := ps.around.Get(a.Masked()); ok {
-				return ps, fmt.Errorf("anchor: %s is an address of peer %q and of %q", a, other.Name, c.Name)
+				return nil, fmt.Errorf("anchor: %s is an address of peer %q and of %q", a, other.Name, c.Name)
 			}
 			ps.around.Insert(a.Masked(), p)
 		}
 		ps.list = append(ps.list, p)
 	}
-	ps.strangers = bucket{rate: strangerRate}
 	return ps, nil
 }
 
