@@ -232,7 +232,7 @@ func (m *Machine) rejected(e *entry, r *request, b *mobility.BindingAck) {
 		m.clockOff(e.anchor, b)
 	case mobility.ProxyRegNotEnabled:
 		m.known.bar(e.mn, access.V4|access.V6)
-	case mobility.NotAuthorizedForHNP:
+	case mobility.NotAuthorizedForHNP, mobility.BCEPrefixSetMismatch:
 		if len(r.prefixes) > 0 {
 			m.askAny(e, access.V6, reason)
 			return

@@ -259,6 +259,7 @@ func TestAskDifferently(t *testing.T) {
 		barred  access.Families
 	}{
 		{"155 for a known prefix", Profile{ID: idA, Families: both, Prefixes: []netip.Prefix{hnp}}, reply{status: 155}, zero6, anyIPv4, 0},
+		{"159 for a known prefix", Profile{ID: idA, Families: both, Prefixes: []netip.Prefix{hnp}}, reply{status: 159}, zero6, anyIPv4, 0},
 		{"171 for a known address", Profile{ID: idA, Families: both, IPv4: hoa}, reply{status: 171, v4status: 129}, zero6, anyIPv4, 0},
 		{"171 for a known address, IPv4 only", Profile{ID: idA, Families: access.V4, IPv4: hoa}, reply{status: 171}, netip.Prefix{}, anyIPv4, 0},
 		{"171 for any address", Profile{ID: idA, Families: both}, reply{status: 171, v4status: 129}, zero6, netip.Prefix{}, 0},

@@ -112,8 +112,7 @@ func (m *Machine) forwardFor(e *entry, h *handover) {
 		m.owners[k] = e
 	}
 	if len(e.forwarded) == 0 {
-		ops = append(ops, core.SetSession{ID: e.id, If: e.link.Link.If, MAC: e.mac, Chain: core.Chain{N: 1, Layer: [2]core.Layer{{
-			Local: netip.AddrPortFrom(m.cfg.Address, 0), Remote: netip.AddrPortFrom(e.anchor.Address, 0)}}}})
+		ops = append(ops, m.sessionOp(e))
 	}
 	for _, k := range keys {
 		if !slices.Contains(e.forwarded, k) {
@@ -130,6 +129,12 @@ func (m *Machine) forwardFor(e *entry, h *handover) {
 	m.refs++
 	m.waiting[m.refs] = h
 	m.out = append(m.out, core.Forward{Ops: ops, Ref: m.refs})
+}
+
+// sessionOp is the tunnel of a session and the host at its end.
+func (m *Machine) sessionOp(e *entry) core.SetSession {
+	return core.SetSession{ID: e.id, If: e.link.Link.If, MAC: e.mac, Chain: core.Chain{N: 1, Layer: [2]core.Layer{{
+		Local: netip.AddrPortFrom(m.cfg.Address, 0), Remote: netip.AddrPortFrom(e.anchor.Address, 0)}}}}
 }
 
 // unforward takes a session out of the data plane.

@@ -198,13 +198,8 @@ func (m *Machine) leaving(mn string, mac core.MAC) *entry {
 // takeOver gives the session of one interface to another one of the same host.
 func (m *Machine) takeOver(e *entry, l *link, mac core.MAC, s sighting) *entry {
 	delete(m.hosts, e.mac)
-	m.unforward(e)
-	e.link.home.Forget(m.now, e.mac, nil)
-	e.link.hosts--
-	e.mac, e.link = mac, l
 	m.hosts[mac] = e
-	l.hosts++
-	m.moved(e, s.by, "another interface of the host")
+	m.moveTo(e, l, mac, s.by, "another interface of the host")
 	m.rehandoff(e, s)
 	return e
 }
@@ -220,27 +215,36 @@ func (m *Machine) move(e *entry, l *link, s sighting) bool {
 		return false
 	}
 	technology := e.link.Technology
-	m.unforward(e)
-	e.link.home.Forget(m.now, e.mac, nil)
-	e.link.hosts--
-	e.link = l
-	l.hosts++
-	m.moved(e, s.by, "another link of the gateway")
+	m.moveTo(e, l, e.mac, s.by, "another link of the gateway")
 	if l.Technology != technology && e.state != deregistering {
 		m.rehandoff(e, s)
 	}
 	return true
 }
 
-// moved makes the session work where the host is now.
-func (m *Machine) moved(e *entry, by, why string) {
+// moveTo makes a session work at another link or interface: its forwarding in one update, so that no packet is lost
+// between the two, then the home link.
+func (m *Machine) moveTo(e *entry, l *link, mac core.MAC, by, why string) {
+	was := *e
+	e.link.hosts--
+	e.mac, e.link = mac, l
+	l.hosts++
 	e.trigger, e.by, e.checking = m.now.Boot, by, false
-	m.emit(core.Emit{Name: "session", ID: e.id, From: e.state.String(), To: e.state.String(), Why: why, Fields: m.fields(e)})
-	m.past(e.mn, "moved to "+e.link.Link.Name, "", why)
+	if len(e.forwarded) > 0 {
+		ops := []core.Op{m.sessionOp(e)}
+		for _, k := range e.forwarded {
+			ops = append(ops, core.SetKey{Match: e.match(k), ID: e.id, Up: true, Down: true}, core.Drop{Match: was.match(k)})
+		}
+		m.refs++
+		m.waiting[m.refs] = &handover{e: e, id: e.id}
+		m.out = append(m.out, core.Forward{Ops: ops, Ref: m.refs})
+	}
+	m.carryOut(was.link, was.link.home.Forget(m.now, was.mac, nil))
 	if e.state.bound() {
-		m.forward(e)
 		m.grant(e)
 	}
+	m.emit(core.Emit{Name: "session", ID: e.id, From: e.state.String(), To: e.state.String(), Why: why, Fields: m.fields(e)})
+	m.past(e.mn, "moved to "+l.Link.Name, "", why)
 }
 
 // rehandoff registers a session whose interface changed: handoff indicator 2.
