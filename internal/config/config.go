@@ -29,7 +29,8 @@ type Config struct {
 	Anchor    *Anchor
 	Gateway   *Gateway
 
-	at map[string]position // where each value was written, for checks across files
+	at  map[string]position // where each value was written, for checks across files
+	src *source
 }
 
 // API is the control socket and, if valid, the address of a metrics listener.

@@ -48,9 +48,12 @@ func (l *list[T]) decode(d *decoder, n ast.Node, tag reflect.StructTag) {
 		d.errAt(l.path, l.pos, "is "+kindOf(n)+", not a list", "write "+cmpOr(tag.Get("ex"), "[ ... ]"))
 		return
 	}
-	l.items = make([]T, len(seq.Values))
 	for i, e := range seq.Values {
-		d.value(reflect.ValueOf(&l.items[i]).Elem(), tag, e, fmt.Sprintf("%s[%d]", l.path, i))
+		var item T
+		d.value(reflect.ValueOf(&item).Elem(), tag, e, fmt.Sprintf("%s[%d]", l.path, i))
+		if x, ok := any(&item).(located); ok && x.here().set { // else it was refused as a whole
+			l.items = append(l.items, item)
+		}
 	}
 }
 
@@ -119,6 +122,9 @@ func (d *decoder) value(v reflect.Value, tag reflect.StructTag, n ast.Node, path
 	if dec, ok := v.Addr().Interface().(decodable); ok {
 		dec.decode(d, n, tag)
 		return
+	}
+	if kindOf(n) != "a map" {
+		*v.Addr().Interface().(located).here() = at{path: path, pos: pos}
 	}
 	d.section(v, n, path, pos)
 }

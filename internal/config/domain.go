@@ -91,7 +91,8 @@ func (c *Config) where(path string) position {
 
 func (k *domainCheck) fail(c *Config, path, problem, want string) {
 	p := c.where(path)
-	k.errs = append(k.errs, &Error{File: c.File, Line: p.Line, Col: p.Col, Len: p.Len, Key: path, Problem: problem, Want: want})
+	k.errs = append(k.errs, &Error{File: c.File, Line: p.Line, Col: p.Col, Len: p.Len, Key: path, Problem: problem, Want: want,
+		Source: c.src.line(p.Line)})
 }
 
 func (k *domainCheck) warn(c *Config, path string, kind Kind, format string, args ...any) {

@@ -79,7 +79,7 @@ func Parse(file string, text []byte) (*Config, []Warning, error) {
 		}
 		return nil, nil, d.errs
 	}
-	cfg.File, cfg.at = file, d.at
+	cfg.File, cfg.at, cfg.src = file, d.at, d.src
 	return cfg, v.warnings, nil
 }
 
