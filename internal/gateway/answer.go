@@ -284,7 +284,7 @@ func (m *Machine) tooOld(e *entry, r *request, b *mobility.BindingAck) {
 		return // the retransmission timer runs
 	}
 	r.acted = true
-	m.transmit(e)
+	m.transmit(e, refusalOf(b.Status))
 }
 
 // askAny repeats a registration without the addresses that the anchor does not allow.
@@ -358,6 +358,8 @@ func (m *Machine) refuse(e *entry, f access.Families, reason wire.Reason) {
 	if e.state.bound() {
 		m.withdraw(e)
 	}
+	// The next try asks for any address: what the host had may be gone, and its session, if there is one, has the rest.
+	e.prefixes, e.ipv4, e.router4 = nil, netip.Prefix{}, netip.Addr{}
 	m.setState(e, refused, string(reason))
 	m.deny(e, f, reason)
 	m.retryLater(e)

@@ -210,8 +210,8 @@ func (m *Machine) done(ev *core.Done) {
 		m.past(e.mn, "forwarding failed", string(wire.ForwardingFailed), ev.Err.Error())
 		families := e.has()
 		m.endRequest(e)
-		m.refuse(e, families, wire.ForwardingFailed)
 		m.request(e, families, 0, true)
+		m.refuse(e, families, wire.ForwardingFailed)
 	}
 }
 

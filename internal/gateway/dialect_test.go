@@ -188,9 +188,10 @@ func TestNetworkAsProposal(t *testing.T) {
 // The address that a host got is recorded in its profile: the next gateway that shares the store asks for it.
 func TestLearnedAddress(t *testing.T) {
 	spec.Covers(t, "S001-3.2.2-40", "S001-3.2.2-41")
-	b := newBench(t, testConfig())
-	b.bind(3, macA)
 	cfg := testConfig()
+	cfg.Anchors[0].Dialect = Draft02
+	b := newBench(t, cfg)
+	b.bind(3, macA)
 	cfg.Address = netip.MustParseAddr("2001:db8:a::12")
 	m, err := New(cfg, zeros{})
 	if err != nil {

@@ -118,7 +118,7 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 		interval: m.cfg.Timers.RetransmitFirst,
 	}
 	switch {
-	case lifetime == 0 && !partial:
+	case lifetime == 0:
 		r.handoff = mobility.HandoffUnknown // RFC 5213 6.9.1.4
 		r.interval = InitialBindackTimeout
 	case e.lost:
@@ -134,19 +134,23 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 		r.prefixes = slices.Clone(r.prefixes)
 	}
 	if f&access.V4 != 0 {
-		r.ipv4 = m.proposeIPv4(e)
+		r.ipv4 = m.proposeIPv4(e, r.dialect)
 	}
 	e.req = r
 	m.pending++
-	m.transmit(e)
+	m.transmit(e, "")
 }
 
 // proposeIPv4 chooses the value of the IPv4 option: the registered address, else the profile's, else the one that the
 // host had last time (document 001, 3.2.2), else the one it asks for itself, else none.
 //
+// The last address is proposed in the dialect of document 001 only, which takes it from a profile that all gateways share.
+// Ours may be out of date, and by RFC 5213 5.4.1.1 an address that no session has makes a second session; 0.0.0.0 gets the
+// address of the session that exists.
+//
 // Two interfaces of a host are two sessions with different addresses (document 001, 3): what another session has is not
 // proposed.
-func (m *Machine) proposeIPv4(e *entry) netip.Prefix {
+func (m *Machine) proposeIPv4(e *entry, d Dialect) netip.Prefix {
 	if e.ipv4.IsValid() {
 		return e.ipv4
 	}
@@ -157,7 +161,11 @@ func (m *Machine) proposeIPv4(e *entry) netip.Prefix {
 	if e.hint.IsValid() && e.hint.IsGlobalUnicast() {
 		hint = netip.PrefixFrom(e.hint, 32)
 	}
-	for _, p := range [...]netip.Prefix{e.profile.IPv4, m.known.ipv4(e.mn), hint} {
+	last := netip.Prefix{}
+	if d == Draft02 {
+		last = m.known.ipv4(e.mn)
+	}
+	for _, p := range [...]netip.Prefix{e.profile.IPv4, last, hint} {
 		if p.IsValid() && !m.elsewhere(e, func(x *entry) bool { return x.ipv4.Addr() == p.Addr() }) {
 			return p
 		}
@@ -174,8 +182,8 @@ func sharesPrefix(e *entry, ps []netip.Prefix) bool {
 	return slices.ContainsFunc(e.prefixes, func(p netip.Prefix) bool { return slices.Contains(ps, p) })
 }
 
-// transmit sends one copy of the request in flight: a new sequence number and the time of now (RFC 5213 6.9.4).
-func (m *Machine) transmit(e *entry) {
+// transmit sends one copy of the request in flight, the second and later ones because of why: a new sequence number and the time of now (RFC 5213 6.9.4).
+func (m *Machine) transmit(e *entry, why wire.Reason) {
 	r := e.req
 	e.seq++
 	tx := transmission{seq: e.seq, at: m.now.Boot}
@@ -190,7 +198,7 @@ func (m *Machine) transmit(e *entry) {
 	m.counts["updates"]++
 	if r.n > 1 {
 		m.counts["retransmits"]++
-		m.emit(core.Emit{Name: "retransmit", ID: e.id, Why: string(wire.NoAnswer), Fields: map[string]any{
+		m.emit(core.Emit{Name: "retransmit", ID: e.id, Why: string(why), Fields: map[string]any{
 			"type": "pbu", "sub": e.mn, "peer": e.anchor.Name, "seq": tx.seq, "count": r.n - 1}})
 	}
 }
@@ -265,7 +273,7 @@ func (m *Machine) unanswered(e *entry) {
 			m.redial(e)
 			return
 		}
-		m.transmit(e)
+		m.transmit(e, wire.NoAnswer)
 	}
 }
 
@@ -273,7 +281,7 @@ func (m *Machine) unanswered(e *entry) {
 func (m *Machine) redial(e *entry) {
 	r := e.req
 	r.dialect, r.series, r.n, r.interval = e.anchor.dialect, 0, 0, m.cfg.Timers.RetransmitFirst
-	m.transmit(e)
+	m.transmit(e, wire.DialectDisabled)
 }
 
 // endRequest makes the request in flight void.
