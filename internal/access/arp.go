@@ -93,7 +93,7 @@ func (l *HomeLink) probeARP(h *host, out []Action) []Action {
 // handleEcho4 answers a ping of the default router.
 func (l *HomeLink) handleEcho4(now core.Now, h *host, f *Frame, m *Echo4, mine bool, out []Action) []Action {
 	out = append(out, Attached{MAC: h.mac, By: "data", Addr: specified(f.SrcIP)})
-	if !mine || m.Reply || !l.isRouter4(h, f.DstIP) {
+	if !mine {
 		return out
 	}
 	if lease, ok := h.lease(now); !ok || lease.Addr() != f.SrcIP {

@@ -77,6 +77,15 @@ func TestFrameRate(t *testing.T) {
 	r.after(time.Second / FrameRate)
 	r.in(ns(macA, llA, routerLL)).did("Attached", "na")
 	r.in(ns(macA, llA, routerLL)).did("Refused")
+	// Pings of others are data: they cost nothing here.
+	ping := echo4(macA, homeA.Addr())
+	ping.DstIP = addr("192.0.2.1")
+	ping6 := echo6(macA, addr("2001:db8:1000::a"))
+	ping6.DstIP = addr("2001:db8::1")
+	for range FrameBurst {
+		r.in(ping).did("Attached")
+		r.in(ping6).did("Attached")
+	}
 	r.after(time.Hour)
 	r.l.Tick(r.now, nil)
 	for range FrameBurst {

@@ -62,7 +62,7 @@ func (l *HomeLink) Handle(now core.Now, f *Frame, out []Action) []Action {
 		return refuse(out, f.Src, wire.RouterImpersonate, "frame from the router's MAC address")
 	case ether.IsGroup(f.Src) || f.Src == core.MAC{}:
 		return refuse(out, f.Src, wire.WrongMAC, "source is no unicast MAC address")
-	case f.Body == nil:
+	case f.Body == nil || l.passing(f):
 		return append(out, Attached{MAC: f.Src, By: "data", Addr: f.SrcIP})
 	}
 	h := l.host(now, f.Src)
@@ -86,6 +86,18 @@ func (l *HomeLink) Handle(now core.Now, f *Frame, out []Action) []Action {
 	}
 	l.settle(h)
 	return out
+}
+
+// passing says whether it is a ping of somebody else, which is data: it must not use up the host's rate here.
+func (l *HomeLink) passing(f *Frame) bool {
+	switch m := f.Body.(type) {
+	case *nd.Echo:
+		return m.Reply || f.DstIP != l.cfg.LinkLocal
+	case *Echo4:
+		h := l.hosts[f.Src]
+		return m.Reply || h == nil || !l.isRouter4(h, f.DstIP)
+	}
+	return false
 }
 
 // Grant says what a host may use, after a Proxy Binding Acknowledgement; each refresh is a Grant too. It sends a Router

@@ -107,7 +107,7 @@ func (l *HomeLink) handleEcho(h *host, f *Frame, m *nd.Echo, mine bool, out []Ac
 		return refuse(out, h.mac, wire.RouterImpersonate, "source is the router's link-local address")
 	}
 	out = append(out, Attached{MAC: h.mac, By: "data", Addr: specified(f.SrcIP)})
-	if !mine || m.Reply || f.DstIP != l.cfg.LinkLocal {
+	if !mine {
 		return out
 	}
 	if f.SrcIP.IsUnspecified() || !l.ours(h, f.SrcIP) {

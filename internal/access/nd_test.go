@@ -123,7 +123,7 @@ func TestImpersonation(t *testing.T) {
 		{"NS with the router's MAC", body(&nd.NeighborSolicitation{Target: llA, Options: llRouter}), wire.RouterImpersonate},
 		{"RS with the router's MAC", body(&nd.RouterSolicitation{Options: llRouter}), wire.RouterImpersonate},
 		{"RS from the router's address", from(rs(macA, llA), routerLL), wire.RouterImpersonate},
-		{"echo from the router's address", body(&nd.Echo{}), ""},
+		{"echo from the router's address", from(echo6(macA, llA), routerLL), wire.RouterImpersonate},
 		{"frame from the router's MAC", mac(mld(macA, llA), routerMAC), wire.RouterImpersonate},
 		{"frame from a group address", mac(mld(macA, llA), group), wire.WrongMAC},
 		{"frame from nowhere", mac(mld(macA, llA), core.MAC{}), wire.WrongMAC},
@@ -131,18 +131,11 @@ func TestImpersonation(t *testing.T) {
 		{"ARP announcement of the router's address", arp(macA, router4, router4), wire.RouterImpersonate},
 		{"ARP with the router's MAC", thief, wire.RouterImpersonate},
 		{"ARP with another's MAC", foreign, wire.WrongMAC},
-		{"DHCP server", &Frame{Dst: macB, Src: macA, SrcIP: homeA.Addr(), DstIP: homeB.Addr(), Body: func() any {
-			m := offerOf(macB)
-			return m
-		}()}, wire.RouterImpersonate},
+		{"DHCP server", &Frame{Dst: macB, Src: macA, SrcIP: homeA.Addr(), DstIP: homeB.Addr(), Body: offerOf(macB)}, wire.RouterImpersonate},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, config())
 			r.grant(macA, dualStack())
-			if c.want == "" {
-				c.f.SrcIP = routerLL
-				c.want = wire.RouterImpersonate
-			}
 			r.in(c.f).silent().refused(c.want)
 		})
 	}
