@@ -125,6 +125,7 @@ func (m *Machine) Deadline() (at time.Duration, ok bool) {
 	earlier(next, any)
 	earlier(m.waiting.next())
 	earlier(m.store.heldUntil, m.store.held)
+	earlier(m.flights.retryAt, len(m.flights.again) > 0)
 	if m.watch != nil {
 		earlier(m.watch.Deadline())
 	}
@@ -151,6 +152,7 @@ func (m *Machine) tick() {
 		m.store.held = false
 		m.emit(core.Emit{Name: "store", From: "lost", To: "ready", Why: "lifetime-max-over"})
 	}
+	m.endAgain()
 	m.beat()
 }
 

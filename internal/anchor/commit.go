@@ -3,6 +3,7 @@ package anchor
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"kedge/internal/binding"
 	"kedge/internal/core"
@@ -29,13 +30,29 @@ type flights struct {
 	byID  map[core.ID]*flight
 	byRef map[core.Ref]core.ID
 	last  core.Ref
+
+	endings map[core.Ref]ending
+	again   []ending // could not be stored; tried again at retryAt
+	retryAt time.Duration
 }
+
+// ending is a session that is deleted; its addresses are given back when the store has forgotten it.
+type ending struct {
+	id     core.ID
+	domain core.Domain
+	node   string
+	keys   []netip.Prefix
+	rest   bool
+}
+
+// retryEnding is the time between two tries to delete a record.
+const retryEnding = time.Second
 
 // routesRef is the reference of the routes at the start; those of steps are larger.
 const routesRef core.Ref = 1
 
 func newFlights() flights {
-	return flights{byID: make(map[core.ID]*flight), byRef: make(map[core.Ref]core.ID), last: routesRef + 1}
+	return flights{byID: make(map[core.ID]*flight), byRef: make(map[core.Ref]core.ID), last: routesRef + 1, endings: make(map[core.Ref]ending)}
 }
 
 // open says whether a change of the session is under way.
@@ -121,6 +138,9 @@ func (m *Machine) done(ev core.Done) {
 		}
 		return
 	}
+	if m.ended(ev) {
+		return
+	}
 	id, back, undo := m.flights.landed(ev.Ref, ev.Err == nil)
 	if !undo {
 		return
@@ -133,6 +153,47 @@ func (m *Machine) done(ev core.Done) {
 	m.emit(core.Emit{Name: "failed", ID: id, Why: string(reason), Fields: Fields{Err: ev.Err.Error()}})
 	if i, ok := m.cache.ByID(id); ok {
 		m.undo(i, back)
+	}
+}
+
+// end deletes a session's record and forwarding.
+func (m *Machine) end(e ending) {
+	ref := m.flights.last
+	m.flights.last += 2
+	m.flights.endings[ref] = e
+	m.effect(core.Persist{Key: sessionKey(e.id)})
+	m.effect(core.Forward{Ops: []core.Op{core.Drop{ID: e.id}}, Ref: ref})
+}
+
+// ended takes the result of end, if it is one.
+func (m *Machine) ended(ev core.Done) bool {
+	e, ok := m.flights.endings[ev.Ref]
+	if !ok {
+		return false
+	}
+	delete(m.flights.endings, ev.Ref)
+	if ev.Err == nil {
+		m.giveBack(e.domain, e.node, e.keys, e.rest)
+		return true
+	}
+	m.refused[wire.StoreFailed]++
+	m.emit(core.Emit{Name: "failed", ID: e.id, Why: string(wire.StoreFailed), Fields: Fields{Sub: e.node, Err: ev.Err.Error()}})
+	if len(m.flights.again) == 0 {
+		m.flights.retryAt = m.now.Boot + retryEnding
+	}
+	m.flights.again = append(m.flights.again, e)
+	return true
+}
+
+// endAgain tries once more to delete what could not be deleted.
+func (m *Machine) endAgain() {
+	if len(m.flights.again) == 0 || m.flights.retryAt > m.now.Boot {
+		return
+	}
+	again := m.flights.again
+	m.flights.again = nil
+	for _, e := range again {
+		m.end(e)
 	}
 }
 

@@ -399,7 +399,7 @@ func prefixes(a *mobility.BindingAck) []netip.Prefix {
 	return slices.Collect(a.Options.HomeNetworkPrefixes())
 }
 
-func v4of(t testing.TB, a *mobility.BindingAck) netip.Addr {
+func v4of(t fataler, a *mobility.BindingAck) netip.Addr {
 	t.Helper()
 	if v, ok := a.Options.IPv4HomeAddressReply(); ok {
 		return v.Addr
@@ -462,7 +462,13 @@ func (r *rig) leakless() {
 	if n := len(r.m.gateways.byAddr); n != 0 {
 		r.t.Errorf("%d gateways are left", n)
 	}
-	if !r.hold && len(r.m.flights.byID)+len(r.m.flights.byRef) != 0 {
+	if !r.hold && len(r.m.flights.byID)+len(r.m.flights.byRef)+len(r.m.flights.endings)+len(r.m.flights.again) != 0 {
 		r.t.Errorf("changes are still under way: %v", r.m.flights)
 	}
+}
+
+// fataler is testing.TB or rapid.T.
+type fataler interface {
+	Helper()
+	Fatal(...any)
 }

@@ -246,19 +246,17 @@ func (m *Machine) due(i binding.Index) {
 	m.remove(i, "expired", true)
 }
 
-// remove deletes a session everywhere. rest: its addresses were in use until now.
+// remove deletes a session everywhere. rest: its addresses were in use until now. They are free when the end is durable,
+// or a restart could find them with two owners.
 func (m *Machine) remove(i binding.Index, why string, rest bool) {
 	e := m.cache.At(i)
-	id, domain, keys := e.ID, e.Domain, m.cache.Homes(i).Keys()
-	node := m.cache.Node(i)
+	end := ending{id: e.ID, domain: e.Domain, node: m.cache.Node(i), keys: m.cache.Homes(i).Keys(), rest: rest}
 	m.setState(i, binding.None, why, netip.Addr{}, "")
 	m.serve(e, netip.Addr{}, netip.Addr{})
 	m.cache.Remove(i)
-	m.giveBack(domain, node, keys, rest)
-	m.effect(core.Persist{Key: sessionKey(id)})
-	m.effect(core.Forward{Ops: []core.Op{core.Drop{ID: id}}})
-	m.defend(domain, keys, true)
-	m.released(id)
+	m.end(end)
+	m.defend(end.domain, end.keys, true)
+	m.released(end.id)
 }
 
 // without lists what of a is not in b.
