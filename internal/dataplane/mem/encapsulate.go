@@ -141,3 +141,14 @@ func (e *Engine) SetPathMTU(local, remote netip.Addr, octets int) {
 		t.base.Store(uint32(octets))
 	}
 }
+
+// Tunnels lists the tunnels in use: local and remote address.
+func (e *Engine) Tunnels() [][2]netip.Addr {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	out := make([][2]netip.Addr, 0, len(e.tables.tunnels))
+	for t := range e.tables.tunnels {
+		out = append(out, [2]netip.Addr{t.local, t.remote})
+	}
+	return out
+}

@@ -23,6 +23,7 @@ const (
 	reassemblyLimit
 	reassemblyTimeout
 	sendFailed
+	wrongMAC
 	rateLimit
 	unsolicited
 	tunnelError
@@ -34,5 +35,5 @@ var reasons = [nReasons]wire.Reason{
 	deprecated: wire.Deprecated, linkScope: wire.LinkScope, hopLimit: wire.HopLimit, tooBig: wire.TooBig, malformed: wire.Malformed,
 	badInner: wire.BadInner, ecnDrop: wire.ECNDrop, encapsulationLimit: wire.EncapsulateDeep, loop: wire.TunnelLoop,
 	overlap: wire.OverlapFragment, reassemblyLimit: wire.ReassemblyLimit, reassemblyTimeout: wire.ReassemblyTimeout,
-	sendFailed: wire.SendFailed, rateLimit: wire.RateLimit, unsolicited: wire.Unsolicited, tunnelError: wire.TunnelError,
+	sendFailed: wire.SendFailed, rateLimit: wire.RateLimit, wrongMAC: wire.WrongMAC, unsolicited: wire.Unsolicited, tunnelError: wire.TunnelError,
 }

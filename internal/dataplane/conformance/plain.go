@@ -1,0 +1,173 @@
+package conformance
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Plain builders: straight from the pictures in the RFCs, one octet after the other, and nothing of the code under test.
+
+var anyID = []byte{0xde, 0xad, 0xbe, 0xef} // stands for the Identification that the router chose
+
+func plainSum(b []byte) uint16 {
+	s := uint32(0)
+	for i := 0; i < len(b); i += 2 {
+		s += uint32(b[i]) << 8
+		if i+1 < len(b) {
+			s += uint32(b[i+1])
+		}
+		if s > 0xffff {
+			s -= 0xffff
+		}
+	}
+	return ^uint16(s)
+}
+
+func pseudoSum(src, dst netip.Addr, proto byte, body []byte) uint16 {
+	b := append(src.AsSlice(), dst.AsSlice()...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	b = append(b, 0, 0, 0, proto)
+	return plainSum(append(b, body...))
+}
+
+// hdr says what a packet's header is; zero fields are as below.
+type hdr struct {
+	hop  int // 0 = 64
+	tos  byte
+	flow uint32
+	id   uint16
+	df   bool
+	mf   bool
+	off  int
+}
+
+func v6(src, dst netip.Addr, next byte, h hdr, body []byte) []byte {
+	if h.hop == 0 {
+		h.hop = 64
+	}
+	b := []byte{0x60 | h.tos>>4, h.tos<<4 | byte(h.flow>>16), byte(h.flow >> 8), byte(h.flow), byte(len(body) >> 8), byte(len(body)), next, byte(h.hop)}
+	b = append(b, src.AsSlice()...)
+	b = append(b, dst.AsSlice()...)
+	return append(b, body...)
+}
+
+func v4(src, dst netip.Addr, proto byte, h hdr, body []byte) []byte {
+	if h.hop == 0 {
+		h.hop = 64
+	}
+	n, flags := 20+len(body), h.off/8
+	if h.df {
+		flags |= 0x4000
+	}
+	if h.mf {
+		flags |= 0x2000
+	}
+	b := []byte{0x45, h.tos, byte(n >> 8), byte(n), byte(h.id >> 8), byte(h.id), byte(flags >> 8), byte(flags), byte(h.hop), proto, 0, 0}
+	b = append(b, src.AsSlice()...)
+	b = append(b, dst.AsSlice()...)
+	binary.BigEndian.PutUint16(b[10:], plainSum(b))
+	return append(b, body...)
+}
+
+// packet is a packet of either family.
+func packet(src, dst netip.Addr, proto byte, h hdr, body []byte) []byte {
+	if src.Is4() {
+		return v4(src, dst, proto, h, body)
+	}
+	return v6(src, dst, proto, h, body)
+}
+
+func filling(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*31 + i>>8)
+	}
+	return b
+}
+
+func udp(src, dst netip.Addr, n int) []byte { return udpPorts(src, dst, 40000, 50000, n) }
+
+func udpPorts(src, dst netip.Addr, sport, dport uint16, n int) []byte {
+	b := []byte{byte(sport >> 8), byte(sport), byte(dport >> 8), byte(dport), byte((8 + n) >> 8), byte(8 + n), 0, 0}
+	b = append(b, filling(n)...)
+	binary.BigEndian.PutUint16(b[6:], pseudoSum(src, dst, 17, b))
+	return b
+}
+
+func tcp(src, dst netip.Addr, seq uint32, flags byte, payload []byte) []byte {
+	b := []byte{0x9c, 0x40, 0x1f, 0x90}
+	b = binary.BigEndian.AppendUint32(b, seq)
+	b = append(b, 0, 0, 0, 1, 0x50, flags, 0x10, 0, 0, 0, 0, 0)
+	b = append(b, payload...)
+	binary.BigEndian.PutUint16(b[16:], pseudoSum(src, dst, 6, b))
+	return b
+}
+
+// udpPacket is a UDP packet of size octets in all.
+func udpPacket(src, dst netip.Addr, h hdr, size int) []byte {
+	return packet(src, dst, 17, h, udp(src, dst, size-headerLen(src)-8))
+}
+
+func headerLen(a netip.Addr) int {
+	if a.Is4() {
+		return 20
+	}
+	return 40
+}
+
+// tcpPacket is a TCP packet of size octets in all.
+func tcpPacket(src, dst netip.Addr, h hdr, size int) []byte {
+	return packet(src, dst, 6, h, tcp(src, dst, 1000, 0x18, filling(size-headerLen(src)-20)))
+}
+
+// wrap is figure 6 of document 001 and figure 10 of RFC 5213: an IPv6 header before the packet, next header 4 or 41, traffic
+// class copied, hop limit 64.
+func wrap(src, dst netip.Addr, inner []byte) []byte {
+	next, tos := byte(41), inner[0]<<4|inner[1]>>4
+	if inner[0]>>4 == 4 {
+		next, tos = 4, inner[1]
+	}
+	return v6(src, dst, next, hdr{tos: tos}, inner)
+}
+
+// cut fragments an outer packet the way RFC 8200 4.5 draws it: IPv6 header, Fragment header, data in steps of 8 octets.
+func cut(pkt []byte, mtu int) (out [][]byte) {
+	step := (mtu - 48) / 8 * 8
+	body := pkt[40:]
+	for off := 0; off < len(body); off += step {
+		end, more := min(off+step, len(body)), byte(1)
+		if end == len(body) {
+			more = 0
+		}
+		f := append([]byte{}, pkt[:40]...)
+		f[4], f[5], f[6] = byte((8+end-off)>>8), byte(8+end-off), 44
+		f = append(f, pkt[6], 0, byte(off>>8), byte(off)|more)
+		f = append(f, anyID...)
+		out = append(out, append(f, body[off:end]...))
+	}
+	return out
+}
+
+func addresses(b []byte) (src, dst netip.Addr, proto byte) {
+	if b[0]>>4 == 4 {
+		return netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), b[9]
+	}
+	return netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])), b[6]
+}
+
+// icmp6 is an ICMPv6 message with its checksum.
+func icmp6(src, dst netip.Addr, typ, code byte, info uint32, rest []byte) []byte {
+	b := []byte{typ, code, 0, 0}
+	b = binary.BigEndian.AppendUint32(b, info)
+	b = append(b, rest...)
+	binary.BigEndian.PutUint16(b[2:], pseudoSum(src, dst, 58, b))
+	return b
+}
+
+func icmp4(typ, code byte, info uint32, rest []byte) []byte {
+	b := []byte{typ, code, 0, 0}
+	b = binary.BigEndian.AppendUint32(b, info)
+	b = append(b, rest...)
+	binary.BigEndian.PutUint16(b[2:], plainSum(b))
+	return b
+}

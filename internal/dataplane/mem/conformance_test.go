@@ -1,0 +1,102 @@
+package mem
+
+import (
+	"testing"
+	"time"
+
+	"bytes"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/internal/dataplane/conformance"
+	"kedge/wire/ip"
+	"net/netip"
+)
+
+func TestConformance(t *testing.T) { conformance.Run(t, newRouter) }
+
+// router surrounds an engine with what plain routing would do.
+type router struct {
+	*Engine
+	role dataplane.Role
+	now  time.Duration
+	out  Out
+	got  []conformance.Packet
+}
+
+func newRouter(t *testing.T, o conformance.Options) conformance.Router {
+	r := &router{role: o.Role, now: time.Hour}
+	cfg := Config{
+		Role: o.Role, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}, LocalRouting: o.LocalRouting,
+		EncapsulationLimit: o.EncapsulationLimit, Now: func() time.Duration { return r.now },
+	}
+	if o.Role == dataplane.Gateway {
+		cfg.Local = []netip.Addr{conformance.CoA1}
+		for i := 1; i <= 2; i++ {
+			cfg.Access = append(cfg.Access, dataplane.Link{If: i, MAC: conformance.RouterMAC, LinkLocal: conformance.LinkLocal})
+		}
+	}
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Engine = e
+	t.Cleanup(func() { e.Close() })
+	return r
+}
+
+func (r *router) If(link int) int         { return link }
+func (r *router) Advance(d time.Duration) { r.now += d }
+func (r *router) KernelForwards() bool    { return false }
+
+func (r *router) Send(p conformance.Packet) {
+	r.out.Reset()
+	b := bytes.Clone(p.B)
+	if p.Side == conformance.Tunnel {
+		if p.VNet.NeedsChecksum {
+			h, _ := ip.Parse(b)
+			r.Decapsulate(r.now, Outer{Local: h.Dst, Remote: h.Src, TOS: h.TOS, Offload: true}, b[40:], &r.out)
+		} else {
+			r.Tunnel(r.now, b, &r.out)
+		}
+	} else {
+		in := Native{If: p.Link, MAC: p.MAC, B: b, VNet: p.VNet}
+		switch {
+		case p.MAC == conformance.RouterMAC:
+		case p.Other == core.MAC{}:
+			r.Native(r.now, in, &r.out)
+		case p.Other[0]&1 != 0:
+			r.Sighted(r.now, in, &r.out)
+		}
+	}
+	r.take()
+}
+
+// take collects what left. Home prefixes are routed to the data plane, so what leaves for one comes back.
+func (r *router) take() {
+	all := append([]Packet{}, r.out.Packets...)
+	for i := range all {
+		all[i].B = bytes.Clone(all[i].B)
+	}
+	for _, p := range all {
+		side := conformance.Tunnel
+		if p.To == dataplane.ToNative || p.To == dataplane.ToSelf && r.role == dataplane.Anchor {
+			side = conformance.Native
+		}
+		if side == conformance.Native && r.role == dataplane.Anchor {
+			if h, err := ip.Parse(p.B); err == nil && (conformance.Pool6.Contains(h.Dst) || conformance.Pool4.Contains(h.Dst)) {
+				r.out.Reset()
+				r.Native(r.now, Native{B: p.B}, &r.out)
+				r.take()
+				continue
+			}
+		}
+		r.got = append(r.got, conformance.Packet{Side: side, Link: p.If, MAC: p.MAC, B: p.B})
+	}
+}
+
+func (r *router) Drain() []conformance.Packet {
+	got := r.got
+	r.got = nil
+	return got
+}

@@ -1,0 +1,145 @@
+package user
+
+import (
+	"fmt"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane/mem"
+	"kedge/wire"
+	"kedge/wire/ip"
+)
+
+const etherLen = 14
+
+// onlyIP passes untagged IPv4 and IPv6 frames. The kernel takes VLAN tags out of frames, so one from another VLAN looks like ours
+// but for this flag.
+var onlyIP = []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 4},
+	bpf.LoadAbsolute{Off: 12, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IP, SkipTrue: 1},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IPV6, SkipTrue: 1},
+	bpf.RetConstant{Val: 1 << 18},
+	bpf.RetConstant{Val: 0},
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// openAccess opens a packet socket on each access link, and one to send on all.
+func (p *Plane) openAccess(links []Link) (err error) {
+	p.frames, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("data plane: packet socket: %w", err)
+	}
+	if err := opts(p.frames, [3]int{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer}); err != nil {
+		return err
+	}
+	tv := unix.NsecToTimeval(int64(sendWait))
+	if err := unix.SetsockoptTimeval(p.frames, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
+		return err
+	}
+	for _, l := range links {
+		for _, s := range [][2]string{
+			{"ipv6/conf/" + l.Name + "/disable_ipv6", "1"}, {"ipv4/conf/" + l.Name + "/forwarding", "0"},
+			{"ipv4/conf/" + l.Name + "/arp_ignore", "8"}, {"ipv4/conf/" + l.Name + "/rp_filter", "1"},
+		} {
+			if err := p.swapSysctl(s[0], s[1]); err != nil {
+				return fmt.Errorf("data plane: access link %s: %w", l.Name, err)
+			}
+		}
+		s, err := p.openLink(l)
+		if err != nil {
+			return fmt.Errorf("data plane: access link %s: %w", l.Name, err)
+		}
+		p.goes(func() { p.readAccess(s, l) })
+	}
+	return nil
+}
+
+func (p *Plane) openLink(l Link) (*socket, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareLink(fd, l); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	s, err := newSocket(fd, l.Name)
+	if err != nil {
+		return nil, err
+	}
+	p.socks = append(p.socks, s)
+	return s, nil
+}
+
+func prepareLink(fd int, l Link) error {
+	raw, err := bpf.Assemble(onlyIP)
+	if err != nil {
+		return err
+	}
+	code := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		code[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
+		return fmt.Errorf("filter: %w", err)
+	}
+	if err := opts(fd,
+		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer},
+		[3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
+		[3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1},
+	); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: l.If}); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	// The interface takes frames to the router's MAC, whatever its own is, and all multicast: a host may first be seen by it.
+	for _, m := range []unix.PacketMreq{
+		{Ifindex: int32(l.If), Type: unix.PACKET_MR_UNICAST, Alen: 6, Address: [8]uint8{l.MAC[0], l.MAC[1], l.MAC[2], l.MAC[3], l.MAC[4], l.MAC[5]}},
+		{Ifindex: int32(l.If), Type: unix.PACKET_MR_ALLMULTI},
+	} {
+		if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+			return fmt.Errorf("membership: %w", err)
+		}
+	}
+	return nil
+}
+
+// readAccess takes the frames of one access link.
+func (p *Plane) readAccess(s *socket, l Link) {
+	out, b := new(mem.Out), newSendBatch()
+	now := p.now()
+	s.recv(func(i int, raw []byte) {
+		if i == 0 {
+			now = p.now()
+		}
+		if s.truncated(i) || len(raw) < ip.VNetLen+etherLen {
+			p.Count(wire.Malformed)
+			return
+		}
+		v, err := ip.ParseVNet(raw)
+		if err != nil {
+			p.Count(wire.Malformed)
+			return
+		}
+		frame := raw[ip.VNetLen:]
+		in := mem.Native{If: l.If, MAC: core.MAC(frame[6:12]), B: frame[etherLen:], VNet: v}
+		in.VNet.CsumStart -= etherLen
+		switch {
+		case in.MAC[0]&1 != 0 || in.MAC == l.MAC: // no host has such an address
+			p.Count(wire.WrongMAC)
+		case core.MAC(frame[:6]) == l.MAC:
+			p.Native(now, in, out)
+		case frame[0]&1 != 0:
+			p.Sighted(now, in, out)
+		}
+	}, func() {
+		p.send(out, b)
+		out.Reset()
+	}, func() { p.Count(wire.Malformed) })
+}

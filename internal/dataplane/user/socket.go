@@ -1,0 +1,203 @@
+package user
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane/mem"
+)
+
+// batchSize is how many packets one system call takes or sends.
+const batchSize = 32
+
+// bufferSize holds any packet with its link-layer and virtio-net headers.
+const bufferSize = 65535 + 64
+
+// mmsghdr of sendmmsg(2) and recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [4]byte
+}
+
+// socket is a receiving socket with room for a batch.
+type socket struct {
+	f     *os.File
+	conn  syscall.RawConn
+	hdrs  [batchSize]mmsghdr
+	iovs  [batchSize]unix.Iovec
+	names [batchSize]unix.RawSockaddrInet6 // or RawSockaddrLinklayer, which is smaller
+	ctrls [batchSize][96]byte
+	bufs  []byte
+}
+
+func newSocket(fd int, name string) (*socket, error) {
+	s := &socket{f: os.NewFile(uintptr(fd), name), bufs: make([]byte, batchSize*bufferSize)}
+	conn, err := s.f.SyscallConn()
+	if err != nil {
+		s.f.Close()
+		return nil, err
+	}
+	s.conn = conn
+	for i := range s.hdrs {
+		s.iovs[i].Base = &s.bufs[i*bufferSize]
+		s.iovs[i].SetLen(bufferSize)
+		h := &s.hdrs[i].hdr
+		h.Iov, h.Iovlen = &s.iovs[i], 1
+		h.Name, h.Control = (*byte)(unsafe.Pointer(&s.names[i])), &s.ctrls[i][0]
+	}
+	return s, nil
+}
+
+func (s *socket) Close() { s.f.Close() }
+
+// recv calls each for every packet of a batch and done after it, until the socket is closed. Errors of single packets, and of a
+// link that is down for a while, are counted by fail.
+func (s *socket) recv(each func(i int, pkt []byte), done func(), fail func()) {
+	for {
+		bad := false
+		err := s.conn.Read(func(fd uintptr) bool {
+			for i := range s.hdrs {
+				s.hdrs[i].hdr.Namelen = uint32(unsafe.Sizeof(s.names[i]))
+				s.hdrs[i].hdr.SetControllen(len(s.ctrls[i]))
+			}
+			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.hdrs[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
+			switch {
+			case errno == unix.EAGAIN:
+				return false
+			case errno == unix.EINTR:
+				return true
+			case errno != 0:
+				bad = true
+				return true
+			}
+			for i := range int(n) {
+				each(i, s.bufs[i*bufferSize:i*bufferSize+int(s.hdrs[i].n)])
+			}
+			done()
+			return true
+		})
+		if err != nil {
+			return // closed
+		}
+		if bad {
+			fail()
+			time.Sleep(time.Millisecond) // an error that stays must not spin
+		}
+	}
+}
+
+// truncated reports whether the i-th packet did not fit.
+func (s *socket) truncated(i int) bool { return s.hdrs[i].hdr.Flags&unix.MSG_TRUNC != 0 }
+
+// from is the source address of the i-th packet of an IPv6 socket.
+func (s *socket) from(i int) netip.Addr { return netip.AddrFrom16(s.names[i].Addr) }
+
+// control finds what the kernel says of the i-th packet beside its bytes: destination and traffic class.
+func (s *socket) control(i int) (local netip.Addr, tclass uint8) {
+	b := s.ctrls[i][:min(int(s.hdrs[i].hdr.Controllen), len(s.ctrls[i]))]
+	for len(b) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		n := int(h.Len)
+		if n < unix.SizeofCmsghdr || n > len(b) {
+			return
+		}
+		data := b[unix.CmsgLen(0):n]
+		if h.Level == unix.IPPROTO_IPV6 {
+			switch {
+			case h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
+				local = netip.AddrFrom16([16]byte(data[:16]))
+			case h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+				tclass = data[0]
+			}
+		}
+		b = b[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(b)):]
+	}
+	return
+}
+
+// sendBatch is room for one sendmmsg(2).
+type sendBatch struct {
+	hdrs  [batchSize]mmsghdr
+	iovs  [batchSize][2]unix.Iovec
+	six   [batchSize]unix.RawSockaddrInet6
+	four  [batchSize]unix.RawSockaddrInet4
+	link  [batchSize]unix.RawSockaddrLinklayer
+	heads [batchSize][14]byte
+}
+
+func newSendBatch() *sendBatch { return new(sendBatch) }
+
+// outer fills in whole IPv6 packets, each to its own destination.
+func (b *sendBatch) outer(run []mem.Packet) int {
+	for i := range run {
+		b.six[i] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: [16]byte(run[i].B[24:40])}
+		b.set(i, unsafe.Pointer(&b.six[i]), unsafe.Sizeof(b.six[i]), nil, run[i].B)
+	}
+	return len(run)
+}
+
+// plain4 fills in whole IPv4 packets.
+func (b *sendBatch) plain4(run []mem.Packet) int {
+	for i := range run {
+		b.four[i] = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: [4]byte(run[i].B[16:20])}
+		b.set(i, unsafe.Pointer(&b.four[i]), unsafe.Sizeof(b.four[i]), nil, run[i].B)
+	}
+	return len(run)
+}
+
+// framed fills in Ethernet frames from the router's MAC on each link.
+func (b *sendBatch) framed(run []mem.Packet, links map[int]Link) int {
+	for i := range run {
+		proto := [2]byte{0x86, 0xdd}
+		if run[i].B[0]>>4 == 4 {
+			proto = [2]byte{0x08, 0x00}
+		}
+		head := &b.heads[i]
+		mac := links[run[i].If].MAC
+		copy(head[0:], run[i].MAC[:])
+		copy(head[6:], mac[:])
+		copy(head[12:], proto[:])
+		b.link[i] = unix.RawSockaddrLinklayer{
+			Family: unix.AF_PACKET, Ifindex: int32(run[i].If), Halen: uint8(len(core.MAC{})),
+			Protocol: uint16(proto[0]) | uint16(proto[1])<<8, // network order
+		}
+		copy(b.link[i].Addr[:], run[i].MAC[:])
+		b.set(i, unsafe.Pointer(&b.link[i]), unsafe.Sizeof(b.link[i]), head[:], run[i].B)
+	}
+	return len(run)
+}
+
+func (b *sendBatch) set(i int, name unsafe.Pointer, size uintptr, head, body []byte) {
+	h := &b.hdrs[i].hdr
+	h.Name, h.Namelen = (*byte)(name), uint32(size)
+	n := 0
+	if head != nil {
+		b.iovs[i][0].Base = &head[0]
+		b.iovs[i][0].SetLen(len(head))
+		n++
+	}
+	b.iovs[i][n].Base = &body[0]
+	b.iovs[i][n].SetLen(len(body))
+	h.Iov = &b.iovs[i][0]
+	h.SetIovlen(n + 1)
+}
+
+// send sends messages at to n and returns how many went. With an error the message behind them is the one that failed.
+func (b *sendBatch) send(fd, at, n int) (int, error) {
+	sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.hdrs[at])), uintptr(n-at), 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	if int(sent) == 0 {
+		return 0, errors.New("sendmmsg sent nothing")
+	}
+	return int(sent), nil
+}

@@ -1,0 +1,262 @@
+// Package user is the data plane in user space: plain sockets around the engine of package mem, which makes every decision.
+//
+// Tunnel side, both roles: one raw IPv6 socket each for protocols 4 and 41 (the kernel reassembles outer fragments), one for the
+// ICMPv6 errors about outer packets, and one that sends whole outer packets, so that the kernel never fragments what should be
+// answered with Packet Too Big. Native side of an anchor: a TUN device that the home prefixes are routed to. Its MTU is the
+// largest there is, so that the kernel hands everything over and the engine alone decides what is too big (RFC 2473 7). Native
+// side of a gateway: a packet socket on each access link.
+//
+// The kernel must not forward or answer on access links as well: New takes IPv6 off them (disable_ipv6), silences ARP
+// (arp_ignore 8) and switches IPv4 forwarding off there; Close puts that back. The links must have no address, and be up.
+//
+// One goroutine reads each socket and carries its packets to the end, so packets of a flow stay in order. Needs CAP_NET_ADMIN
+// and CAP_NET_RAW. ECMP of the core sees flow label 0 (RFC 2473 6.5).
+package user
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/internal/dataplane/mem"
+	"kedge/wire"
+)
+
+// Role and Link are those of package dataplane.
+type (
+	Role = dataplane.Role
+	Link = dataplane.Link
+)
+
+const (
+	Anchor  = dataplane.Anchor
+	Gateway = dataplane.Gateway
+)
+
+// DefaultDevice is the name of the anchor's TUN device.
+const DefaultDevice = "kedge0"
+
+// Config of a plane.
+type Config struct {
+	Role         Role
+	Device       string       // name of the anchor's TUN device, "" = DefaultDevice
+	Domain       core.Domain  // of the anchor's native side
+	Local        []netip.Addr // tunnel entry points, and sources of ICMP errors; already on the host
+	Access       []Link       // a gateway's access links
+	LocalRouting bool         // RFC 5213 6.10.3
+	// MTU of the path to every remote, octets; 0 = that of the route to each, looked up again every minute.
+	MTU                int
+	EncapsulationLimit uint8                // RFC 2473 4.1.1; 0 = none
+	Now                func() time.Duration // nil = CLOCK_BOOTTIME
+}
+
+// Plane is the running data plane.
+type Plane struct {
+	*mem.Engine
+	cfg Config
+	now func() time.Duration
+
+	tun    *os.File // anchor
+	out6   int      // whole IPv6 packets
+	out4   int      // whole IPv4 packets of this router
+	frames int      // frames to hosts
+	links  map[int]Link
+	socks  []*socket
+	routes *routes
+	undo   []func()
+
+	done sync.WaitGroup
+	once sync.Once
+}
+
+var _ core.Dataplane = (*Plane)(nil)
+
+// New opens the sockets and starts forwarding what Update will name. On an error everything is closed again.
+func New(cfg Config) (_ *Plane, err error) {
+	if cfg.Device == "" {
+		cfg.Device = DefaultDevice
+	}
+	if cfg.Now == nil {
+		cfg.Now = bootTime
+	}
+	p := &Plane{cfg: cfg, now: cfg.Now, out6: -1, out4: -1, frames: -1, links: map[int]Link{}}
+	access, err := findLinks(cfg.Access)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range access {
+		p.links[l.If] = l
+	}
+	p.Engine, err = mem.New(mem.Config{
+		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
+		EncapsulationLimit: cfg.EncapsulationLimit, Forwarded: true, Now: cfg.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	if err := p.openCore(); err != nil {
+		return nil, err
+	}
+	if cfg.Role == Gateway {
+		err = p.openAccess(access)
+	} else {
+		err = p.openTUN()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if cfg.MTU == 0 {
+		if p.routes, err = openRoutes(p.Engine); err != nil {
+			return nil, err
+		}
+		p.goes(p.routes.run)
+	}
+	return p, nil
+}
+
+func (p *Plane) goes(f func()) {
+	p.done.Add(1)
+	go func() {
+		defer p.done.Done()
+		f()
+	}()
+}
+
+// findLinks completes access links from the host: index by name, MTU of the interface.
+func findLinks(in []Link) ([]Link, error) {
+	out := make([]Link, 0, len(in))
+	for _, l := range in {
+		var i *net.Interface
+		var err error
+		if l.If == 0 {
+			i, err = net.InterfaceByName(l.Name)
+		} else {
+			i, err = net.InterfaceByIndex(l.If)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("data plane: access link %s (index %d): %w", l.Name, l.If, err)
+		}
+		l.If, l.Name = i.Index, i.Name
+		if l.MTU == 0 {
+			l.MTU = i.MTU
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// Update applies ops, and looks up the path MTU to remotes that are new.
+func (p *Plane) Update(ops []core.Op) error {
+	err := p.Engine.Update(ops)
+	p.routes.look(ops)
+	return err
+}
+
+// Sync makes the state what all says.
+func (p *Plane) Sync(all iter.Seq[core.Op]) error {
+	err := p.Engine.Sync(all)
+	p.routes.lookAgain()
+	return err
+}
+
+// Close stops forwarding, waits for the goroutines, and puts back what New changed. The TUN device goes with it.
+func (p *Plane) Close() error {
+	p.once.Do(func() {
+		for _, s := range p.socks {
+			s.Close()
+		}
+		if p.tun != nil {
+			p.tun.Close()
+		}
+		p.routes.close()
+		p.done.Wait()
+		for _, fd := range []int{p.out6, p.out4, p.frames} {
+			if fd >= 0 {
+				unix.Close(fd)
+			}
+		}
+		for i := len(p.undo) - 1; i >= 0; i-- {
+			p.undo[i]()
+		}
+	})
+	return nil
+}
+
+// Device is the interface name of the anchor's TUN.
+func (p *Plane) Device() string { return p.cfg.Device }
+
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic("data plane: CLOCK_BOOTTIME: " + err.Error()) // every Linux has it
+	}
+	return time.Duration(ts.Nano())
+}
+
+// send carries out what the engine decided, for a batch of packets.
+func (p *Plane) send(out *mem.Out, b *sendBatch) {
+	for i := 0; i < len(out.Packets); {
+		// Runs of one destination leave by one system call.
+		n := 1
+		for i+n < len(out.Packets) && n < len(b.hdrs) && out.Packets[i+n].To == out.Packets[i].To {
+			n++
+		}
+		run := out.Packets[i : i+n]
+		i += n
+		switch {
+		case run[0].To == dataplane.ToTunnel:
+			p.flush(b, p.out6, b.outer(run))
+		case run[0].To == dataplane.ToSelf:
+			for j := range run {
+				if fd := p.out6; run[j].B[0]>>4 == 6 {
+					p.flush(b, fd, b.outer(run[j:j+1]))
+				} else {
+					p.flush(b, p.out4, b.plain4(run[j:j+1]))
+				}
+			}
+		case p.tun != nil:
+			for j := range run {
+				if _, err := p.tun.Write(run[j].B); err != nil && !errors.Is(err, os.ErrClosed) {
+					p.Count(wire.SendFailed)
+				}
+			}
+		default:
+			p.flush(b, p.frames, b.framed(run, p.links))
+		}
+	}
+}
+
+func (p *Plane) flush(b *sendBatch, fd, n int) {
+	for at := 0; at < n; {
+		sent, err := b.send(fd, at, n)
+		at += sent
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if errors.Is(err, unix.EMSGSIZE) {
+			// The route carries less than was thought: look again; the source hears of it with its next packet.
+			p.routes.lookAgain()
+			p.Count(wire.TooBig)
+		} else {
+			p.Count(wire.SendFailed)
+		}
+		at++
+	}
+}
