@@ -76,7 +76,7 @@ type (
 	Renewed struct{ MAC core.MAC }
 	// Released: DHCPRELEASE; the gateway deregisters IPv4 only.
 	Released struct{ MAC core.MAC }
-	// Declined: DHCPDECLINE; the address is in use by somebody else.
+	// Declined: DHCPDECLINE; the address is in use by somebody else. To be counted as wire.AddressDeclined.
 	Declined struct {
 		MAC  core.MAC
 		Addr netip.Addr

@@ -352,7 +352,6 @@ const dhclient = `touch leases && echo "initial-interval 1; backoff-cutoff 1;" >
 
 // Real clients take what a link sends, all on one bridge, each with its own address and prefix.
 func TestRealClients(t *testing.T) {
-	spec.Covers(t, "S001-3.1-22")
 	grants := map[core.MAC]Grant{}
 	for n := byte(11); n <= 14; n++ {
 		grants[macN(n)] = grantN(n)

@@ -168,7 +168,6 @@ func (l *HomeLink) handleDecline(now core.Now, h *host, m *dhcpv4.DHCPv4, out []
 		return refuse(out, h.mac, l.claim(h, a), "DHCPDECLINE")
 	}
 	h.declined, h.declinedTo = a, now.Boot+declineTime
-	out = refuse(out, h.mac, wire.AddressDeclined, a.String())
 	return append(out, Declined{MAC: h.mac, Addr: a})
 }
 

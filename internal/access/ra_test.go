@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"kedge/internal/spec"
 	"kedge/wire"
 	"kedge/wire/nd"
 )
@@ -23,6 +24,7 @@ func prefixesOf(m *nd.RouterAdvertisement) (list []nd.PrefixInformation) {
 
 // The whole advertisement of a host, field by field.
 func TestAdvertisement(t *testing.T) {
+	spec.Covers(t, "RFC5213-6.7")
 	r := newRig(t, config())
 	r.in(rs(macA, llA))
 	f := r.grant(macA, Grant{Prefixes: []netip.Prefix{prefixA, prefixB}, Valid: 300 * time.Second, Preferred: 200 * time.Second}).only()
