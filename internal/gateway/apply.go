@@ -107,8 +107,10 @@ func (m *Machine) forwardFor(e *entry, h *handover) {
 	}
 	for _, k := range keys {
 		if o := m.owners[k]; o != nil && o != e {
-			m.lose(o, k)
+			m.lose(o, keys)
 		}
+	}
+	for _, k := range keys {
 		m.owners[k] = e
 	}
 	if len(e.forwarded) == 0 {
@@ -148,12 +150,12 @@ func (m *Machine) unforward(e *entry) {
 	}
 }
 
-// lose takes a home key from a session because the anchor has just given it to another one: it moved the session to
+// lose takes home keys from a session because the anchor has just given them to another one: it moved the session to
 // another interface of the host. The old one is not deregistered, or the new one would end with it.
-func (m *Machine) lose(e *entry, k netip.Prefix) {
-	m.past(e.mn, "lost "+k.String(), "", "the anchor gave it to another interface")
-	e.prefixes = slices.DeleteFunc(slices.Clone(e.prefixes), func(p netip.Prefix) bool { return p == k })
-	if e.ipv4.Addr() == k.Addr() {
+func (m *Machine) lose(e *entry, keys []netip.Prefix) {
+	m.past(e.mn, "lost addresses", "", "the anchor gave them to another interface")
+	e.prefixes = slices.DeleteFunc(slices.Clone(e.prefixes), func(p netip.Prefix) bool { return slices.Contains(keys, p) })
+	if e.ipv4.IsValid() && slices.Contains(keys, netip.PrefixFrom(e.ipv4.Addr(), 32)) {
 		e.ipv4, e.router4 = netip.Prefix{}, netip.Addr{}
 	}
 	if !e.state.bound() {

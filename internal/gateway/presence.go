@@ -53,8 +53,8 @@ func (m *Machine) probe(e *entry) {
 // refresh begins the extension of a binding: first the host must be seen to be there, or this gateway would take the
 // binding back from the one where the host went silently (RFC 5213 6.13).
 func (m *Machine) refresh(e *entry) {
-	if !e.state.bound() {
-		return
+	if !e.state.bound() || e.req != nil && e.req.partial {
+		return // afterPartial comes back to it
 	}
 	if !e.lost && !e.link.down && e.link.detach["nud"] && m.now.Boot-e.heard >= m.cfg.Timers.NUDRetransmit {
 		e.checking, e.probes = true, 0
