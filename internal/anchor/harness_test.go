@@ -83,7 +83,8 @@ type rig struct {
 	failStore, failForward bool
 	hold                   bool // results are kept in pending
 	pending                []core.Event
-	keepLazy               bool // lazy records are not written
+	keepLazy               bool   // lazy records are not written
+	after                  func() // is called after every event
 }
 
 func start(t testing.TB, change ...func(*Config)) *rig {
@@ -170,6 +171,9 @@ func (r *rig) handle(ev core.Event) {
 	}
 	for _, d := range results {
 		r.handle(d)
+	}
+	if r.after != nil {
+		r.after()
 	}
 }
 

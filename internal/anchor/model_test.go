@@ -181,6 +181,7 @@ func TestModel(t *testing.T) {
 			}
 			c.Limits.Sessions, c.Limits.PendingPerPeer = 9, 3
 		})
+		w.after = func() { w.listen(rt) }
 		request := func(rt *rapid.T) pbu {
 			p := attach(rapid.SampledFrom(gws).Draw(rt, "from"), rapid.SampledFrom(ids).Draw(rt, "id"), rapid.SampledFrom(lls).Draw(rt, "ll"))
 			p.hi = uint8(rapid.IntRange(1, 5).Draw(rt, "hi"))

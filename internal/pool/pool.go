@@ -30,8 +30,9 @@ type Pool struct {
 	taken bitmap
 
 	cursor   uint64 // where the next dynamic allocation looks first
-	reserved map[uint64]string
-	fixed    uint64 // how many units are never handed out: reserved, router, network and broadcast address
+	reserved map[uint64]static
+	fixed    uint64 // how many units Allocate never gives: reserved, router, network and broadcast address
+	static   uint64 // how many reserved ones are in use
 
 	resting map[uint64]rest
 	queue   []due // of resting, by time
@@ -42,6 +43,12 @@ type Pool struct {
 type rest struct {
 	owner string
 	until time.Duration
+}
+
+// static is a unit kept for one owner.
+type static struct {
+	owner string
+	used  bool
 }
 
 // due is a look at a resting unit. The unit may have been taken, or taken and released, since.
@@ -56,7 +63,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{cfg: cfg, taken: newBitmap(), reserved: make(map[uint64]string), resting: make(map[uint64]rest)}
+	p := &Pool{cfg: cfg, taken: newBitmap(), reserved: make(map[uint64]static), resting: make(map[uint64]rest)}
 	p.units = 1 << (cfg.Delegate - cfg.Prefix.Bits())
 	for _, r := range cfg.Reserve {
 		p.exclude(r)
@@ -120,7 +127,7 @@ func (p *Pool) Reserve(unit netip.Prefix, owner string) error {
 	if !p.taken.set(u) {
 		return ErrTaken
 	}
-	p.reserved[u] = owner
+	p.reserved[u] = static{owner: owner}
 	p.fixed++
 	return nil
 }
@@ -132,11 +139,16 @@ func (p *Pool) Take(now core.Now, unit netip.Prefix, owner string) error {
 	if err != nil {
 		return err
 	}
-	if o, ok := p.reserved[u]; ok {
-		if o != owner {
+	if s, ok := p.reserved[u]; ok {
+		switch {
+		case s.owner != owner:
 			return ErrReserved
+		case s.used:
+			return ErrTaken
 		}
-		return nil // its sessions are kept apart by the binding cache
+		p.reserved[u] = static{owner, true}
+		p.static++
+		return nil
 	}
 	if r, ok := p.resting[u]; ok {
 		if r.owner != owner {
@@ -192,7 +204,11 @@ func (p *Pool) Release(now core.Now, unit netip.Prefix, owner string, quarantine
 	if err != nil || !p.taken.has(u) {
 		return
 	}
-	if _, static := p.reserved[u]; static {
+	if s, ok := p.reserved[u]; ok { // nobody else can get it, so it need not rest
+		if s.used {
+			p.reserved[u] = static{owner: s.owner}
+			p.static--
+		}
 		return
 	}
 	if _, rests := p.resting[u]; rests {
@@ -209,7 +225,7 @@ func (p *Pool) Release(now core.Now, unit netip.Prefix, owner string, quarantine
 // Used counts the units that a session has or that rest; Free those that Allocate can give.
 func (p *Pool) Used(now core.Now) (used, free uint64) {
 	p.expire(now)
-	return p.taken.n - p.fixed, p.units - p.taken.n
+	return p.taken.n - p.fixed + p.static, p.units - p.taken.n
 }
 
 // expire frees the units whose quarantine is over.
