@@ -111,6 +111,9 @@ func (b *bench) do(ev core.Event) {
 		case core.Send:
 			switch body := e.Body.(type) {
 			case mobility.Message:
+				if e.Path.Home.IsValid() {
+					b.t.Errorf("%T with a Home Address option or type 2 routing header", body)
+				}
 				b.out = append(b.out, sent{b.now.Boot, e.Path.Remote.Addr(), e.Path.Local.Addr(), b.wire(e.Path, body)})
 			case *access.Frame:
 				b.frames = append(b.frames, body)

@@ -116,6 +116,10 @@ func TestHandoffIndicators(t *testing.T) {
 	if u := b.pbu(); u.handoff() != 1 {
 		t.Errorf("first attachment, configured 1: %v", u)
 	}
+	b.do(core.Command{Body: core.Detach{If: "acc0", MAC: macA}})
+	if u := b.pbu(); u.Lifetime != 0 || u.handoff() != mobility.HandoffUnknown {
+		t.Errorf("deregistration: %v", u)
+	}
 
 	// Context from the old gateway, by API.
 	b = newBench(t, testConfig())
