@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"kedge/internal/config"
+	"kedge/internal/system"
 )
 
 type checkCmd struct {
 	Files  []string `arg:"" name:"file" help:"Config files. Several are compared: gateways of one domain must look alike to hosts."`
-	NoHost bool     `help:"Leave out what this machine can do."`
+	NoHost bool     `help:"Leave out what this machine can do." xor:"host"`
+	Here   bool     `help:"Fail also if this machine cannot run the daemons of the files." xor:"host"`
 }
 
 // checked is what was found in one file.
@@ -23,21 +25,13 @@ type checked struct {
 	Warnings []config.Warning `json:"warnings,omitempty"`
 }
 
-// ability is one thing that a daemon needs of the machine it runs on.
-type ability struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"` // what is there, or what to do
-	Needed bool   `json:"needed"` // a daemon of the checked files does not work without it
-}
-
-// Run checks files; wrong ones give status 2, a machine that cannot run them status 1.
+// Run checks files; wrong ones give status 2, with --here a machine that cannot run them status 1.
 func (c *checkCmd) Run(e *env) error {
 	var report struct {
 		Files    []checked        `json:"files"`
 		Domain   []string         `json:"domain_errors,omitempty"`
 		Warnings []config.Warning `json:"domain_warnings,omitempty"`
-		Host     []ability        `json:"host,omitempty"`
+		Host     []system.Finding `json:"host,omitempty"`
 	}
 	var good []*config.Config
 	bad := false
@@ -68,9 +62,9 @@ func (c *checkCmd) Run(e *env) error {
 	report.Warnings = warnings
 	unable := false
 	if !c.NoHost {
-		report.Host = hostAbilities(good)
-		for _, a := range report.Host {
-			unable = unable || a.Needed && !a.OK
+		report.Host = findings(good, c.Here)
+		for _, f := range report.Host {
+			unable = unable || c.Here && f.Severity == system.Fatal
 		}
 	}
 	if e.json {
@@ -97,7 +91,7 @@ func (c *checkCmd) Run(e *env) error {
 		for _, w := range report.Warnings {
 			fmt.Fprintf(e.stdout, "warning: %s\n", w)
 		}
-		if err := writeAbilities(e, report.Host); err != nil {
+		if err := writeFindings(e, report.Host); err != nil {
 			return err
 		}
 	}
@@ -108,25 +102,6 @@ func (c *checkCmd) Run(e *env) error {
 		return errShown(exitFailed)
 	}
 	return nil
-}
-
-func writeAbilities(e *env, list []ability) error {
-	if len(list) == 0 {
-		return nil
-	}
-	t := newTable("THIS MACHINE", "", "")
-	for _, a := range list {
-		state := "yes"
-		if !a.OK {
-			state = "no"
-			if a.Needed {
-				state = "NO"
-			}
-		}
-		t.add(a.Name, state, a.Detail)
-	}
-	fmt.Fprintln(e.stdout)
-	return t.write(e.stdout, "")
 }
 
 // summary says in a line what a file makes.

@@ -2,76 +2,59 @@ package main
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
-	"slices"
 
 	"kedge/internal/config"
+	"kedge/internal/system"
 )
 
-// hostAbilities says what this machine can do, and what of the files does not fit it. What a file names and the machine
-// lacks is no error: files are often checked elsewhere than where they run.
-func hostAbilities(cfgs []*config.Config) []ability {
-	var out []ability
+// findings says what this machine can do for daemons of these files. Interfaces and addresses are looked for only if one
+// file is checked: several files are for several machines.
+func findings(cfgs []*config.Config, here bool) []system.Finding {
+	var n system.Needs
 	for _, c := range cfgs {
-		out = append(out, fits(c)...)
+		n.Anchor = n.Anchor || c.Anchor != nil
+		n.Gateway = n.Gateway || c.Gateway != nil
+		if len(cfgs) > 1 && !here {
+			continue
+		}
+		if a := c.Anchor; a != nil {
+			for _, x := range a.Addresses {
+				n.Addresses = append(n.Addresses, x.String())
+			}
+		}
+		if g := c.Gateway; g != nil {
+			n.Addresses = append(n.Addresses, g.Address.String())
+			for _, x := range g.Access {
+				n.Access = append(n.Access, x.Interface)
+			}
+		}
 	}
-	return out
+	return system.Checks(n)
 }
 
-// fits compares a file with the interfaces and addresses that are there.
-func fits(c *config.Config) (out []ability) {
-	var ifs, addrs []string
-	add := func(list *[]string, what string) {
-		if what != "" && !slices.Contains(*list, what) {
-			*list = append(*list, what)
-		}
-	}
-	for _, n := range c.Dataplane.Core {
-		add(&ifs, n)
-	}
-	if a := c.Anchor; a != nil {
-		add(&ifs, a.HomeLink)
-		for _, x := range a.Addresses {
-			add(&addrs, x.String())
-		}
-	}
-	if g := c.Gateway; g != nil {
-		add(&addrs, g.Address.String())
-		for _, x := range g.Access {
-			add(&ifs, x.Interface)
-		}
-	}
-	for _, n := range ifs {
-		a := ability{Name: c.Name + " interface " + n, OK: true, Detail: "is there"}
-		if l, err := net.InterfaceByName(n); err != nil {
-			a.OK, a.Detail = false, "is not there; \"ip link\" lists what is"
-		} else {
-			a.Detail = fmt.Sprintf("is there, %s, MTU %d", l.HardwareAddr, l.MTU)
-		}
-		out = append(out, a)
-	}
-	local := localAddresses()
-	for _, x := range addrs {
-		a := ability{Name: c.Name + " address " + x, OK: slices.Contains(local, netip.MustParseAddr(x)), Detail: "is configured"}
-		if !a.OK {
-			a.Detail = "is not configured here: \"ip -6 address add\" it before the daemon starts"
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
-func localAddresses() []netip.Addr {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
+// writeFindings writes a line a finding, and below it what to do.
+func writeFindings(e *env, list []system.Finding) error {
+	if len(list) == 0 {
 		return nil
 	}
-	var out []netip.Addr
-	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr().Unmap())
+	wide := 0
+	for _, f := range list {
+		wide = max(wide, len(f.Name))
+	}
+	fmt.Fprintln(e.stdout, "\nthis machine")
+	for _, f := range list {
+		if _, err := fmt.Fprintf(e.stdout, "  %-6s  %-*s  %s\n", f.Severity, wide, f.Name, f.Detail); err != nil {
+			return err
+		}
+		if f.Severity == system.Fine {
+			continue
+		}
+		if f.Feature != "" {
+			fmt.Fprintf(e.stdout, "  %-6s  %-*s  it is for %s\n", "", wide, "", f.Feature)
+		}
+		if f.Do != "" {
+			fmt.Fprintf(e.stdout, "  %-6s  %-*s  to do: %s\n", "", wide, "", f.Do)
 		}
 	}
-	return out
+	return nil
 }

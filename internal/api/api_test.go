@@ -158,7 +158,7 @@ func TestErrors(t *testing.T) {
 		{"wrong method", "POST", "/v1/status", "{}", c, 405, "POST is not for /v1/status: use GET"},
 		{"wrong method of a command", "GET", "/v1/attach", "", c, 405, "GET is not for /v1/attach: use POST"},
 		{"delete", "DELETE", "/v1/bindings", "", c, 405, "DELETE is not for /v1/bindings: use GET"},
-		{"unknown host", "GET", "/v1/explain/carol", "", c, 404, `nothing is known about "carol": see /v1/bindings for ids, and the log for refused messages`},
+		{"unknown host", "GET", "/v1/explain/carol", "", c, 404, `nothing is known about "carol": the bindings have the ids that are known, the log has messages that were refused`},
 		{"no host", "GET", "/v1/explain/", "", c, 400, "no id is given: name a host as in /v1/explain/alice@example.net"},
 		{"limit", "GET", "/v1/bindings?limit=-1", "", c, 400, `limit "-1" is no number of things: send 0 to 1000000`},
 		{"backlog", "GET", "/v1/events?backlog=many", "", c, 400, `backlog "many" is no number of things: send 0 to 1000000`},

@@ -304,7 +304,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(out) == 0 {
-		return &Error{Status: http.StatusNotFound, Message: fmt.Sprintf("nothing is known about %q", id), Want: "see /v1/bindings for ids, and the log for refused messages"}
+		return &Error{Status: http.StatusNotFound, Message: fmt.Sprintf("nothing is known about %q", id), Want: "the bindings have the ids that are known, the log has messages that were refused"}
 	}
 	return answer(w, out)
 }
