@@ -25,6 +25,8 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 		PMIP6: anchor.PMIP6{
 			Gateways: a.PMIP6.Gateways,
 			Dialects: dialects(a.PMIP6.Dialects),
+			NoIPv4:   !a.PMIP6.Families.V4, NoIPv6: !a.PMIP6.Families.V6,
+			MobileNodeTimestamps: a.PMIP6.MobileNodeTimestamps,
 		},
 		Subscribers: subscriber.Config{
 			Accept: a.Subscribers.Accept,
