@@ -5,33 +5,70 @@ import (
 	"time"
 )
 
-// limiter is many token buckets in a table of fixed size: strangers that share a slot share its budget, and none grows
-// anything. Each bucket is one number, the time until which its budget is spent (the generic cell rate algorithm).
+// limiter is many token buckets in a table of fixed size, so that no stranger grows anything. A bucket is one number: until when
+// its budget is spent (the generic cell rate algorithm), in milliseconds, and 16 bits of the hash that it belongs to. A hash finds
+// its bucket in a set of a few; if all of its set are busy with others, it gets nothing.
 type limiter struct {
 	every time.Duration // of the budgets for all
-	burst time.Duration
 	all   [64]atomic.Int64
-	slots [limiterSlots]atomic.Int64
+	sets  [limiterSets][limiterWays]atomic.Uint64
 }
 
-// init sets the budget of all: n a second, and a second's worth at once.
-func (l *limiter) init(n int) {
-	l.every = time.Second / time.Duration(n)
-	l.burst = time.Second
-}
+const (
+	limiterSets = 1024
+	limiterWays = 4
+)
+
+// init sets the budget for all: n a second, and a second's worth at once.
+func (l *limiter) init(n int) { l.every = time.Second / time.Duration(n) }
 
 // take asks for one of n a second (and n at once) of hash, and one of the common budget of group.
 func (l *limiter) take(now time.Duration, group int, hash uint64, n int) bool {
-	every := time.Second / time.Duration(n)
 	// The own budget first: one that floods must not spend what is meant for all.
-	return spend(&l.slots[hash%limiterSlots], now, every, time.Second) && spend(&l.all[uint(group)%uint(len(l.all))], now, l.every, l.burst)
+	return l.own(now, hash, time.Second/time.Duration(n)) && l.common(now, group)
 }
 
-func spend(slot *atomic.Int64, now, every, burst time.Duration) bool {
+func (l *limiter) own(now time.Duration, hash uint64, every time.Duration) bool {
+	set, tag := &l.sets[hash%limiterSets], hash>>48
+	for {
+		var slot *atomic.Uint64
+		var old uint64
+		free := -1
+		for i := range set {
+			v := set[i].Load()
+			if v != 0 && v&0xffff == tag {
+				slot, old = &set[i], v
+				break
+			}
+			if free < 0 && time.Duration(v>>16)*time.Millisecond <= now {
+				free = i
+			}
+		}
+		if slot == nil {
+			if free < 0 {
+				return false
+			}
+			slot = &set[free]
+			if old = slot.Load(); time.Duration(old>>16)*time.Millisecond > now {
+				continue // somebody was faster
+			}
+		}
+		next := max(time.Duration(old>>16)*time.Millisecond, now) + every
+		if next-now > time.Second {
+			return false
+		}
+		if slot.CompareAndSwap(old, uint64(next/time.Millisecond)<<16|tag) {
+			return true
+		}
+	}
+}
+
+func (l *limiter) common(now time.Duration, group int) bool {
+	slot := &l.all[uint(group)%uint(len(l.all))]
 	for {
 		old := slot.Load()
-		next := max(time.Duration(old), now) + every
-		if next-now > burst {
+		next := max(time.Duration(old), now) + l.every
+		if next-now > time.Second {
 			return false
 		}
 		if slot.CompareAndSwap(old, int64(next)) {

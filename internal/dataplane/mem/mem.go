@@ -54,7 +54,6 @@ const (
 	errorsPerSecond = 1000 // ICMP errors a second to all
 	reportsPerMAC   = 1    // reports a second of one reason and MAC or remote
 	reportsPerLink  = 100  // reports a second of one access link, or of the tunnel side
-	limiterSlots    = 4096
 
 	// mtuLifetime: a path MTU learned from an ICMPv6 error is forgotten after ten minutes (RFC 8201 4).
 	mtuLifetime = 10 * time.Minute

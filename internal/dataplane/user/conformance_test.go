@@ -1,0 +1,467 @@
+package user
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"iter"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane/conformance"
+	"kedge/wire/ip"
+)
+
+// TestConformance runs the suite against real interfaces: the router in a network namespace, its neighbours played by packet
+// sockets at the other ends of its links. It needs root.
+func TestConformance(t *testing.T) { conformance.Run(t, newRouter) }
+
+// wireEnd is the test's end of one link of the router.
+type wireEnd struct {
+	name     string // of the router's end
+	fd       int
+	mac      core.MAC // of the test's end
+	peer     core.MAC // of the router's end
+	ifi      int      // of the router's end, in its namespace
+	outIndex int
+}
+
+// router is a plane in a namespace of its own.
+type router struct {
+	*Plane
+	t        *testing.T
+	o        conformance.Options
+	clock    atomic.Int64
+	native   []*wireEnd // anchor: one; gateway: links 1 and 2
+	core     *wireEnd
+	marks    uint32
+	got      []conformance.Packet
+	icmpSent bool
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// namespaces makes two, and leaves the thread in the router's until the test ends.
+func namespaces(t *testing.T) (outside, inside netns.NsHandle) {
+	t.Helper()
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	must(t, err)
+	outside, err = netns.New()
+	if err != nil {
+		t.Fatalf("network namespaces are needed, and root: %v", err)
+	}
+	inside, err = netns.New()
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, netns.Set(home))
+		for _, n := range []netns.NsHandle{home, outside, inside} {
+			n.Close()
+		}
+		runtime.UnlockOSThread()
+	})
+	return outside, inside
+}
+
+func sysctl(t *testing.T, name, value string) {
+	t.Helper()
+	must(t, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0))
+}
+
+// link makes a veth pair: name inside, the test's end outside. The thread is inside.
+func link(t *testing.T, outside, inside netns.NsHandle, name string) *wireEnd {
+	t.Helper()
+	must(t, netns.Set(outside))
+	peer := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "o-" + name}, PeerName: name, PeerNamespace: netlink.NsFd(inside)}
+	must(t, netlink.LinkAdd(peer))
+	sysctl(t, "ipv6/conf/o-"+name+"/disable_ipv6", "1")
+	out, err := netlink.LinkByName("o-" + name)
+	must(t, err)
+	must(t, netlink.LinkSetUp(out))
+	w := &wireEnd{name: name, mac: core.MAC(out.Attrs().HardwareAddr), outIndex: out.Attrs().Index}
+	w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(w.fd) })
+	must(t, opts(w.fd, [3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1}, [3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
+		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer}))
+	must(t, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: w.outIndex}))
+	must(t, unix.SetsockoptPacketMreq(w.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{Ifindex: int32(w.outIndex), Type: unix.PACKET_MR_PROMISC}))
+	must(t, netns.Set(inside))
+	in, err := netlink.LinkByName(name)
+	must(t, err)
+	// No address is made up, so nothing solicits on its own.
+	sysctl(t, "ipv6/conf/"+name+"/addr_gen_mode", "1")
+	sysctl(t, "ipv6/conf/"+name+"/accept_dad", "0")
+	must(t, netlink.LinkSetUp(in))
+	w.peer, w.ifi = core.MAC(in.Attrs().HardwareAddr), in.Attrs().Index
+	return w
+}
+
+// neighbour makes an address reachable over a link without ND or ARP.
+func (w *wireEnd) neighbour(t *testing.T, addrs ...netip.Addr) {
+	t.Helper()
+	for _, a := range addrs {
+		dst := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+		must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: w.ifi, Dst: dst, Scope: netlink.SCOPE_LINK}))
+		must(t, netlink.NeighSet(&netlink.Neigh{LinkIndex: w.ifi, IP: a.AsSlice(), HardwareAddr: net.HardwareAddr(w.mac[:]), State: netlink.NUD_PERMANENT}))
+	}
+}
+
+var (
+	markGW   = netip.MustParseAddr("2001:db8:a::fe")
+	markHNP  = netip.MustParsePrefix("2001:db8:1000:fe::/64")
+	mark6    = netip.MustParseAddr("2001:db8:1000:fe::1")
+	mark4    = netip.MustParseAddr("10.20.254.1")
+	markMAC  = core.MAC{2, 0, 0, 0, 0, 0xfe}
+	markMAC2 = core.MAC{2, 0, 0, 0, 0, 0xfd}
+	mark26   = netip.MustParseAddr("2001:db8:1000:fd::1")
+	mark24   = netip.MustParseAddr("10.20.253.1")
+)
+
+func newRouter(t *testing.T, o conformance.Options) conformance.Router {
+	outside, inside := namespaces(t)
+	r := &router{t: t, o: o}
+	r.clock.Store(int64(time.Hour))
+	for _, s := range [][2]string{
+		{"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"}, {"ipv4/ip_forward", "1"}, {"ipv6/conf/all/forwarding", "1"},
+		{"ipv4/icmp_ratemask", "0"}, {"ipv6/icmp/ratelimit", "0"},
+	} {
+		sysctl(t, s[0], s[1])
+	}
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	cfg := Config{Role: o.Role, LocalRouting: o.LocalRouting, EncapsulationLimit: o.EncapsulationLimit, Now: func() time.Duration { return time.Duration(r.clock.Load()) }}
+	r.core = link(t, outside, inside, "core0")
+	r.core.neighbour(t, conformance.LMAA.Next(), conformance.CoA2, conformance.Alien, markGW)
+	if o.Role == Anchor {
+		cfg.Local = []netip.Addr{conformance.LMAA, conformance.LMAA4}
+		w := link(t, outside, inside, "eth0")
+		w.neighbour(t, conformance.CN6, conformance.CN4)
+		r.native = []*wireEnd{w}
+		r.core.neighbour(t, conformance.CoA1)
+	} else {
+		cfg.Local = []netip.Addr{conformance.CoA1}
+		r.core.neighbour(t, conformance.LMAA, conformance.CN6)
+		for _, name := range []string{"acc1", "acc2"} {
+			w := link(t, outside, inside, name)
+			r.native = append(r.native, w)
+			cfg.Access = append(cfg.Access, Link{Name: name, MAC: conformance.RouterMAC, LinkLocal: conformance.LinkLocal})
+		}
+	}
+	for _, a := range cfg.Local {
+		must(t, netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Flags: unix.IFA_F_NODAD}))
+	}
+	r.Plane, err = New(cfg)
+	must(t, err)
+	t.Cleanup(func() { must(t, r.Close()) })
+	if o.Role == Anchor {
+		tun, err := netlink.LinkByName(DefaultDevice)
+		must(t, err)
+		for _, p := range []netip.Prefix{conformance.Pool6, conformance.Pool4} {
+			must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: tun.Attrs().Index, Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}))
+		}
+	}
+	must(t, r.Plane.Update(r.markers()))
+	r.warm()
+	return r
+}
+
+// markers are sessions of the test itself: their packets show that everything before them has passed.
+func (r *router) markers() []core.Op {
+	ch := func(local, remote netip.Addr) core.Chain {
+		return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(remote, 0)}}}
+	}
+	if r.o.Role == Anchor {
+		return []core.Op{
+			core.SetSession{ID: 1 << 40, Chain: ch(conformance.LMAA, markGW)},
+			core.SetKey{ID: 1 << 40, Match: core.Match{Dst: markHNP}, Up: true, Down: true},
+			core.SetKey{ID: 1 << 40, Match: core.Match{Dst: netip.PrefixFrom(mark4, 32)}, Up: true, Down: true},
+		}
+	}
+	var ops []core.Op
+	for i, h := range []struct {
+		mac  core.MAC
+		keys []netip.Addr
+	}{{markMAC, []netip.Addr{mark6, mark4}}, {markMAC2, []netip.Addr{mark26, mark24}}} {
+		id := core.ID(1<<40 + i)
+		ops = append(ops, core.SetSession{ID: id, Chain: ch(conformance.CoA1, markGW), If: r.native[i].ifi, MAC: h.mac})
+		for _, a := range h.keys {
+			ops = append(ops, core.SetKey{ID: id, Match: core.Match{Src: netip.PrefixFrom(a, a.BitLen()), If: r.native[i].ifi, MAC: h.mac}, Up: true, Down: true})
+		}
+	}
+	return ops
+}
+
+func (r *router) Sync(all iter.Seq[core.Op]) error {
+	return r.Plane.Sync(func(yield func(core.Op) bool) {
+		for op := range all {
+			if !yield(op) {
+				return
+			}
+		}
+		for _, op := range r.markers() {
+			if !yield(op) {
+				return
+			}
+		}
+	})
+}
+
+func (r *router) If(link int) int         { return r.native[link-1].ifi }
+func (r *router) Advance(d time.Duration) { r.clock.Add(int64(d)) }
+func (r *router) KernelForwards() bool    { return true }
+
+// frame sends one Ethernet frame into a link.
+func (w *wireEnd) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
+	t.Helper()
+	buf := make([]byte, ip.VNetLen, ip.VNetLen+14+len(b))
+	if v.NeedsChecksum {
+		le := binary.LittleEndian
+		buf[0], buf[1] = 1, v.Type
+		le.PutUint16(buf[2:], uint16(14+v.CsumStart+20))
+		le.PutUint16(buf[4:], uint16(v.Size))
+		le.PutUint16(buf[6:], uint16(14+v.CsumStart))
+		le.PutUint16(buf[8:], uint16(v.CsumOffset))
+	}
+	buf = append(append(buf, dst[:]...), src[:]...)
+	if b[0]>>4 == 6 {
+		buf = append(buf, 0x86, 0xdd)
+	} else {
+		buf = append(buf, 0x08, 0x00)
+	}
+	if err := unix.Sendto(w.fd, append(buf, b...), 0, &unix.SockaddrLinklayer{Ifindex: w.outIndex, Halen: 6}); err != nil {
+		t.Fatalf("send %d octets on %s: %v", len(b), w.name, err)
+	}
+}
+
+func (r *router) Send(p conformance.Packet) {
+	r.t.Helper()
+	switch {
+	case p.Side == conformance.Tunnel:
+		r.icmpSent = r.icmpSent || p.B[6] == ip.ICMPv6
+		r.core.frame(r.t, r.core.peer, r.core.mac, p.B, p.VNet)
+	case r.o.Role == Anchor:
+		r.native[0].frame(r.t, r.native[0].peer, r.native[0].mac, p.B, p.VNet)
+	default:
+		dst := conformance.RouterMAC
+		if p.Other != (core.MAC{}) {
+			dst = p.Other
+		}
+		r.native[p.Link-1].frame(r.t, dst, p.MAC, p.B, p.VNet)
+	}
+}
+
+// Drain sends a marker on every way into the router and collects until all have come out, twice: the first round shows that the
+// router has finished, the second that what it sent has arrived.
+func (r *router) Drain() []conformance.Packet {
+	r.t.Helper()
+	for range 2 {
+		if waiting := r.collect(r.markAll(), 5*time.Second); len(waiting) > 0 {
+			r.t.Fatalf("markers %v of %d did not come through in 5 s; so far %+v", waiting, r.marks, r.got)
+		}
+	}
+	r.icmpSent = false
+	got := r.got
+	r.got = nil
+	return got
+}
+
+// warm waits until the links carry: for a moment after a link came up the kernel drops what is sent on it.
+func (r *router) warm() {
+	r.t.Helper()
+	for range 100 {
+		if len(r.collect(r.markAll(), 100*time.Millisecond)) == 0 {
+			r.got = nil
+			return
+		}
+	}
+	r.t.Fatal("the links do not carry")
+}
+
+// markAll sends a marker on every way in.
+func (r *router) markAll() (waiting map[uint32]bool) {
+	r.t.Helper()
+	waiting = map[uint32]bool{}
+	mark := func(src, dst netip.Addr) []byte {
+		r.marks++
+		waiting[r.marks] = true
+		udp, err := ip.AppendUDP(nil, netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, 9), binary.BigEndian.AppendUint32([]byte("kedge marker"), r.marks))
+		must(r.t, err)
+		h := ip.Header{Src: src, Dst: dst, Proto: ip.UDP, TTL: 9}
+		b, err := h.Append(nil, len(udp))
+		must(r.t, err)
+		return append(b, udp...)
+	}
+	wrap := func(local netip.Addr, in []byte) []byte {
+		h := ip.Header{Src: markGW, Dst: local, Proto: ip.IPv6, TTL: 9}
+		if in[0]>>4 == 4 {
+			h.Proto = ip.IPv4
+		}
+		b, err := h.Append(nil, len(in))
+		must(r.t, err)
+		return append(b, in...)
+	}
+	into := func(w *wireEnd, dst, src core.MAC, b []byte) { w.frame(r.t, dst, src, b, ip.VNet{}) }
+	c, n := r.core, r.native[0]
+	if r.o.Role == Anchor {
+		into(n, n.peer, n.mac, mark(conformance.CN6, mark6))
+		into(c, c.peer, c.mac, wrap(conformance.LMAA, mark(mark6, conformance.CN6)))
+		into(c, c.peer, c.mac, wrap(conformance.LMAA, mark(mark4, conformance.CN4)))
+		if r.icmpSent {
+			into(c, c.peer, c.mac, r.icmpMark(conformance.LMAA, mark(conformance.CN6, mark6)))
+		}
+		return waiting
+	}
+	into(n, conformance.RouterMAC, markMAC, mark(mark6, conformance.CN6))
+	into(r.native[1], conformance.RouterMAC, markMAC2, mark(mark26, conformance.CN6))
+	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN6, mark6)))
+	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN4, mark24)))
+	if r.icmpSent {
+		into(c, c.peer, c.mac, r.icmpMark(conformance.CoA1, mark(mark6, conformance.CN6)))
+	}
+	return waiting
+}
+
+// icmpMark is an ICMPv6 error about a marker in its tunnel.
+func (r *router) icmpMark(local netip.Addr, inner []byte) []byte {
+	o := ip.Header{Src: local, Dst: markGW, Proto: ip.IPv6, TTL: 9}
+	quoted, err := o.Append(nil, len(inner))
+	must(r.t, err)
+	msg := append([]byte{1, 3, 0, 0, 0, 0, 0, 0}, append(quoted, inner...)...)
+	binary.BigEndian.PutUint16(msg[2:], ip.PseudoChecksum(markGW, local, ip.ICMPv6, msg))
+	h := ip.Header{Src: markGW, Dst: local, Proto: ip.ICMPv6, TTL: 9}
+	b, err := h.Append(nil, len(msg))
+	must(r.t, err)
+	r.clock.Add(int64(200 * time.Millisecond)) // a token for the error that comes back
+	return append(b, msg...)
+}
+
+// collect takes what comes out until no marker is waited for, or the time is over; it returns those still missing.
+func (r *router) collect(waiting map[uint32]bool, patience time.Duration) map[uint32]bool {
+	r.t.Helper()
+	ends := append([]*wireEnd{r.core}, r.native...)
+	fds := make([]unix.PollFd, len(ends))
+	for i, w := range ends {
+		fds[i] = unix.PollFd{Fd: int32(w.fd), Events: unix.POLLIN}
+	}
+	buf := make([]byte, bufferSize)
+	for deadline := time.Now().Add(patience); len(waiting) > 0 && time.Now().Before(deadline); {
+		if _, err := unix.Poll(fds, 20); err != nil && !errors.Is(err, unix.EINTR) {
+			r.t.Fatal(err)
+		}
+		for i, w := range ends {
+			for {
+				n, from, err := unix.Recvfrom(w.fd, buf, 0)
+				if err != nil {
+					break
+				}
+				if sll, ok := from.(*unix.SockaddrLinklayer); ok && sll.Pkttype == unix.PACKET_OUTGOING {
+					continue
+				}
+				r.frameOut(i, w, bytes.Clone(buf[ip.VNetLen:n]), waiting)
+			}
+		}
+	}
+	return waiting
+}
+
+func (r *router) frameOut(i int, w *wireEnd, f []byte, waiting map[uint32]bool) {
+	if at := bytes.Index(f, []byte("kedge marker")); at >= 0 && at+16 == len(f) {
+		delete(waiting, binary.BigEndian.Uint32(f[at+12:]))
+		return
+	}
+	if len(f) < 14 || f[0]&1 != 0 && i == 0 {
+		return // the kernel's own: MLD
+	}
+	p := conformance.Packet{Side: conformance.Native, B: f[14:]}
+	if i == 0 {
+		p.Side = conformance.Tunnel
+	} else if r.o.Role == Gateway {
+		p.Link, p.MAC = i, core.MAC(f[:6])
+		if src := core.MAC(f[6:12]); src != conformance.RouterMAC {
+			r.t.Errorf("a frame to a host comes from %v, want the router's MAC", src)
+		}
+	}
+	r.got = append(r.got, p)
+}
+
+func TestAccessLinkIsPutBack(t *testing.T) {
+	outside, inside := namespaces(t)
+	link(t, outside, inside, "acc1")
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	read := func() (all []string) {
+		for _, s := range []string{"ipv6/conf/acc1/disable_ipv6", "ipv4/conf/acc1/forwarding", "ipv4/conf/acc1/arp_ignore", "ipv4/conf/acc1/rp_filter"} {
+			b, err := os.ReadFile("/proc/sys/net/" + s)
+			must(t, err)
+			all = append(all, string(bytes.TrimSpace(b)))
+		}
+		return all
+	}
+	sysctl(t, "ipv4/conf/acc1/arp_ignore", "2")
+	sysctl(t, "ipv4/conf/acc1/forwarding", "1")
+	before := read()
+	p, err := New(Config{Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc1", MAC: conformance.RouterMAC}}})
+	must(t, err)
+	if got := read(); !slices.Equal(got, []string{"1", "0", "8", "1"}) {
+		t.Errorf("while it runs: %v", got)
+	}
+	must(t, p.Close())
+	must(t, p.Close()) // once more does nothing
+	if got := read(); !slices.Equal(got, before) {
+		t.Errorf("after it: %v, want %v", got, before)
+	}
+	for name, c := range map[string]Config{
+		"no such link":       {Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc9", MAC: conformance.RouterMAC}}},
+		"no address":         {Role: Anchor},
+		"a name too long":    {Role: Anchor, Local: []netip.Addr{conformance.LMAA}, Device: "a-name-that-is-too-long"},
+		"no MAC of a router": {Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc1"}}},
+	} {
+		if p, err := New(c); err == nil {
+			p.Close()
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if got := read(); !slices.Equal(got, before) {
+		t.Errorf("after failures: %v, want %v", got, before)
+	}
+}
+
+func TestDeviceInUse(t *testing.T) {
+	namespaces(t)
+	one, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
+	must(t, err)
+	if _, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}}); err == nil || !bytes.Contains([]byte(err.Error()), []byte("running already")) {
+		t.Errorf("a second one: %v", err)
+	}
+	l, err := netlink.LinkByName(one.Device())
+	must(t, err)
+	if l.Attrs().Alias != Tag || l.Attrs().MTU != ip.MaxPacket || l.Attrs().Flags&net.FlagUp == 0 {
+		t.Errorf("device %+v", l.Attrs())
+	}
+	must(t, one.Close())
+	if _, err := netlink.LinkByName(one.Device()); err == nil {
+		t.Error("the device is still there after Close")
+	}
+	two, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
+	must(t, err)
+	must(t, two.Close())
+}
