@@ -101,12 +101,13 @@ func writeStatus(e *env, st *api.Status, now time.Time) error {
 		if len(r.Peers) > 0 {
 			t := newTable("PEER", "ADDRESS", "ALIVE", "HEARD", "SESSIONS", "RESTARTS", "PROTECTION")
 			for _, p := range r.Peers {
-				alive, heard := "no", "never"
+				// Heartbeats begin with the first session; until then nobody knows.
+				alive, heard := "unknown", "never"
+				if !p.LastHeard.IsZero() {
+					alive, heard = "no", since(p.LastHeard, now)+" ago"
+				}
 				if p.Alive {
 					alive = "yes"
-				}
-				if !p.LastHeard.IsZero() {
-					heard = since(p.LastHeard, now) + " ago"
 				}
 				t.add(p.Name, addr(p.Address), alive, heard, strconv.Itoa(p.Sessions), strconv.FormatUint(uint64(p.Restarts), 10), p.Protection)
 			}

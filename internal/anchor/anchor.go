@@ -163,7 +163,7 @@ func (m *Machine) effect(e core.Effect) { m.out = append(m.out, e) }
 func (m *Machine) drop(r wire.Reason, f Fields) {
 	m.refused[r]++
 	f.Reason = string(r)
-	m.emit(core.Emit{Name: "dropped", Why: string(r), Fields: f})
+	m.emit(core.Emit{Name: "message-ignored", Why: string(r), Fields: f})
 }
 
 // note is a warning of the status, each once.

@@ -20,8 +20,8 @@ var handoverBuckets = []float64{.001, .002, .004, .008, .016, .032, .064, .125, 
 // storeBuckets reach from 100 µs (a cached file) to 1 s (a sick disk).
 var storeBuckets = []float64{.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1}
 
-// handoverPhases are the fields of a handover event that are measured.
-var handoverPhases = []string{"pbu", "pba", "forwarding"}
+// maxPhases limits the parts of a handover that are told apart.
+const maxPhases = 16
 
 // counters are what is counted here; gauges come from sources at each scrape.
 type counters struct {
@@ -44,7 +44,8 @@ func newCounters() *counters {
 
 // roleCounters are the counters of one role.
 type roleCounters struct {
-	all *counters
+	all  *counters
+	name string
 	// messages by direction, type and status+1; 0 is no status. Message counts here without a lock.
 	messages [2][numTypes][257]atomic.Uint64
 
@@ -60,12 +61,8 @@ func (c *counters) role(name string) *roleCounters {
 	defer c.mu.Unlock()
 	r := c.roles[name]
 	if r == nil {
-		r = &roleCounters{all: c, drops: make(map[[2]string]uint64), refusals: make(map[string]uint64), retransmits: make(map[string]uint64),
+		r = &roleCounters{all: c, name: name, drops: make(map[[2]string]uint64), refusals: make(map[string]uint64), retransmits: make(map[string]uint64),
 			handover: make(map[string]prometheus.Histogram)}
-		for _, p := range append(handoverPhases, "total") {
-			r.handover[p] = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kedge_handover_seconds",
-				Help: helpHandover, Buckets: handoverBuckets, ConstLabels: prometheus.Labels{"role": name, "phase": p}})
-		}
 		c.roles[name] = r
 	}
 	return r
@@ -88,12 +85,10 @@ func (c *counters) loopLag(shard core.Shard, late time.Duration) {
 // emit counts an event.
 func (r *roleCounters) emit(e *core.Emit) {
 	switch e.Name {
-	case "message-ignored", "dropped":
+	case "message-ignored":
 		layer := "signalling"
 		if l, ok := field(e, "layer").(string); ok {
 			layer = l
-		} else if e.Name == "dropped" {
-			layer = "forwarding"
 		}
 		r.mu.Lock()
 		add(r.drops, [2]string{layer, e.Why}, [2]string{layer, "other"})
@@ -108,25 +103,37 @@ func (r *roleCounters) emit(e *core.Emit) {
 		add(r.retransmits, typ, "other")
 		r.mu.Unlock()
 	case "handover":
-		var total time.Duration
-		for _, p := range handoverPhases {
-			if d, ok := field(e, p).(time.Duration); ok {
-				r.handover[p].Observe(d.Seconds())
-				total += d
-			}
+		phase, named := field(e, "phase").(string)
+		if took, ok := field(e, "took_ms").(float64); ok && named {
+			r.phase(phase).Observe(took / 1e3)
 		}
-		r.handover["total"].Observe(total.Seconds())
-	case "peer":
-		off, ok := field(e, "clock_offset_seconds").(float64)
+	case "clock":
+		off, ok := field(e, "offset_ms").(float64)
 		peer, named := field(e, "peer").(string)
 		if ok && named {
 			r.all.mu.Lock()
 			if _, known := r.all.offset[peer]; known || len(r.all.offset) < maxSeries {
-				r.all.offset[peer] = off
+				r.all.offset[peer] = off / 1e3
 			}
 			r.all.mu.Unlock()
 		}
 	}
+}
+
+// phase gives the histogram of a part of handovers.
+func (r *roleCounters) phase(name string) prometheus.Histogram {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.handover[name] == nil && len(r.handover) >= maxPhases {
+		name = "other"
+	}
+	h := r.handover[name]
+	if h == nil {
+		h = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kedge_handover_seconds", Help: helpHandover, Buckets: handoverBuckets,
+			ConstLabels: prometheus.Labels{"role": r.name, "phase": name}})
+		r.handover[name] = h
+	}
+	return h
 }
 
 // field reads one of an event's fields.

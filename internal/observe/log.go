@@ -48,12 +48,10 @@ func (h *Hub) drainLog(sub *Subscription, log *slog.Logger) {
 // levelOf says how loud a record is.
 func levelOf(r *Record) slog.Level {
 	switch r.Name {
-	case "error":
-		return slog.LevelError
-	case "warning", "refused", "store-lost", "illegal-transition":
+	case "failed", "warning", "refused":
 		return slog.LevelWarn
 	}
-	if r.From != r.To {
+	if r.From != r.To || r.Name == "session" { // a handoff is active -> active
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug

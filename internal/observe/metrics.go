@@ -100,7 +100,7 @@ func (s sums) add(d *prometheus.Desc, kind prometheus.ValueType, v float64, labe
 }
 
 // labelCount is how many of a series' labels its description has.
-var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descRetransmits: 2, descTunnelPkts: 2, descTunnelBytes: 2, descPoolFree: 1}
+var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descTunnelPkts: 2, descTunnelBytes: 2, descPoolFree: 1}
 
 func (s sums) collect(out chan<- prometheus.Metric) {
 	for k, v := range s {
@@ -137,7 +137,7 @@ func (r *roleCounters) collect(role string, out chan<- prometheus.Metric, sum su
 		counter(out, descRefusals, v, role, k)
 	}
 	for k, v := range r.retransmits {
-		sum.add(descRetransmits, prometheus.CounterValue, float64(v), role, k)
+		counter(out, descRetransmits, v, role, k)
 	}
 	for _, h := range r.handover {
 		h.Collect(out)
@@ -152,9 +152,6 @@ func (s *Source) collect(sum sums) {
 			}
 			for _, p := range st.Pools {
 				sum.add(descPoolFree, prometheus.GaugeValue, float64(p.Free), p.Name)
-			}
-			if n, ok := st.Counters["retransmits"]; ok {
-				sum.add(descRetransmits, prometheus.CounterValue, float64(n), s.Role, typeNames[typePBU])
 			}
 		}
 	}

@@ -7,15 +7,17 @@
 //
 // What the names of emitted events mean here:
 //
-//	session           a state change, From -> To because of Why: one Info line
-//	peer              the same for a gateway or anchor; field clock_offset_seconds: kedge_clock_offset_seconds
+//	session           a state change or handoff, From -> To because of Why: one Info line
+//	peer              the same for a gateway or anchor
 //	refused           a request was refused; Why is a wire.Reason: kedge_refusals_total
-//	message-ignored   input was dropped; Why is a wire.Reason, field layer: kedge_drops_total
-//	dropped           the same for packets
+//	message-ignored   a message was dropped; Why is a wire.Reason, field layer: kedge_drops_total
+//	dropped           the data plane told of a dropped packet; it counts them itself
 //	retransmit        field type: kedge_retransmits_total
-//	handover          durations pbu, pba, forwarding: kedge_handover_seconds, and their sum as phase total
+//	handover          fields phase and took_ms: kedge_handover_seconds
+//	clock             fields peer and offset_ms: kedge_clock_offset_seconds
 //
-// Any other name is logged: at Info if From and To differ, else at Debug; warning and error at those levels.
+// Any other name is logged: at Info if From and To differ, else at Debug; what went wrong in the daemon (failed, warning) at
+// Warn.
 //
 // Rule for Fields of core.Emit: nil, a map[string]any or a struct; it is read after Emit returned, so its maker must not
 // change it any more.

@@ -41,14 +41,15 @@ func emitAll(h *Hub) {
 	a, g := h.Role("anchor"), h.Role("gateway")
 	g.Emit(at, 0, core.Emit{Name: "session", ID: 7, From: "requested", To: "active", Why: "accepted", Fields: map[string]any{
 		"sub": "alice@example.net", "hoa": "10.20.0.10/16", "mac": core.MAC{2, 0, 0, 0, 0, 10}, "lifetime_s": 300, "peer": "lma1"}})
-	g.Emit(at, 0, core.Emit{Name: "session", ID: 7, From: "active", To: "active", Why: "refreshed"})
+	g.Emit(at, 0, core.Emit{Name: "session", ID: 7, From: "active", To: "active", Why: "handoff"})
 	a.Emit(at, 1, core.Emit{Name: "refused", Why: string(wire.PoolExhausted), Fields: map[string]any{"sub": "bob@example.net"}})
 	a.Emit(at, 1, core.Emit{Name: "message-ignored", Why: string(wire.BadChecksum), Fields: map[string]any{"layer": "signalling", "peer": "2001:db8::9"}})
 	g.Emit(at, 0, core.Emit{Name: "message-ignored", Why: string(wire.ForeignServer), Fields: map[string]any{"layer": "access"}})
-	g.Emit(at, 0, core.Emit{Name: "handover", ID: 7, Why: "mld", Fields: map[string]any{
-		"trigger": 89 * time.Second, "pbu": time.Millisecond, "pba": 11 * time.Millisecond, "forwarding": 3 * time.Millisecond}})
+	g.Emit(at, 0, core.Emit{Name: "handover", ID: 7, Why: "mld", Fields: map[string]any{"phase": "pba", "took_ms": 11.5}})
+	g.Emit(at, 0, core.Emit{Name: "handover", ID: 7, Why: "mld", Fields: map[string]any{"phase": "total", "took_ms": 14.0}})
+	g.Emit(at, 0, core.Emit{Name: "dropped", ID: 7, Why: string(wire.WrongSource)})
 	g.Emit(at, 0, core.Emit{Name: "peer", From: "alive", To: "dead", Why: "no answer", Fields: map[string]any{"peer": "lma1"}})
-	g.Emit(at, 0, core.Emit{Name: "peer", Fields: map[string]any{"peer": "lma1", "clock_offset_seconds": -0.25}})
+	g.Emit(at, 0, core.Emit{Name: "clock", Fields: map[string]any{"peer": "lma1", "offset_ms": -250.0}})
 	g.Emit(at, 0, core.Emit{Name: "retransmit", Fields: map[string]any{"type": "pbu"}})
 }
 
@@ -59,6 +60,7 @@ func TestLog(t *testing.T) {
 	emitAll(h)
 	h.Close()
 	want := `level=INFO msg=session self=mag1 role=gateway id=7 sub=alice@example.net from=requested to=active reason=accepted peer=lma1 hoa=10.20.0.10/16 lifetime_s=300 mac=02:00:00:00:00:0a
+level=INFO msg=session self=mag1 role=gateway id=7 from=active to=active reason=handoff
 level=WARN msg=refused self=mag1 role=anchor sub=bob@example.net reason=pool-exhausted
 level=INFO msg=peer self=mag1 role=gateway from=alive to=dead reason="no answer" peer=lma1
 `
@@ -69,8 +71,8 @@ level=INFO msg=peer self=mag1 role=gateway from=alive to=dead reason="no answer"
 	h = New(Options{Self: "mag1", Log: plainLog(&buf, slog.LevelDebug)})
 	emitAll(h)
 	h.Close()
-	if n := strings.Count(buf.String(), "\n"); n != 9 {
-		t.Errorf("%d lines at debug, want 9:\n%s", n, buf.String())
+	if n := strings.Count(buf.String(), "\n"); n != 11 {
+		t.Errorf("%d lines at debug, want 11:\n%s", n, buf.String())
 	}
 }
 
@@ -327,7 +329,7 @@ func TestMetrics(t *testing.T) {
 	for _, pool := range []string{"v4", "hnp"} {
 		h.AddSource(Source{Role: "anchor",
 			Status: func() (core.Status, bool) {
-				return core.Status{Sessions: map[string]int{"active": 2}, Pools: []core.PoolStatus{{Name: pool, Free: 10}}, Counters: map[string]uint64{"retransmits": 4}}, true
+				return core.Status{Sessions: map[string]int{"active": 2}, Pools: []core.PoolStatus{{Name: pool, Free: 10}}}, true
 			},
 			Tunnel: func() map[string]core.Counter {
 				return map[string]core.Counter{"ip4-in-ip6": {PacketsIn: 1, OctetsIn: 100, PacketsOut: 2, OctetsOut: 200}}
@@ -361,7 +363,6 @@ kedge_pool_free{pool="v4"} 10
 kedge_refusals_total{reason="pool-exhausted",role="anchor"} 1
 # HELP kedge_retransmits_total Requests that were sent again.
 # TYPE kedge_retransmits_total counter
-kedge_retransmits_total{role="anchor",type="pbu"} 8
 kedge_retransmits_total{role="gateway",type="pbu"} 1
 # HELP kedge_sessions Sessions by state.
 # TYPE kedge_sessions gauge
@@ -406,8 +407,7 @@ kedge_tunnel_packets_total{dir="out",encap="ip4-in-ip6"} 4
 		}
 	}
 	wantCounts := map[string]uint64{"kedge_store_commit_seconds": 1, "kedge_loop_lag_seconds shard=0": 1,
-		"kedge_handover_seconds phase=forwarding role=gateway": 1, "kedge_handover_seconds phase=pba role=gateway": 1,
-		"kedge_handover_seconds phase=pbu role=gateway": 1, "kedge_handover_seconds phase=total role=gateway": 1}
+		"kedge_handover_seconds phase=pba role=gateway": 1, "kedge_handover_seconds phase=total role=gateway": 1}
 	if diff := cmp.Diff(wantCounts, counts); diff != "" {
 		t.Errorf("histograms: -want +got:\n%s", diff)
 	}
@@ -421,10 +421,14 @@ func TestSeriesAreLimited(t *testing.T) {
 	for i := range 10 * maxSeries {
 		o.Emit(at, 0, core.Emit{Name: "refused", Why: fmt.Sprint("reason-", i)})
 		o.Emit(at, 0, core.Emit{Name: "message-ignored", Why: fmt.Sprint("reason-", i)})
-		o.Emit(at, 0, core.Emit{Name: "peer", Fields: map[string]any{"peer": fmt.Sprint("p", i), "clock_offset_seconds": 1.0}})
+		o.Emit(at, 0, core.Emit{Name: "handover", Fields: map[string]any{"phase": fmt.Sprint("p", i), "took_ms": 1.0}})
+		o.Emit(at, 0, core.Emit{Name: "clock", Fields: map[string]any{"peer": fmt.Sprint("p", i), "offset_ms": 1.0}})
 	}
 	if n, err := testutil.GatherAndCount(h.Gatherer(), "kedge_refusals_total", "kedge_drops_total", "kedge_clock_offset_seconds"); err != nil || n > 3*(maxSeries+1) {
 		t.Errorf("%d series, %v", n, err)
+	}
+	if n, err := testutil.GatherAndCount(h.Gatherer(), "kedge_handover_seconds"); err != nil || n != maxPhases+1 {
+		t.Errorf("%d phases, %v", n, err)
 	}
 }
 
