@@ -53,7 +53,7 @@ type rawStore struct {
 type rawDataplane struct {
 	at
 	Kind        leaf[string]        `yaml:"kind" doc:"Back end; auto takes the fastest that this kernel allows." enum:"auto|user" later:"ebpf: forwarding in the kernel" def:"auto"`
-	Core        list[leaf[string]]  `yaml:"core" doc:"Interfaces towards the core. Default: those that routes name." ex:"[core0]"`
+	Core        list[leaf[string]]  `yaml:"core" doc:"Interfaces towards the core network, which no access link may be. Packets follow the routes." ex:"[core0]"`
 	Device      leaf[string]        `yaml:"device" doc:"TUN interface that an anchor routes its pools to." def:"kedge0"`
 	UplinkGrace leaf[time.Duration] `yaml:"uplink-grace" doc:"How long packets from the previous gateway are still let in after a handover; 0s follows RFC 6275 10.4.5 to the letter." range:"0s..10s" def:"500ms"`
 	MTU         leaf[int]           `yaml:"mtu" doc:"MTU of the path between gateway and anchor. Default: discovered." range:"1280..65535"`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -386,9 +387,18 @@ kedge_tunnel_packets_total{dir="out",encap="ip4-in-ip6"} 4
 		t.Fatal(err)
 	}
 	counts := map[string]uint64{}
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	allowed := map[string]bool{"kedge_handover_seconds": true, "kedge_store_commit_seconds": true, "kedge_loop_lag_seconds": true}
 	for _, n := range names {
 		allowed[n] = true
+	}
+	for n := range allowed {
+		if !bytes.Contains(page, []byte("`"+n+"`")) {
+			t.Errorf("docs/operations.md does not have %s", n)
+		}
 	}
 	for _, f := range got {
 		if n := f.GetName(); strings.HasPrefix(n, "kedge_") && !allowed[n] {
