@@ -141,36 +141,36 @@ var anchorCases = []testCase{
 		spec.Covers(b, "S001-3.3.3-07")
 		for _, f := range families {
 			other := map[bool]netip.Addr{true: Nemo4, false: Nobody}[f.cn.Is4()]
-			b.reports = nil
+			b.reports()
 			b.r.Advance(time.Second)
 			b.dropped(wire.WrongSource, 1, func() {
 				b.pass(f.name+": source is nobody's", fromCore(wrap(CoA1, LMAA, udpPacket(other, f.cn, hdr{}, 100))))
 			})
-			if r := b.reported(wire.WrongSource); r.Outer.Remote.Addr() != CoA1 || r.Inner.Src != host(other) {
+			if r := b.report(wire.WrongSource); r.Outer.Remote.Addr() != CoA1 || r.Inner.Src != host(other) {
 				b.Errorf("report %+v does not say who did it", r)
 			}
 			b.r.Advance(time.Second)
 			b.dropped(wire.WrongTunnel, 1, func() {
 				b.pass(f.name+": source of a host at another gateway", fromCore(wrap(CoA1, LMAA, udpPacket(f.two, f.cn, hdr{}, 100))))
 			})
-			b.reported(wire.WrongTunnel)
+			b.report(wire.WrongTunnel)
 			b.r.Advance(time.Second)
 			b.dropped(wire.WrongTunnel, 1, func() {
 				b.pass(f.name+": outer source is nobody's", fromCore(wrap(Alien, LMAA, udpPacket(f.one, f.cn, hdr{}, 100))))
 			})
-			b.reported(wire.WrongTunnel)
+			b.report(wire.WrongTunnel)
 			b.dropped(wire.WrongSource, 1, func() {
 				b.pass(f.name+": source outside the home network", fromCore(wrap(CoA1, LMAA, udpPacket(f.cn, f.one, hdr{}, 100))))
 			})
 		}
-		b.reports = nil
+		b.reports()
 		b.r.Advance(time.Second)
 		b.dropped(wire.WrongTunnel, 50, func() {
 			for range 50 {
 				b.pass("a flood", fromCore(wrap(Alien, LMAA, udpPacket(H16, CN6, hdr{}, 100))))
 			}
 		})
-		b.reported(wire.WrongTunnel) // one of fifty
+		b.report(wire.WrongTunnel) // one of fifty
 	}},
 	{name: "anchor/bad inner", o: anchor, f: func(b *bench) {
 		good := udpPacket(H14, CN4, hdr{}, 100)
@@ -225,9 +225,7 @@ var anchorCases = []testCase{
 			b.dropped(wire.Deprecated, 1, func() { b.pass(f.name+" up", fromCore(wrap(CoA1, LMAA, udpPacket(f.one, f.cn, hdr{}, 100)))) })
 			b.dropped(wire.Deprecated, 1, func() { b.pass(f.name+" from a host", fromCore(wrap(CoA2, LMAA, udpPacket(f.two, f.one, hdr{}, 100)))) })
 		}
-		if len(b.reports) != 0 {
-			b.Errorf("reports %+v", b.reports)
-		}
+		b.silent()
 		// Transparent where a shorter key of another registration takes over.
 		b.update(core.SetKey{ID: sessionTwo, Match: core.Match{Dst: netip.MustParsePrefix("2001:db8:1000::/60")}, Up: true, Down: true})
 		b.pass("another registration", fromCN(udpPacket(CN6, H16, hdr{}, 100)), toCore(wrap(LMAA, CoA2, udpPacket(CN6, H16, hdr{hop: 63}, 100))))

@@ -117,11 +117,11 @@ var anchorErrorCases = []testCase{
 			if f.cn.Is4() {
 				nobody, typ, code = Nemo4, 3, 1
 			}
-			b.reports = nil
+			b.reports()
 			b.r.Advance(time.Second)
 			in := udpPacket(f.cn, nobody, hdr{}, 700)
 			b.dropped(wire.UnknownHome, 1, func() { b.pass(f.name, fromCN(in), told(f.cn, typ, code, 0, in)) })
-			if r := b.reported(wire.UnknownHome); r.Inner.Dst != host(nobody) || r.Inner.Src != host(f.cn) {
+			if r := b.report(wire.UnknownHome); r.Inner.Dst != host(nobody) || r.Inner.Src != host(f.cn) {
 				b.Errorf("report %+v does not say for whom", r)
 			}
 			// The bucket of one source holds ten.

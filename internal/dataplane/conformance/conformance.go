@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -107,7 +108,11 @@ func Run(t *testing.T, f Factory) {
 		t.Run(c.name, func(t *testing.T) {
 			b := &bench{T: t}
 			b.r = f(t, c.o)
-			b.r.Reports(func(r core.Reported) { b.reports = append(b.reports, r) })
+			b.r.Reports(func(r core.Reported) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.reported = append(b.reported, r)
+			})
 			if !c.empty {
 				b.setup(c.o.Role)
 			}
@@ -128,8 +133,26 @@ var cases = slices.Concat(anchorCases, anchorErrorCases, gatewayCases, stateCase
 // bench is one router in one case.
 type bench struct {
 	*testing.T
-	r       Router
-	reports []core.Reported
+	r        Router
+	mu       sync.Mutex // guards reported
+	reported []core.Reported
+}
+
+// reports takes what was reported since the last look.
+func (b *bench) reports() []core.Reported {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	got := b.reported
+	b.reported = nil
+	return got
+}
+
+// silent wants no report since the last look.
+func (b *bench) silent() {
+	b.Helper()
+	if got := b.reports(); len(got) != 0 {
+		b.Errorf("reports %+v", got)
+	}
 }
 
 func chain(local, remote netip.Addr) core.Chain {
@@ -173,7 +196,6 @@ func (b *bench) update(ops ...core.Op) {
 func fromCN(pkt []byte) Packet   { return Packet{Side: Native, B: pkt} }
 func fromCore(pkt []byte) Packet { return Packet{Side: Tunnel, B: pkt} }
 func from1(pkt []byte) Packet    { return Packet{Side: Native, Link: 1, MAC: Host1, B: pkt} }
-func from2(pkt []byte) Packet    { return Packet{Side: Native, Link: 2, MAC: Host2, B: pkt} }
 
 // want is one packet that must come out: exact bytes, or an ICMP error.
 type want struct {
@@ -250,11 +272,10 @@ func (b *bench) dropped(r wire.Reason, n uint64, f func()) {
 	}
 }
 
-// reported wants exactly one report of the reason since the last look, and returns it.
-func (b *bench) reported(r wire.Reason) core.Reported {
+// report wants exactly one report of the reason since the last look, and returns it.
+func (b *bench) report(r wire.Reason) core.Reported {
 	b.Helper()
-	got := b.reports
-	b.reports = nil
+	got := b.reports()
 	if len(got) != 1 || got[0].Reason != string(r) {
 		b.Errorf("reports %+v, want one of %s", got, r)
 		return core.Reported{}
