@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"kedge/internal/access"
 	"kedge/internal/core"
@@ -77,6 +78,7 @@ func (m *Machine) sighted(l *link, mac core.MAC, s sighting) {
 		return
 	}
 	e := m.hosts[mac]
+	here := e != nil && e.link == l
 	switch {
 	case e == nil && !l.attach[s.by]:
 		m.count(wire.NotAttached)
@@ -93,8 +95,23 @@ func (m *Machine) sighted(l *link, mac core.MAC, s sighting) {
 			return
 		}
 	}
+	silent := m.now.Boot - e.heard
 	m.present(e)
 	m.demand(e, s)
+	if here { // not from another link of this gateway
+		m.returned(e, s, silent)
+	}
+}
+
+// returned follows a bound host whose carrier came back: it says so by MLD, RS or DHCP after a silence. It may have been at
+// another gateway meanwhile, and nobody told this one (RFC 5846 would): if it was, the anchor sends its packets elsewhere,
+// so the binding is registered again at once.
+func (m *Machine) returned(e *entry, s sighting, silent time.Duration) {
+	if silent < ReturnSilence || e.state != active || s.by != "mld" && s.by != "rs" && s.by != "dhcp" {
+		return
+	}
+	e.trigger, e.by = m.now.Boot, s.by
+	m.register(e, "back by "+s.by)
 }
 
 // attach makes an entry for a host that is new here. nil: it may not have one.

@@ -17,7 +17,10 @@ import (
 const (
 	InitialBindackTimeout = time.Second      // INITIAL_BINDACK_TIMEOUT, RFC 6275 12
 	MaxBindackTimeout     = 32 * time.Second // MAX_BINDACK_TIMEOUT, RFC 6275 12
-	MaxUpdateRate         = 3                // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
+	// ReturnSilence is how long a host must have been silent for its next MLD, RS or DHCP message to mean that its carrier
+	// came back. A start of a stack sends several within less.
+	ReturnSilence = 200 * time.Millisecond
+	MaxUpdateRate = 3 // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
 
 	DefaultLifetime      = 5 * time.Minute
 	DefaultRefreshAt     = 0.5

@@ -89,7 +89,7 @@ func (c *dhcpClient) again(h *Host) {
 	}
 	c.send(h, kind, src, dst, ciaddr, opts)
 	c.tries++
-	wait := min(dhcpFirst<<(c.tries-1), 64*time.Second)
+	wait := dhcpFirst << min(c.tries-1, 4)
 	c.wait(h, wait, func() {
 		switch {
 		case c.state == requesting && c.tries >= 4:
