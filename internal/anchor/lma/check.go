@@ -94,8 +94,8 @@ func InOrder(r *Request, last Last, c Clock) *Refusal {
 	if c.Free {
 		return nil
 	}
-	ahead := int64(r.Timestamp - now) // the difference wraps where a field of 64 bits does
-	window := int64(c.Window) << 16 / int64(time.Second)
+	ahead := int64(r.Timestamp - now)                                             // the difference wraps where a field of 64 bits does
+	window := (int64(c.Window)<<16 + int64(time.Second) - 1) / int64(time.Second) // a begun unit counts
 	if ahead > window || ahead < -window {
 		by := "ahead of"
 		if ahead < 0 {
