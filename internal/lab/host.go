@@ -33,8 +33,25 @@ type host struct {
 	on      bool
 }
 
-// clientScript sets addresses and routes for dhclient, and nothing else of the machine: no resolv.conf, no hostname.
+// defaultRoute gives further interfaces a table of their own, chosen by source address: without it all packets of a host with
+// two interfaces leave by one, half of them with the other's address.
+const defaultRoute = `default_route() {
+  n=${interface#eth}
+  if [ "$n" = 0 ]; then ip -4 route replace default via "$2" dev "$interface"; return; fi
+  ip -4 route replace default via "$2" dev "$interface" table "10$n"
+  ip -4 rule del from "$1" 2>/dev/null
+  ip -4 rule add from "$1" lookup "10$n"
+}`
+
+// dhclientConf asks again soon: with its usual pauses of up to two minutes a client would miss T2 of a lease of seconds.
+const dhclientConf = `initial-interval 1;
+backoff-cutoff 2;
+request subnet-mask, routers, domain-name-servers, domain-name, interface-mtu, time-servers, lpr-servers;
+`
+
+// dhclientScript sets addresses and routes for dhclient, and nothing else of the machine: no resolv.conf, no hostname.
 const dhclientScript = `#!/bin/sh
+` + defaultRoute + `
 bits() { n=0; IFS=.; for o in $1; do while [ "$o" -gt 0 ]; do n=$((n + o % 2)); o=$((o / 2)); done; done; unset IFS; echo $n; }
 case $reason in
 PREINIT) ip link set dev "$interface" up ;;
@@ -42,7 +59,7 @@ BOUND|RENEW|REBIND|REBOOT)
   [ -n "$old_ip_address" ] && [ "$old_ip_address" != "$new_ip_address" ] && ip -4 addr flush dev "$interface"
   ip -4 addr replace "$new_ip_address/$(bits "$new_subnet_mask")" dev "$interface" valid_lft "$new_dhcp_lease_time" preferred_lft "$new_dhcp_lease_time"
   [ -n "$new_interface_mtu" ] && ip link set dev "$interface" mtu "$new_interface_mtu"
-  for r in $new_routers; do ip -4 route replace default via "$r" dev "$interface"; break; done ;;
+  for r in $new_routers; do default_route "$new_ip_address" "$r"; break; done ;;
 EXPIRE|FAIL|RELEASE|STOP) ip -4 addr flush dev "$interface" ;;
 TIMEOUT) exit 1 ;;
 esac
@@ -50,13 +67,14 @@ exit 0
 `
 
 const udhcpcScript = `#!/bin/sh
+` + defaultRoute + `
 case $1 in
 deconfig) ip -4 addr flush dev "$interface"; ip link set dev "$interface" up ;;
 bound|renew)
   ip -4 addr show dev "$interface" | grep -q " $ip/" || ip -4 addr flush dev "$interface"
   ip -4 addr replace "$ip/$mask" dev "$interface" valid_lft "$lease" preferred_lft "$lease"
   [ -n "$mtu" ] && ip link set dev "$interface" mtu "$mtu"
-  for r in $router; do ip -4 route replace default via "$r" dev "$interface"; break; done ;;
+  for r in $router; do default_route "$ip" "$r"; break; done ;;
 esac
 exit 0
 `
@@ -70,7 +88,7 @@ func (r *Run) newHost(n *node) (*host, error) {
 		n: n, log: filepath.Join(r.dir, n.spec.Name+".log"), scripts: dir, clients: map[string]*process{},
 		addrs: map[string]map[netip.Prefix]int{}, first: map[string]netip.Addr{}, index: map[int]string{}, done: make(chan struct{}),
 	}
-	for name, text := range map[string]string{"dhclient-script": dhclientScript, "udhcpc-script": udhcpcScript} {
+	for name, text := range map[string]string{"dhclient.conf": dhclientConf, "dhclient-script": dhclientScript, "udhcpc-script": udhcpcScript} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			return nil, err
 		}
@@ -232,7 +250,7 @@ func (h *host) startClient(w *wire) error {
 	var argv []string
 	switch h.n.spec.Host {
 	case "dhclient":
-		argv = []string{"dhclient", "-4", "-d", "-v", "-lf", file("leases"), "-pf", file("pid"), "-sf", filepath.Join(h.scripts, "dhclient-script"), w.ifname}
+		argv = []string{"dhclient", "-4", "-d", "-v", "-cf", filepath.Join(h.scripts, "dhclient.conf"), "-lf", file("leases"), "-pf", file("pid"), "-sf", filepath.Join(h.scripts, "dhclient-script"), w.ifname}
 	case "udhcpc":
 		argv = []string{"udhcpc", "-f", "-i", w.ifname, "-t", "10", "-T", "1", "-A", "1", "-O", "mtu", "-s", filepath.Join(h.scripts, "udhcpc-script")}
 	case "dhcpcd":

@@ -80,24 +80,26 @@ func mhOK(p []byte) error {
 	next := p[6]
 	q := p[40:min(len(p), 40+int(binary.BigEndian.Uint16(p[4:])))]
 	src, dst := p[8:24], p[24:40]
-	for {
-		switch next {
-		case 0, 43, 60:
-			if len(q) < 8 || len(q) < (int(q[1])+1)*8 {
-				return nil
-			}
-			next, q = q[0], q[(int(q[1])+1)*8:]
-			continue
-		case 41:
+	for next != 135 {
+		if next == 41 {
 			return mhOK(q)
-		case 135:
-		default:
+		}
+		if next != 0 && next != 43 && next != 60 || len(q) < 8 || len(q) < (int(q[1])+1)*8 {
 			return nil
 		}
-		break
+		ext := q[:(int(q[1])+1)*8]
+		switch {
+		case next == 43 && q[2] == 2 && len(ext) >= 24: // type 2: the home address is the destination (RFC 6275 6.1.1)
+			dst = ext[8:24]
+		case next == 60:
+			if home := homeAddress(ext[2:]); home != nil {
+				src = home
+			}
+		}
+		next, q = q[0], q[len(ext):]
 	}
 	if len(q) < 6 || (int(q[1])+1)*8 != len(q) {
-		return fmt.Errorf("a Mobility Header of %d octets says %d", len(q), (int(q[min(1, len(q)-1)])+1)*8)
+		return fmt.Errorf("a Mobility Header of %d octets has a length that does not fit", len(q))
 	}
 	sum := uint32(len(q)) + 135
 	for _, part := range [][]byte{src, dst, q} {
@@ -110,6 +112,23 @@ func mhOK(p []byte) error {
 	}
 	if sum != 0xffff {
 		return fmt.Errorf("a Mobility Header type %d has a wrong checksum", q[2])
+	}
+	return nil
+}
+
+// homeAddress finds the Home Address option among destination options.
+func homeAddress(o []byte) []byte {
+	for len(o) > 0 {
+		switch {
+		case o[0] == 0:
+			o = o[1:]
+			continue
+		case len(o) < 2 || len(o) < 2+int(o[1]):
+			return nil
+		case o[0] == 0xc9 && o[1] == 16:
+			return o[2:18]
+		}
+		o = o[2+int(o[1]):]
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ type stepParser struct {
 var condKeys = map[string]map[string]string{
 	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool"},
 	"probe":    {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
-	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text", "of": "text"},
+	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text"},
 	"metric":   {"node": "text", "name": "text", "labels": "map", "is": "cmp"},
 	"capture":  {"link": "text", "filter": "text", "count": "cmp"},
 	"ladder":   {"order": "list", "host": "text", "within": "cmp"},
@@ -133,7 +133,9 @@ func (p *stepParser) cond(kind, on string, v value) Cond {
 // checkRef verifies that a condition names things that exist.
 func (p *stepParser) checkRef(kind, key string, w Want, v value) {
 	switch key {
-	case "on", "node", "at", "of", "reaches":
+	case "reaches":
+		p.target(v)
+	case "on", "node", "at":
 		if p.s.Node(w.Text) == nil {
 			v.errorf("%q is no node", w.Text)
 		}

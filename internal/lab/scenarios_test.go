@@ -1,0 +1,218 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"kedge/internal/lab/scenario"
+	"kedge/internal/spec"
+)
+
+// atOnce is how many scenarios run at the same time: they wait more than they compute.
+const atOnce = 4
+
+// build makes the binary that the scenarios run; with KEDGE_LONG it has the race detector.
+func build(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "kedge")
+	args := []string{"build", "-o", bin}
+	if os.Getenv("KEDGE_LONG") != "" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "../../cmd/kedge")...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// TestScenarios runs every scenario against the real binary, four at a time. What a scenario covers is claimed when it
+// passes. Captures, ladders and logs are left in lab-out.
+func TestScenarios(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("whole networks need root: make scenarios")
+	}
+	all, err := All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := build(t)
+	out := os.Getenv("KEDGE_LAB_OUT")
+	if out == "" {
+		out = "../../lab-out"
+	}
+	type outcome struct {
+		res Result
+		err error
+		log bytes.Buffer
+	}
+	results := map[string]*outcome{}
+	done := map[string]chan struct{}{}
+	slots := make(chan struct{}, atOnce)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer func() { cancel(); wg.Wait() }() // also when a subtest ends the test early: nothing may be left behind
+	for _, s := range all {
+		results[s.Name], done[s.Name] = &outcome{}, make(chan struct{})
+	}
+	wg.Go(func() {
+		for _, s := range all {
+			if s.Long && os.Getenv("KEDGE_LONG") == "" {
+				continue
+			}
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots; close(done[s.Name]) }()
+				o := results[s.Name]
+				o.res, o.err = Scenario(ctx, s, Options{Binary: bin, Out: filepath.Join(out, s.Name), Files: templates(""), Log: &o.log, MHCheck: "../../tools/mhcheck"})
+			})
+		}
+	})
+	for _, s := range all {
+		if s.Long && os.Getenv("KEDGE_LONG") == "" {
+			continue
+		}
+		t.Run(s.Name, func(t *testing.T) {
+			<-done[s.Name]
+			o := results[s.Name]
+			if o.err != nil {
+				t.Fatal(o.err)
+			}
+			var text bytes.Buffer
+			o.res.Print(&text)
+			if !o.res.OK {
+				t.Fatalf("%s\nwhat happened:\n%s\nladder:\n%s", text.String(), o.log.String(), head(filepath.Join(o.res.Out, "ladder.txt"), 120))
+			}
+			t.Log("\n" + text.String())
+			if len(s.Covers) > 0 {
+				spec.Covers(t, s.Covers...)
+			}
+		})
+	}
+}
+
+func head(file string, lines int) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := bytes.SplitAfter(b, []byte("\n"))
+	if len(all) > lines {
+		all = append(all[:lines:lines], []byte(fmt.Sprintf("... %d more lines\n", len(all)-lines)))
+	}
+	return string(bytes.Join(all, nil))
+}
+
+// TestScenarioFiles holds that all files parse, and bear the names of their scenarios.
+func TestScenarioFiles(t *testing.T) {
+	all, err := All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 20 {
+		t.Errorf("only %d scenarios were found", len(all))
+	}
+	for _, s := range all {
+		if s.About == "" || s.End.TsharkErrors == nil || !s.End.Leaks {
+			t.Errorf("%s: every scenario says what it is about, and lets tshark and the search for leaks judge it", s.Name)
+		}
+	}
+}
+
+// tiny is a network without daemons.
+const tiny = `
+version: 1
+scenario: tiny
+budget: 20s
+links: { lan: { prefix: ["192.0.2.0/24", "2001:db8::/64"], %s } }
+nodes:
+  a: { host: static, on: { lan: [192.0.2.1, "2001:db8::1"] } }
+  b: { host: static, on: { lan: [192.0.2.2, "2001:db8::2"] } }
+steps:
+  - wait: { a: { reaches: b }, within: 5s }
+%s
+expect-at-end: { wire: { tshark-errors: 0 }, leaks: none }
+`
+
+func tinyScenario(t *testing.T, link, steps string) *scenario.Scenario {
+	t.Helper()
+	s, err := scenario.Parse("tiny.yaml", fmt.Appendf(nil, tiny, link, steps))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func runTiny(t *testing.T, s *scenario.Scenario) Result {
+	t.Helper()
+	res, err := Scenario(t.Context(), s, Options{Binary: "/bin/false", Out: t.TempDir(), Files: templates("")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// TestDropPartitionAndProbes: faults of links do what they say, and probes see exactly that.
+func TestDropPartitionAndProbes(t *testing.T) {
+	res := runTiny(t, tinyScenario(t, "delay: 1ms", `
+  - start: { ping: { name: p, from: a, to: b, every: 5ms }, udp: { name: u, from: a, to: b.v6, every: 5ms } }
+  - wait: { p: { received: ">= 10" }, u: { received: ">= 10" }, within: 3s }
+  - fault: { link: lan, do: drop, match: ipv6, count: 7 }
+  - wait: { u: { lost: 7 }, within: 3s }
+  - fault: { node: b, link: lan, do: partition }
+  - wait: { p: { gap: ">= 100ms" }, within: 3s }
+  - fault: { node: b, link: lan, do: heal }
+  - wait: { p: { alive: true }, within: 3s }
+  - stop: [p, u]
+  - expect: { p: { lost: ">= 10", duplicates: 0, rtt-p50: ">= 2ms" }, capture: { link: lan, filter: "icmp.type == 0", count: ">= 10" } }
+`))
+	if !res.OK {
+		t.Fatal(res.Failure)
+	}
+}
+
+// TestFailureIsNamed: a condition that does not hold fails the scenario with line and what was found.
+func TestFailureIsNamed(t *testing.T) {
+	for _, tt := range []struct{ steps, want string }{
+		{`  - wait: { a: { reaches: 192.0.2.77 }, within: 100ms }`, "no single node"},
+		{`  - expect: { capture: { link: lan, filter: "tcp.port == 7" } }`, `0 frames of lan match "tcp.port == 7"`},
+		{`  - expect: { capture: { link: lan, filter: "no such filter" } }`, "tshark"},
+		{`  - expect: { ladder: { order: [PBU] } }`, `no "PBU"`},
+	} {
+		res := runTiny(t, tinyScenario(t, "mtu: 1500", tt.steps))
+		if res.OK || !bytes.Contains([]byte(res.Failure), []byte(tt.want)) || !bytes.Contains([]byte(res.Failure), []byte("tiny.yaml:11")) {
+			t.Errorf("%s\nfailed with %q, want line 11 and %q", tt.steps, res.Failure, tt.want)
+		}
+	}
+}
+
+// TestBudget: a scenario that takes too long fails and is cleaned up.
+func TestBudget(t *testing.T) {
+	s := tinyScenario(t, "mtu: 1500", `  - wait: { metric: { name: none, is: 7 }, within: 60s }`)
+	s.Budget = 1e9
+	res := runTiny(t, s)
+	if res.OK || !bytes.Contains([]byte(res.Failure), []byte("budget")) {
+		t.Errorf("failure %q", res.Failure)
+	}
+}
+
+// TestDaemonThatCannotStart: its log is in the failure, and nothing stays.
+func TestDaemonThatCannotStart(t *testing.T) {
+	s, err := scenario.Load("../../lab/scenarios/ipv6-only.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := Scenario(t.Context(), s, Options{Binary: "/bin/false", Out: t.TempDir(), Files: templates("")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.OK || !bytes.Contains([]byte(res.Failure), []byte("ended at its start")) {
+		t.Errorf("failure %q", res.Failure)
+	}
+}
