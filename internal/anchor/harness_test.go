@@ -67,18 +67,19 @@ func testConfig() Config {
 
 // rig drives a Machine as a loop does: it keeps the store, forwards, and reports what became of effects.
 type rig struct {
-	t     testing.TB
-	m     *Machine
-	cfg   Config
-	now   core.Now
-	seq   uint16
-	store map[string][]byte
-	keys  map[netip.Prefix]core.SetKey
-	tuns  map[core.ID]core.SetSession
-	sent  []core.Send
-	emits []core.Emit
-	host  []core.HostOp
-	reply core.Reply
+	t      testing.TB
+	m      *Machine
+	cfg    Config
+	now    core.Now
+	seq    uint16
+	store  map[string][]byte
+	keys   map[netip.Prefix]core.SetKey
+	tuns   map[core.ID]core.SetSession
+	sent   []core.Send
+	emits  []core.Emit // without those about clocks
+	clocks []core.Emit
+	host   []core.HostOp
+	reply  core.Reply
 
 	failStore, failForward bool
 	hold                   bool // results are kept in pending
@@ -160,6 +161,10 @@ func (r *rig) handle(ev core.Event) {
 		case core.Change:
 			r.host = append(r.host, e.Ops...)
 		case core.Emit:
+			if e.Name == "clock" {
+				r.clocks = append(r.clocks, e)
+				break
+			}
 			r.emits = append(r.emits, e)
 		case core.Reply:
 			r.reply = e

@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"kedge/internal/core"
@@ -54,7 +55,7 @@ func (m *Machine) message(ev *core.Message) {
 		m.heartbeat(ev.Path, b)
 	case *mobility.BindingError:
 		if b.Status == unrecognizedType && m.watch != nil && m.watch.Unsupported(src) {
-			m.emit(core.Emit{Name: "peer", To: "no-heartbeat", Why: "binding-error", Fields: about})
+			m.emit(core.Emit{Name: "peer", From: "unknown", To: "no-heartbeat", Why: "binding-error", Fields: about})
 			return
 		}
 		m.drop(wire.Unsolicited, about)
@@ -135,7 +136,14 @@ func (m *Machine) news(news []heartbeat.News) {
 		if p := m.peers.find(n.Peer); p != nil {
 			f.Peer = p.Name
 		}
-		m.emit(core.Emit{Name: "peer", To: n.Kind.String(), Why: "heartbeat", Fields: f})
+		from := "alive"
+		switch n.Kind {
+		case heartbeat.Alive:
+			from = "unknown"
+		case heartbeat.Restarted:
+			f.Detail = fmt.Sprintf("restart counter %d -> %d", n.Old, n.New)
+		}
+		m.emit(core.Emit{Name: "peer", From: from, To: n.Kind.String(), Why: "heartbeat", Fields: f})
 	}
 }
 

@@ -139,3 +139,22 @@ func TestClockStep(t *testing.T) {
 	}
 	r.ok(attach(mag1, h1, mac1))
 }
+
+// TestClockOffset tells how far a gateway's clock is off, at most once a minute.
+func TestClockOffset(t *testing.T) {
+	r := start(t)
+	for range 10 {
+		p := attach(mag1, h1, mac1)
+		ts := mobility.TimestampOf(r.now.Wall.Add(200 * time.Millisecond))
+		p.ts = &ts
+		r.ok(p)
+		r.pass(10 * time.Second)
+	}
+	if len(r.clocks) != 2 {
+		t.Fatalf("%d reports in 100 s", len(r.clocks))
+	}
+	f := r.clocks[0].Fields.(map[string]any)
+	if off := f["offset_ms"].(float64); f["peer"] != "mag1" || off < 198 || off > 200 {
+		t.Errorf("report %v", f)
+	}
+}

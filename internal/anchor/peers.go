@@ -16,8 +16,12 @@ type peer struct {
 	Peer
 	gateway bool // of the service PMIP6
 	bucket  bucket
-	waiting int // requests of this peer that wait
+	waiting int           // requests of this peer that wait
+	clock   time.Duration // boot time of the next look at its clock
 }
+
+// clockEvery is the time between two reports of a peer's clock.
+const clockEvery = time.Minute
 
 type peers struct {
 	list      []*peer

@@ -69,6 +69,7 @@ func (m *Machine) examine(r *registration) (d lma.Decision, refusal *lma.Refusal
 		last.Known, last.Sequence = true, m.cache.At(binding.Index(d.Ref)).Sequence
 	}
 	r.session = binding.Index(d.Ref)
+	m.clock(r)
 	clock := lma.Clock{Wall: m.now.Wall, Window: m.cfg.Timers.TimestampWindow, Free: m.cfg.PMIP6.MobileNodeTimestamps}
 	if refusal = lma.InOrder(&r.Request, last, clock); refusal != nil { // step 9
 		return d, refusal
@@ -78,6 +79,16 @@ func (m *Machine) examine(r *registration) (d lma.Decision, refusal *lma.Refusal
 	}
 	has := m.entitled(r)
 	return d, lma.Entitled(&r.Request, has)
+}
+
+// clock reports how far a gateway's clock is from the anchor's: the Timestamp option lives from their agreement.
+func (m *Machine) clock(r *registration) {
+	if !r.HasTimestamp || m.cfg.PMIP6.MobileNodeTimestamps || r.peer.clock > m.now.Boot {
+		return
+	}
+	r.peer.clock = m.now.Boot + clockEvery
+	ahead := (mobility.Timestamp{Value: r.Timestamp}).Time().Sub(m.now.Wall)
+	m.emit(core.Emit{Name: "clock", Fields: map[string]any{"peer": r.peer.Name, "offset_ms": float64(ahead.Microseconds()) / 1e3}})
 }
 
 // entitled says which families the subscriber and the home network have.

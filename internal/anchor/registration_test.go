@@ -17,11 +17,14 @@ const h1 = "h1@example.net"
 
 // TestInitialRegistration is RFC 5213 5.3.2 and RFC 5844 3.1.2.2: entry, forwarding, answer.
 func TestInitialRegistration(t *testing.T) {
-	spec.Covers(t, "S001-3.3.1-01", "S001-3.3.1-04", "S001-3.3.2-07", "S001-3.3.2-10", "S001-3.3.2-14", "S001-3.2.2-05", "S001-3.2.2-08", "S001-3.1-18")
+	spec.Covers(t, "S001-3.3.1-01", "S001-3.3.1-04", "S001-3.3.2-07", "S001-3.3.2-10", "S001-3.3.2-14", "S001-3.2.2-05", "S001-3.2.2-08", "S001-3.1-18", "S001-3.3.2-22", "S001-3.3.2-29")
 	r := start(t)
 	p := attach(mag1, h1, mac1)
 	p.seq = 4711
 	a := r.ok(p)
+	if got := r.sent[len(r.sent)-1].Path; got != path(lmaa, mag1) { // mirrored, no type 2 routing header
+		t.Errorf("answered on %+v", got)
+	}
 	hnp, hoa := pfx("2001:db8:1000::/64"), ip("10.20.0.8")
 	if got := prefixes(a); len(got) != 1 || got[0] != hnp {
 		t.Errorf("prefixes %v, want %v", got, hnp)
@@ -63,7 +66,7 @@ func TestInitialRegistration(t *testing.T) {
 
 // TestFamilies registers each family alone and both; none needs the other.
 func TestFamilies(t *testing.T) {
-	spec.Covers(t, "S001-1-02", "S001-3-05", "S001-3.3.2-02", "S001-3.3.2-03", "S001-1-08", "S001-1-09", "S001-1-10")
+	spec.Covers(t, "S001-1-02", "S001-3-05", "S001-3.3.2-02", "S001-3.3.2-03")
 	for _, draft := range []bool{false, true} {
 		r := start(t)
 		v4, v6, both := attach(mag1, "v4only@example.net", mac1), attach(mag1, "v6only@example.net", mac1), attach(mag1, "both@example.net", mac1)
@@ -73,7 +76,7 @@ func TestFamilies(t *testing.T) {
 		}
 		v4.hnp, v6.v4 = nil, nil
 		a := r.ok(v4)
-		if len(prefixes(a)) != 0 || !v4of(t, a).IsValid() {
+		if len(prefixes(a)) != 0 || r.delivered(v4of(t, a)) != mag1 {
 			t.Errorf("IPv4 only: prefixes %v", prefixes(a))
 		}
 		a = r.ok(v6)
@@ -140,7 +143,7 @@ func TestLifetime(t *testing.T) {
 // TestHandoff is RFC 5213 5.3.4 and RFC 5844 3.1.2.4: the addresses stay, one operation moves the session, and the former
 // tunnel is let in for the grace.
 func TestHandoff(t *testing.T) {
-	spec.Covers(t, "S001-3.3.2-05", "S001-3.3.2-09", "S001-3.3.2-17", "S001-3.3.3-03")
+	spec.Covers(t, "S001-3.3.2-05", "S001-3.3.2-09", "S001-3.3.2-17")
 	for name, ask := range map[string]func(*pbu, *mobility.BindingAck){
 		"unknown gateway state, same interface": func(p *pbu, _ *mobility.BindingAck) { p.hi = mobility.HandoffUnknown },
 		"context of the former gateway": func(p *pbu, a *mobility.BindingAck) {
@@ -472,7 +475,6 @@ func TestSeveralInterfaces(t *testing.T) {
 
 // TestInterfaceHandoff moves a session to another interface of another technology: handoff indicator 2.
 func TestInterfaceHandoff(t *testing.T) {
-	spec.Covers(t, "S001-3-08")
 	r := start(t)
 	first := r.ok(attach(mag1, h1, mac1))
 	p := attach(mag2, h1, mac2)

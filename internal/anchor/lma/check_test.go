@@ -172,7 +172,6 @@ func TestV4Form(t *testing.T) {
 
 // TestComplete and TestEntitled have their statuses in the anchor's table; here is what passes.
 func TestComplete(t *testing.T) {
-	spec.Covers(t, "S001-3.3.2-03")
 	for _, row := range []struct {
 		r    Request
 		want mobility.Status
