@@ -77,6 +77,9 @@ func (m *Machine) examine(r *registration) (d lma.Decision, refusal *lma.Refusal
 	if refusal = lma.Complete(&r.Request); refusal != nil { // steps 10 to 12
 		return d, refusal
 	}
+	if refusal = m.superseded(r, d); refusal != nil {
+		return d, refusal
+	}
 	has := m.entitled(r)
 	return d, lma.Entitled(&r.Request, has)
 }
@@ -89,6 +92,21 @@ func (m *Machine) clock(r *registration) {
 	r.peer.clock = m.now.Boot + clockEvery
 	ahead := (mobility.Timestamp{Value: r.Timestamp}).Time().Sub(m.now.Wall)
 	m.emit(core.Emit{Name: "clock", Fields: map[string]any{"peer": r.peer.Name, "offset_ms": float64(ahead.Microseconds()) / 1e3}})
+}
+
+// superseded refuses a re-registration (handoff indicator 5, which RFC 5213 6.9.1.3 allows the serving gateway only) of
+// a gateway that another one has relieved meanwhile. Taking it as a handoff would give the session back to where the host
+// has left. 157 makes a gateway that does have the host assert its presence (6.9.1.2 (8)), as unknown handoff state.
+func (m *Machine) superseded(r *registration, d lma.Decision) *lma.Refusal {
+	if d.Verdict != lma.Update || r.Lifetime == 0 || r.Asked() != mobility.HandoffReRegistration {
+		return nil
+	}
+	e := m.cache.At(binding.Index(d.Ref))
+	if e.State != binding.Active || addr(e.CareOf) == r.CareOf {
+		return nil
+	}
+	return &lma.Refusal{Status: mobility.TimestampLowerThanPrevious, Reason: wire.NotServingGateway,
+		Detail: addr(e.CareOf).String() + " serves the session", Time: mobility.TimestampOf(m.now.Wall).Value}
 }
 
 // entitled says which families the subscriber and the home network have.
@@ -109,7 +127,7 @@ func (m *Machine) authorize(r *registration) *lma.Refusal {
 	switch {
 	case !r.peer.gateway:
 		return deny(mobility.MAGNotAuthorized, wire.NotAuthorized, "peer "+r.peer.Name+" is no gateway")
-	case m.peers.find(r.CareOf) != r.peer || r.CareOf.IsMulticast() || r.CareOf.IsUnspecified():
+	case m.peers.find(r.CareOf) != r.peer || !r.CareOf.Is6() || r.CareOf.Is4In6() || r.CareOf.IsMulticast() || r.CareOf.IsUnspecified():
 		return deny(mobility.MAGNotAuthorized, wire.NotAuthorized, "care-of address "+r.CareOf.String()+" is not of peer "+r.peer.Name)
 	case known && !profile.Via(r.peer.Name):
 		return deny(mobility.MAGNotAuthorized, wire.NotAuthorized, "peer "+r.peer.Name+" may not register this subscriber")

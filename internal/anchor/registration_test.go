@@ -184,6 +184,32 @@ func TestHandoff(t *testing.T) {
 	}
 }
 
+// TestSupersededRefresh: a gateway that another one has relieved cannot take the session back by a refresh that comes
+// late, only by saying that it has the host.
+func TestSupersededRefresh(t *testing.T) {
+	r := start(t)
+	first := r.ok(attach(mag1, h1, mac1))
+	hoa := v4of(t, first)
+	r.ok(attach(mag2, h1, mac1))
+	p := attach(mag1, h1, mac1)
+	p.hi, p.hnp = mobility.HandoffReRegistration, prefixes(first)
+	a := r.is(p, mobility.TimestampLowerThanPrevious)
+	if ts, ok := a.Options.Timestamp(); !ok || ts.Value != mobility.TimestampOf(r.now.Wall).Value {
+		t.Errorf("timestamp %v: the gateway would think its clock wrong", ts)
+	}
+	if got := r.delivered(hoa); got != mag2 {
+		t.Errorf("delivered to %v, want mag2", got)
+	}
+	p.hi = mobility.HandoffUnknown
+	r.ok(p)
+	if got := r.delivered(hoa); got != mag1 {
+		t.Errorf("delivered to %v, want mag1", got)
+	}
+	p.hi = mobility.HandoffReRegistration
+	r.ok(p)
+	r.leakless()
+}
+
 // TestHandoffReleasesFamily: a new gateway that asks for one family only takes the other away (RFC 5844 3.1.2.4), the
 // same gateway does not.
 func TestHandoffReleasesFamily(t *testing.T) {

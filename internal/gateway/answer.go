@@ -186,6 +186,7 @@ func (m *Machine) accepted(e *entry, r *request, tx transmission, b *mobility.Bi
 	}
 	again := silent && m.otherDialect(e, r)
 	m.endRequest(e)
+	e.reassert = false
 	m.known.learn(m, e.mn, home)
 	m.install(e, r, tx, b, grant{prefixes: prefixes, home: home, router: v4.router, again: again})
 	if again {
@@ -230,6 +231,9 @@ func (m *Machine) rejected(e *entry, r *request, b *mobility.BindingAck) {
 		}
 	case mobility.TimestampMismatch:
 		m.clockOff(e.anchor, b)
+		if m.outOfTime(e, r, b) {
+			return
+		}
 	case mobility.ProxyRegNotEnabled:
 		m.known.bar(e.mn, access.V4|access.V6)
 	case mobility.NotAuthorizedForHNP, mobility.BCEPrefixSetMismatch:
@@ -280,11 +284,43 @@ func (m *Machine) tooOld(e *entry, r *request, b *mobility.BindingAck) {
 	if b.Status == mobility.TimestampLowerThanPrevious {
 		m.clockOff(e.anchor, b)
 	}
+	if b.Status == mobility.TimestampLowerThanPrevious && e.state.bound() && !e.reassert {
+		// A binding that was in order is so no more: another gateway has the session. If the host shows that it is here,
+		// this one takes it back (RFC 5213 6.9.1.2 (8)); else it leaves it alone.
+		m.endRequest(e)
+		m.setState(e, active, "another gateway has the session")
+		e.reassert, e.checking, e.probes = true, true, 0
+		m.probe(e)
+		return
+	}
 	if r.acted {
 		return // the retransmission timer runs
 	}
 	r.acted = true
 	m.transmit(e, refusalOf(b.Status))
+}
+
+// outOfTime answers 156. Where the anchor's clock agrees with ours, not the clock was wrong but the message late: it is
+// sent again. Else (RFC 5213 6.9.1.2 (9)) people must set the clock; a binding that exists lives on at the anchor, so it
+// is not given up before its end. False: there is none, and the registration is refused.
+func (m *Machine) outOfTime(e *entry, r *request, b *mobility.BindingAck) bool {
+	_, told := b.Options.Timestamp()
+	if told && e.anchor.offset.Abs() <= TimestampValidityWindow {
+		m.count(refusalOf(b.Status))
+		if !r.acted { // else the retransmission timer runs
+			r.acted = true
+			m.transmit(e, refusalOf(b.Status))
+		}
+		return true
+	}
+	if !e.state.bound() {
+		return false
+	}
+	m.count(refusalOf(b.Status))
+	m.endRequest(e)
+	m.setState(e, active, string(refusalOf(b.Status)))
+	m.arm(e, tRefresh, m.now.Boot+m.cfg.Timers.RetryFirst)
+	return true
 }
 
 // askAny repeats a registration without the addresses that the anchor does not allow.

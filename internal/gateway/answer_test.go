@@ -198,7 +198,8 @@ func TestRefusals(t *testing.T) {
 		t.Run(st.String(), func(t *testing.T) {
 			b := newBench(t, testConfig())
 			b.dhcp(3, macA, dhcpv4.MessageTypeDiscover)
-			b.answer(b.pbu(), reply{status: st, no4: true, no6: true, noID: st == mobility.MissingMNIdentifierOption})
+			no := reply{status: st, no4: true, no6: true, noID: st == mobility.MissingMNIdentifierOption, stamp: mobility.TimestampOf(wall.Add(-time.Hour)).Value}
+			b.answer(b.pbu(), no)
 			b.state(macA, refused)
 			b.counted(want, 1)
 			if e := b.emitted("refused"); len(e) != 1 || e[0].Why != string(want) {
@@ -215,7 +216,7 @@ func TestRefusals(t *testing.T) {
 				if u.handoff() != mobility.HandoffUnknown {
 					t.Errorf("retry %v", u)
 				}
-				b.answer(u, reply{status: st, no4: true, no6: true, noID: st == mobility.MissingMNIdentifierOption})
+				b.answer(u, no)
 				b.state(macA, refused)
 			}
 			if len(b.ops) != 0 || len(b.ras(0)) != 0 || len(b.dhcps(0)) != 0 {

@@ -107,10 +107,11 @@ func (m *Machine) sighted(l *link, mac core.MAC, s sighting) {
 // another gateway meanwhile, and nobody told this one (RFC 5846 would): if it was, the anchor sends its packets elsewhere,
 // so the binding is registered again at once.
 func (m *Machine) returned(e *entry, s sighting, silent time.Duration) {
-	if silent < ReturnSilence || e.state != active || s.by != "mld" && s.by != "rs" && s.by != "dhcp" {
+	starting := s.by == "mld" || s.by == "rs" || s.by == "dhcp" && (!s.addr.IsValid() || s.addr.IsUnspecified()) // no renewal
+	if silent < ReturnSilence || e.state != active || !starting {
 		return
 	}
-	e.trigger, e.by = m.now.Boot, s.by
+	e.trigger, e.by, e.reassert = m.now.Boot, s.by, true
 	m.register(e, "back by "+s.by)
 }
 

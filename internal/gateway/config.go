@@ -20,7 +20,9 @@ const (
 	// ReturnSilence is how long a host must have been silent for its next MLD, RS or DHCP message to mean that its carrier
 	// came back. A start of a stack sends several within less.
 	ReturnSilence = 200 * time.Millisecond
-	MaxUpdateRate = 3 // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
+	// TimestampValidityWindow is RFC 5213 9.1's, of an anchor that keeps to the default.
+	TimestampValidityWindow = 300 * time.Millisecond
+	MaxUpdateRate           = 3 // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
 
 	DefaultLifetime      = 5 * time.Minute
 	DefaultRefreshAt     = 0.5

@@ -99,6 +99,7 @@ type entry struct {
 	heard    time.Duration
 	probes   int  // unanswered
 	checking bool // the probe decides about a refresh
+	reassert bool // another gateway may have the session: the next request is no refresh
 
 	at    [timers]time.Duration
 	next  time.Duration

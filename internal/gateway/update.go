@@ -121,8 +121,8 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 	case lifetime == 0:
 		r.handoff = mobility.HandoffUnknown // RFC 5213 6.9.1.4
 		r.interval = InitialBindackTimeout
-	case e.lost:
-		r.handoff = mobility.HandoffUnknown // the anchor begins anew
+	case e.lost, e.reassert:
+		r.handoff = mobility.HandoffUnknown // the anchor begins anew, or must take the session from another gateway
 	case e.state.bound() && e.handoff != mobility.HandoffInterfaces && e.handoff != mobility.HandoffGateways:
 		r.handoff = mobility.HandoffReRegistration // RFC 5213 6.9.1.3
 	}

@@ -44,14 +44,14 @@ type domain struct {
 
 // options of a domain.
 type options struct {
-	seed      uint64
-	gateways  int
-	cond      Conditions
-	anchor    func(*anchor.Config)
-	gateway   func(i int, c *gateway.Config)
-	commit    time.Duration // of the anchor
-	noHearts  bool
-	wideTrace bool
+	seed     uint64
+	gateways int
+	cond     Conditions
+	anchor   func(*anchor.Config)
+	gateway  func(i int, c *gateway.Config)
+	commit   time.Duration // of the anchor
+	noHearts bool
+	quiet    bool // the test prints the trace itself
 }
 
 func newDomain(t testing.TB, o options) *domain {
@@ -83,7 +83,7 @@ func newDomain(t testing.TB, o options) *domain {
 		d.start(n)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() && !o.quiet {
 			t.Logf("seed %d; the end of what happened:\n%s", o.seed, d.Trace)
 		}
 	})
