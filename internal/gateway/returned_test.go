@@ -1,0 +1,123 @@
+package gateway
+
+import (
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"kedge/internal/spec"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// A bound host whose carrier comes back may have been at another gateway: it is registered again at once, as a handoff of
+// unknown state. What a starting stack sends in one go, and what is no start, changes nothing.
+func TestReturnedHost(t *testing.T) {
+	for name, start := range map[string]func(b *bench){
+		"mld":         func(b *bench) { b.mld(3, macA) },
+		"rs":          func(b *bench) { b.rs(3, macA) },
+		"init-reboot": func(b *bench) { b.dhcp(3, macA, dhcpv4.MessageTypeRequest) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, testConfig())
+			b.bind(3, macA)
+			b.until(ReturnSilence - 1)
+			start(b)
+			b.none()
+			b.until(b.now.Boot + 3*sec)
+			b.arp(3, macA, hoa.Addr())
+			b.data(3, macA, hoa.Addr())
+			b.until(b.now.Boot + 3*sec)
+			start(b)
+			u := b.pbu()
+			if u.handoff() != mobility.HandoffUnknown || len(u.hnps()) != 1 || u.hnps()[0] != hnp {
+				t.Errorf("update %v", u)
+			}
+			b.answer(u, reply{})
+			b.state(macA, active)
+			b.until(b.now.Boot + 18*sec)
+			if u := b.pbu(); u.handoff() != mobility.HandoffReRegistration {
+				t.Errorf("the next refresh is %v", u)
+			}
+		})
+	}
+}
+
+// 157 to a refresh: another gateway has the session. It is taken back only if the host shows that it is here.
+func TestRefreshSuperseded(t *testing.T) {
+	spec.Covers(t, "RFC5213-6.9.1.2")
+	for _, here := range []bool{true, false} {
+		cfg := nudConfig()
+		cfg.Timers.NUDReachable = time.Hour
+		b := newBench(t, cfg)
+		b.bind(3, macA)
+		b.arp(3, macA, hoa.Addr())
+		b.until(17900 * ms)
+		b.arp(3, macA, hoa.Addr()) // seen so lately that no probe comes before the refresh
+		b.until(18 * sec)
+		u := b.pbu()
+		n := len(b.frames)
+		b.answer(u, reply{status: mobility.TimestampLowerThanPrevious})
+		b.state(macA, active)
+		b.none()
+		if b.probes(n) == 0 {
+			t.Fatal("the host is not asked whether it is here")
+		}
+		if here {
+			b.arp(3, macA, hoa.Addr())
+			u := b.pbu()
+			if u.handoff() != mobility.HandoffUnknown {
+				t.Errorf("asserted with %v", u)
+			}
+			b.answer(u, reply{})
+			b.state(macA, active)
+			continue
+		}
+		b.until(22 * sec)
+		if u := b.pbu(); u.Lifetime != 0 {
+			t.Errorf("an absent host was asserted: %v", u)
+		}
+	}
+}
+
+// 156 although the clocks agree: the message was late, and is sent again; once, then at the pace of retransmissions.
+func TestLateUpdate(t *testing.T) {
+	b := newBench(t, testConfig())
+	b.bind(3, macA)
+	b.until(18 * sec)
+	late := reply{status: mobility.TimestampMismatch, stamp: mobility.TimestampOf(b.now.Wall.Add(-5 * ms)).Value}
+	b.answer(b.pbu(), late)
+	u := b.pbu()
+	b.answer(u, late)
+	b.none()
+	b.state(macA, refreshing)
+	b.until(19 * sec)
+	b.answer(b.pbu(), reply{})
+	b.state(macA, active)
+	b.counted(wire.TimestampMismatch, 2)
+}
+
+// 156 because the clock is wrong: a binding that exists is not given up before its end, and is tried again.
+func TestClockWrongWhileBound(t *testing.T) {
+	b := newBench(t, testConfig())
+	b.bind(3, macA)
+	wrong := func() reply {
+		return reply{status: mobility.TimestampMismatch, stamp: mobility.TimestampOf(b.now.Wall.Add(time.Hour)).Value}
+	}
+	b.until(18 * sec)
+	n := len(b.frames)
+	b.answer(b.pbu(), wrong())
+	b.state(macA, active)
+	if len(b.keys()) != 2 || len(b.ras(n)) != 0 {
+		t.Errorf("given up: %v %v", b.keys(), b.ras(n))
+	}
+	for _, at := range []time.Duration{23, 28, 33, 38} {
+		b.until(at * sec)
+		b.answer(b.pbu(), wrong())
+	}
+	b.until(40 * sec) // its lifetime
+	if len(b.keys()) != 0 {
+		t.Errorf("still forwarded at its end: %v", b.keys())
+	}
+}
