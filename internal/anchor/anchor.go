@@ -150,7 +150,7 @@ func (m *Machine) tick() {
 	}
 	if m.store.held && m.store.heldUntil <= m.now.Boot {
 		m.store.held = false
-		m.emit(core.Emit{Name: "store", From: "lost", To: "ready", Why: "lifetime-max-over"})
+		m.emit(core.Emit{Name: "store", From: "held", To: "ready", Why: "lifetime-max-over"})
 	}
 	m.endAgain()
 	m.beat()

@@ -166,6 +166,31 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkRestore brings a million sessions back from their records: the machine's part of a restart.
+func BenchmarkRestore(b *testing.B) {
+	const n = 1_000_000
+	m, now := benchAnchor(b, n)
+	records := make([]core.Restored, 0, n)
+	m.now = now
+	for i := range m.cache.All() {
+		records = append(records, core.Restored{Key: sessionKey(m.cache.At(i).ID), Val: m.encode(i)})
+	}
+	var out []core.Effect
+	for b.Loop() {
+		fresh, err := New(m.cfg, strings.NewReader(""))
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, r := range records {
+			out = fresh.Handle(now, r, out[:0])
+		}
+		out = fresh.Handle(now, core.Restored{Last: true}, out[:0])
+		if fresh.cache.Len() != n {
+			b.Fatalf("%d sessions", fresh.cache.Len())
+		}
+	}
+}
+
 // TestSessionMemory holds the promise of at most 1 KiB a session at a size that a test can afford.
 func TestSessionMemory(t *testing.T) {
 	var before, after runtime.MemStats

@@ -107,7 +107,7 @@ func (r *rig) restart() {
 		r.t.Fatal(err)
 	}
 	r.m, r.keys, r.tuns, r.host = m, map[netip.Prefix]core.SetKey{}, map[core.ID]core.SetSession{}, nil
-	r.pending = nil
+	r.pending, r.hold = nil, false
 	keys := make([]string, 0, len(r.store))
 	for k := range r.store {
 		keys = append(keys, k)
@@ -179,6 +179,16 @@ func (r *rig) handle(ev core.Event) {
 	}
 	if r.after != nil {
 		r.after()
+	}
+}
+
+// flush delivers the results that were held back, and holds back no more.
+func (r *rig) flush() {
+	r.hold = false
+	late := r.pending
+	r.pending = nil
+	for _, d := range late {
+		r.handle(d)
 	}
 }
 

@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -89,6 +90,8 @@ func (s *storeState) decode(b []byte) error {
 	return nil
 }
 
+var errNoPool = errors.New("in no pool any more")
+
 // restoreSession brings one session back, with its forwarding. It gets its whole lifetime again: how much was left is not
 // known for sure, because refreshes are written behind. One whose lifetime is over twice is gone.
 func (m *Machine) restoreSession(id core.ID, val []byte) error {
@@ -108,7 +111,7 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 	keys := rec.homes.Keys()
 	for n, k := range keys {
 		p := m.pools.Around(rec.entry.Domain, k.Addr())
-		err := fmt.Errorf("%s is in no pool any more", k)
+		err := errNoPool
 		if p != nil {
 			err = p.Take(m.now, k, rec.node)
 		}
@@ -133,7 +136,11 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 		m.serve(e, rec.gateway, addr(e.Anchor))
 	}
 	m.cache.Schedule(i)
-	m.setState(i, rec.state, "restored", rec.gateway, "")
+	if !edges[binding.None][rec.state] {
+		panic("anchor: decode lets an impossible state through")
+	}
+	e.State = rec.state // quietly: a restart tells how many, not each
+	m.count[rec.state]++
 	m.effect(core.Forward{Ops: m.forwarding(i, 0)})
 	m.defend(e.Domain, keys, false)
 	return nil
@@ -186,7 +193,11 @@ func (m *Machine) start() {
 	}
 	s.stale = nil
 	m.routes()
-	m.emit(core.Emit{Name: "store", From: from, To: "ready", Why: from, Fields: Fields{Detail: fmt.Sprintf("%d sessions, restart counter %d", m.cache.Len(), s.restart)}})
+	to := "ready"
+	if s.held {
+		to = "held"
+	}
+	m.emit(core.Emit{Name: "store", From: from, To: to, Why: from, Fields: Fields{Detail: fmt.Sprintf("%d sessions, restart counter %d", m.cache.Len(), s.restart)}})
 	m.watch = heartbeat.New(m.cfg.Heartbeat.Config, s.restart, m.rand)
 	if !m.cfg.Heartbeat.Off {
 		for _, g := range m.gateways.list {

@@ -197,6 +197,7 @@ func TestRestart(t *testing.T) {
 	before, gb := r.one(h1), r.one("gone@example.net")
 	counter := r.m.store.restart
 	r.pass(5 * time.Second)
+	n := len(r.emits)
 	r.restart()
 	after := r.one(h1)
 	if after.Session != before.Session || after.ProxyCoA != mag1 || after.IPv4 != before.IPv4 || after.Router4 != before.Router4 || after.LinkLayer != before.LinkLayer || !after.Since.Equal(before.Since) {
@@ -204,6 +205,11 @@ func TestRestart(t *testing.T) {
 	}
 	if !after.Expires.Equal(r.now.Wall.Add(300 * time.Second)) {
 		t.Errorf("expires %v, want a whole lifetime from the restart", after.Expires)
+	}
+	for _, e := range r.emits[n:] {
+		if e.Name == "session" {
+			t.Errorf("a restart tells of each session: %v; a million of them would drown everything", e)
+		}
 	}
 	if r.delivered(v4of(t, a)) != mag1 || !r.delivered(gb.IPv4.Addr()).IsUnspecified() {
 		t.Error("forwarding is not what it was")
@@ -261,8 +267,7 @@ func TestRestartWithOtherConfig(t *testing.T) {
 func TestDamagedRecords(t *testing.T) {
 	r := start(t)
 	r.ok(attach(mag1, h1, mac1))
-	key := string(sessionKey(r.one(h1).Session))
-	good := r.store[key]
+	good := r.store[string(sessionKey(r.one(h1).Session))]
 	for n := range good {
 		if _, err := decode(good[:n]); err == nil {
 			t.Errorf("a record cut to %d of %d octets is accepted", n, len(good))

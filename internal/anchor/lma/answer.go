@@ -102,11 +102,19 @@ func (r *Request) refusedPrefixes(o mobility.Options) mobility.Options {
 	if r.HNPOptions == 0 && !r.HasV4() {
 		return o.Add(mobility.HomeNetworkPrefix{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0)})
 	}
+	n := 0
 	for p := range r.options.HomeNetworkPrefixes() {
+		if n++; n > maxCopied {
+			break
+		}
 		o = o.Add(mobility.HomeNetworkPrefix{Prefix: p})
 	}
 	return o
 }
+
+// maxCopied limits the prefixes that a refusal copies, six times what a session can have: all options of a full message
+// and those that the answer adds would not fit one message.
+const maxCopied = 48
 
 // reply5844 adds options 37, 38 and 39: address and length of the request when it is refused.
 func (r *Request) reply5844(o mobility.Options, a Answer) mobility.Options {

@@ -96,3 +96,24 @@ func TestAnswerOctets(t *testing.T) {
 		t.Errorf("got  %x\nwant %x", b, want)
 	}
 }
+
+// TestRefusalOfMany: the fullest request gets an answer that can be built.
+func TestRefusalOfMany(t *testing.T) {
+	o := mobility.Options(nil).Add(mobility.MobileNodeID{Subtype: 1, ID: string(make([]byte, 254))}, mobility.LinkLayerID{ID: make([]byte, 253)},
+		mobility.LinkLocalAddress{Addr: coa1}, mobility.Timestamp{Value: 1}, mobility.IPv4HomeAddressRequest{Addr: hoa})
+	for range 59 {
+		o = o.Add(mobility.HomeNetworkPrefix{Prefix: p1})
+	}
+	bu := &mobility.BindingUpdate{Options: o}
+	if _, err := mobility.Append(nil, bu, coa1, coa2); err != nil {
+		t.Fatalf("the request itself: %v", err)
+	}
+	r := Read(bu, coa1, DialectSet())
+	ack := r.Refuse(&Refusal{Status: 155}, netip.Prefix{}, true)
+	if _, err := mobility.Append(nil, ack, coa2, coa1); err != nil {
+		t.Fatal(err)
+	}
+	if n := ack.Options.Count(mobility.OptHomeNetworkPrefix); n != maxCopied {
+		t.Errorf("%d prefixes", n)
+	}
+}
