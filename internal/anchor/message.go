@@ -165,7 +165,8 @@ func (m *Machine) announce() {
 	}
 }
 
-// reported counts what the data plane dropped.
+// reported counts what the data plane dropped. A gateway that tunnels for a host that another one serves is told so by a
+// Binding Error: the host may have come back to it without a sign. The data plane limits how often.
 func (m *Machine) reported(ev core.Reported) {
 	m.refused[wire.Reason(ev.Reason)]++
 	f := Fields{Reason: ev.Reason, ProxyCoA: ev.Outer.Remote.Addr()}
@@ -178,4 +179,11 @@ func (m *Machine) reported(ev core.Reported) {
 		f.HoA = ev.Inner.Dst.Addr()
 	}
 	m.emit(core.Emit{Name: "dropped", ID: ev.ID, Why: ev.Reason, Fields: f})
+	if p := m.peers.find(f.ProxyCoA); ev.Reason == string(wire.WrongTunnel) && p != nil && p.gateway && f.HoA.IsValid() {
+		// RFC 6275 6.1.9 has status 1 for a home address that comes from where it is not bound; RFC 5213 has no word for it.
+		m.effect(core.Send{
+			Path: core.Path{Local: ev.Outer.Local, Remote: ev.Outer.Remote},
+			Body: &mobility.BindingError{Status: mobility.UnknownBinding, Home: netip.AddrFrom16(f.HoA.As16())},
+		})
+	}
 }

@@ -118,13 +118,33 @@ func (m *Machine) reregister(a *anchor) {
 }
 
 // bindingError takes a Binding Error, RFC 6275 6.1.9. Status 2 while a heartbeat is out: the anchor does not know
-// heartbeats.
+// heartbeats. Status 1: packets of a host came out of our tunnel, but another gateway has its session. The host came back
+// without a sign, or a forger is here: if it answers, its session is taken back.
 func (m *Machine) bindingError(a *anchor, b *mobility.BindingError) {
 	if b.Status == 2 && m.monitor.Unsupported(a.Address) {
 		m.emitPeer(a, "", "alive", "does not support heartbeats")
 		return
 	}
-	m.ignored(a.Address, "", wire.Unsolicited, fmt.Sprintf("binding error %d", b.Status))
+	e := m.ownerOf(b.Home.Unmap())
+	if b.Status != mobility.UnknownBinding || e == nil || e.anchor != a || e.state != active || e.checking {
+		m.ignored(a.Address, "", wire.Unsolicited, fmt.Sprintf("binding error %d", b.Status))
+		return
+	}
+	m.past(e.mn, "another gateway has the session", "", "binding error")
+	e.trigger, e.by = m.now.Boot, "data"
+	e.reassert, e.checking, e.probes = true, true, 0
+	m.probe(e)
+}
+
+// ownerOf finds the session that forwards an address.
+func (m *Machine) ownerOf(a netip.Addr) *entry {
+	for bits := a.BitLen(); bits > 0; bits-- {
+		p, _ := a.Prefix(bits)
+		if e := m.owners[p]; e != nil {
+			return e
+		}
+	}
+	return nil
 }
 
 // unsupported answers a message type that a gateway does not understand (RFC 6275 9.2): revocations among them.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -119,5 +120,45 @@ func TestClockWrongWhileBound(t *testing.T) {
 	b.until(40 * sec) // its lifetime
 	if len(b.keys()) != 0 {
 		t.Errorf("still forwarded at its end: %v", b.keys())
+	}
+}
+
+// A Binding Error of status 1 from the anchor: another gateway has the session of a host that sends here. Only a host that
+// answers is taken back; nonsense changes nothing.
+func TestBindingErrorForBoundHost(t *testing.T) {
+	b := newBench(t, nudConfig())
+	b.bind(3, macA)
+	b.arp(3, macA, hoa.Addr())
+	b.until(sec)
+	n := len(b.frames)
+	for _, home := range []string{"::", "2001:db8:ffff::1", "::ffff:10.20.99.99"} {
+		b.receive(lmaa, &mobility.BindingError{Status: mobility.UnknownBinding, Home: netip.MustParseAddr(home)})
+	}
+	b.receive(netip.MustParseAddr("2001:db8:bad::1"), &mobility.BindingError{Status: mobility.UnknownBinding, Home: hnp.Addr().Next()})
+	b.receive(lmaa, &mobility.BindingError{Status: 77, Home: hnp.Addr().Next()})
+	if b.probes(n) != 0 {
+		t.Fatal("a host was asked for no reason")
+	}
+	for _, home := range []netip.Addr{hnp.Addr().Next(), netip.AddrFrom16(hoa.Addr().As16())} {
+		n = len(b.frames)
+		b.receive(lmaa, &mobility.BindingError{Status: mobility.UnknownBinding, Home: home})
+		b.receive(lmaa, &mobility.BindingError{Status: mobility.UnknownBinding, Home: home})
+		b.none()
+		if b.probes(n) == 0 {
+			t.Fatal("the host is not asked whether it is here")
+		}
+		b.arp(3, macA, hoa.Addr())
+		u := b.pbu()
+		if u.handoff() != mobility.HandoffUnknown {
+			t.Errorf("asserted with %v", u)
+		}
+		b.answer(u, reply{})
+		b.state(macA, active)
+	}
+	// Nobody answers: the host is not here.
+	b.receive(lmaa, &mobility.BindingError{Status: mobility.UnknownBinding, Home: hnp.Addr().Next()})
+	b.until(b.now.Boot + 10*sec)
+	if us := b.pbus(); len(us) != 1 || us[0].Lifetime != 0 {
+		t.Errorf("updates %v, want the deregistration", us)
 	}
 }

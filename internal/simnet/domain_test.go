@@ -255,3 +255,19 @@ func (d *domain) status(n *Node) core.Status {
 	}
 	return body.(core.Status)
 }
+
+// TestSilentReturn: a host that goes to another gateway and comes back, without a sign but its own traffic, before the
+// first one misses it.
+func TestSilentReturn(t *testing.T) {
+	d := newDomain(t, options{})
+	h := d.host(10)
+	h.Move(d.airs[0])
+	d.Run(5 * sec)
+	for _, i := range []int{1, 0, 1, 0} {
+		h.Slide(d.airs[i])
+		h.Ping(cn6, 1) // it knows nothing and goes on
+		d.Run(2 * sec)
+		d.at(h, i)
+		d.pings(h)
+	}
+}
