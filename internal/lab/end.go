@@ -15,8 +15,10 @@ import (
 
 // endings checks what must hold when all steps are over, while everything still runs.
 func (r *Run) endings(ctx context.Context) error {
-	for _, name := range r.order {
-		r.probes[name].Stop()
+	r.stopProbes(r.order)
+	r.hosts = r.hostResults()
+	if r.opt.Live != nil {
+		r.opt.Live.Close() // the last picture is that of the network at work
 	}
 	for i := range r.sc.End.Conds {
 		c := &r.sc.End.Conds[i]
@@ -116,9 +118,7 @@ func (r *Run) detachAll(ctx context.Context, g *node) error {
 // shutdown ends traffic, hosts and daemons. It fails if a daemon does not end well, or leaves its device behind.
 func (r *Run) shutdown() error {
 	var errs []error
-	for _, name := range r.order {
-		r.probes[name].Stop()
-	}
+	r.stopProbes(r.order)
 	for _, n := range r.nodes {
 		if n.host != nil {
 			n.host.close()

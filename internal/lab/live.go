@@ -21,6 +21,7 @@ type Live struct {
 	mu    sync.Mutex
 	lines []string // newest last
 	run   *Run
+	once  sync.Once
 	stop  chan struct{}
 	wg    sync.WaitGroup
 }
@@ -75,9 +76,9 @@ func (l *Live) attach(r *Run) {
 	})
 }
 
-// Close ends the drawing; the last picture stays.
+// Close ends the drawing; the last picture stays. It may be called again.
 func (l *Live) Close() {
-	close(l.stop)
+	l.once.Do(func() { close(l.stop) })
 	l.wg.Wait()
 }
 
@@ -122,7 +123,7 @@ func (r *Run) screen() string {
 		}
 		var here []string
 		for _, n := range r.nodes {
-			if n.host == nil || len(here) > 8 {
+			if n.host == nil || len(here) > shownOfCrowd {
 				continue
 			}
 			for _, w := range n.wires {
@@ -138,18 +139,17 @@ func (r *Run) screen() string {
 	return b.String()
 }
 
+// shownOfCrowd is how many hosts of a crowd have a line.
+const shownOfCrowd = 8
+
 // hostTable is a line for each host: client, place, addresses, traffic, last handover.
 func (r *Run) hostTable() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  %-8s %-9s %-6s %-12s %-26s %-18s %-16s %s\n", "host", "client", "at", "IPv4", "IPv6", "ping lost/sent", "tcp", "last handover, ms: link>sign>PBU>PBA>first packet")
-	for i, n := range r.nodes {
-		if n.host == nil {
+	for _, n := range r.nodes {
+		if n.host == nil || n.index >= shownOfCrowd {
 			continue
 		}
-		if n.index >= 8 {
-			continue
-		}
-		_ = i
 		r.recMu.Lock()
 		at := n.wires[0].link
 		r.recMu.Unlock()

@@ -43,11 +43,23 @@ type Result struct {
 	Budget   float64          `json:"budget_seconds"`
 	Steps    []StepResult     `json:"steps"`
 	Probes   map[string]Stats `json:"probes,omitempty"`
+	Hosts    []HostResult     `json:"hosts,omitempty"`
 	Handover []Phase          `json:"handover,omitempty"`
 	Moves    int              `json:"moves"`
 	Out      string           `json:"out"`
 	Files    []string         `json:"files"`
 	Seed     uint64           `json:"seed"`
+}
+
+// HostResult is a host at the end of the steps.
+type HostResult struct {
+	Name   string   `json:"name"`
+	Client string   `json:"client"`
+	At     string   `json:"at"`
+	Moves  int      `json:"moves"`
+	V4     []string `json:"v4,omitempty"`
+	V6     []string `json:"v6,omitempty"`
+	Kept   bool     `json:"kept"` // it has the addresses that it got first, and no others
 }
 
 // StepResult is one step with its time.
@@ -87,6 +99,7 @@ type Run struct {
 	pools    map[string][]netip.Prefix
 	steps    []StepResult
 	order    []string // of probes
+	hosts    []HostResult
 
 	recMu     sync.Mutex // what captures and the live screen touch as well
 	diagram   *ladder.Diagram
@@ -321,7 +334,7 @@ func clearDir(dir string) error {
 func (r *Run) result(fail error, took time.Duration) Result {
 	res := Result{
 		Scenario: r.sc.Name, OK: fail == nil, Seconds: took.Seconds(), Budget: r.sc.Budget.Seconds(), Steps: r.steps,
-		Out: r.dir, Seed: r.seed, Handover: r.phaseFigures(), Probes: map[string]Stats{}, Moves: len(r.handovers),
+		Out: r.dir, Seed: r.seed, Handover: r.phaseFigures(), Hosts: r.hosts, Probes: map[string]Stats{}, Moves: len(r.handovers),
 	}
 	if fail == nil {
 		res.Covers = r.sc.Covers
@@ -336,6 +349,39 @@ func (r *Run) result(fail error, took time.Duration) Result {
 		res.Files = append(res.Files, e.Name())
 	}
 	return res
+}
+
+// hostResults looks at every host while all still run.
+func (r *Run) hostResults() (out []HostResult) {
+	for _, n := range r.nodes {
+		if n.host == nil {
+			continue
+		}
+		h := HostResult{Name: n.name, Client: n.spec.Host, At: n.wires[0].link, Kept: true}
+		for _, m := range r.handovers {
+			if m.Host == n.name {
+				h.Moves++
+			}
+		}
+		for _, fam := range []string{"v4", "v6"} {
+			var texts []string
+			for _, w := range n.wires {
+				first := n.host.firstAddr(w.ifname, fam)
+				have := n.host.usableAddrs(w.ifname, fam)
+				for _, p := range have {
+					texts = append(texts, p.Addr().String())
+				}
+				h.Kept = h.Kept && (!first.IsValid() || len(have) == 1 && have[0].Addr() == first)
+			}
+			if fam == "v4" {
+				h.V4 = texts
+			} else {
+				h.V6 = texts
+			}
+		}
+		out = append(out, h)
+	}
+	return out
 }
 
 func statsOf(p *probe.Probe) Stats {

@@ -166,7 +166,7 @@ func TestDropPartitionAndProbes(t *testing.T) {
   - fault: { link: lan, do: drop, match: ipv6, count: 7 }
   - wait: { u: { lost: 7 }, within: 3s }
   - fault: { node: b, link: lan, do: partition }
-  - wait: { p: { gap: ">= 100ms" }, within: 3s }
+  - wait: { p: { lost: ">= 10" }, within: 5s }
   - fault: { node: b, link: lan, do: heal }
   - wait: { p: { alive: true }, within: 3s }
   - stop: [p, u]

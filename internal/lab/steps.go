@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"time"
 
@@ -57,8 +58,8 @@ func (r *Run) step(ctx context.Context, s *scenario.Step) error {
 		}
 		return nil
 	case "stop":
+		r.stopProbes(s.Stop)
 		for _, name := range s.Stop {
-			r.probes[name].Stop()
 			st := statsOf(r.probes[name])
 			r.say("%s: sent %d, lost %d, doubled %d, longest gap %.0f ms, resets %d", name, st.Sent, st.Lost, st.Duplicates, st.GapMS, st.Resets)
 		}
@@ -80,6 +81,15 @@ func (r *Run) step(ctx context.Context, s *scenario.Step) error {
 		return nil
 	}
 	return fmt.Errorf("unknown step %q", s.Kind)
+}
+
+// stopProbes stops several at once: each waits a moment for stragglers.
+func (r *Run) stopProbes(names []string) {
+	var wg sync.WaitGroup
+	for _, name := range names {
+		wg.Go(r.probes[name].Stop)
+	}
+	wg.Wait()
 }
 
 // check waits for conditions, or asks once.

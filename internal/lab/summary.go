@@ -18,6 +18,20 @@ func (res *Result) Print(w io.Writer) {
 	if !res.OK {
 		fmt.Fprintf(w, "       %s\n", strings.ReplaceAll(res.Failure, "\n", "\n       "))
 	}
+	if len(res.Hosts) > 0 {
+		fmt.Fprintf(w, "\n  %-10s %-9s %-6s %6s  %-14s %-28s %s\n", "host", "client", "at", "moves", "IPv4", "IPv6", "addresses kept")
+		for i, h := range res.Hosts {
+			if i >= shownHosts {
+				fmt.Fprintf(w, "  and %d more\n", len(res.Hosts)-i)
+				break
+			}
+			kept := "yes"
+			if !h.Kept {
+				kept = "NO"
+			}
+			fmt.Fprintf(w, "  %-10s %-9s %-6s %6d  %-14s %-28s %s\n", h.Name, h.Client, h.At, h.Moves, orDash(h.V4), orDash(h.V6), kept)
+		}
+	}
 	if len(res.Probes) > 0 {
 		fmt.Fprintf(w, "\n  %-10s %-5s %8s %8s %8s %8s %14s %12s\n", "traffic", "kind", "sent", "lost", "doubled", "resets", "longest gap", "median RTT")
 		names := make([]string, 0, len(res.Probes))
@@ -47,6 +61,16 @@ func (res *Result) Print(w io.Writer) {
 	if res.OK && len(res.Covers) > 0 {
 		fmt.Fprintf(w, "  covers: %s\n", strings.Join(res.Covers, " "))
 	}
+}
+
+// shownHosts is how many lines the table of hosts has.
+const shownHosts = 12
+
+func orDash(s []string) string {
+	if len(s) == 0 {
+		return "-"
+	}
+	return strings.Join(s, " ")
 }
 
 // phaseText says what the phases are.
