@@ -22,46 +22,45 @@ const (
 // init sets the budget for all: n a second, and a second's worth at once.
 func (l *limiter) init(n int) { l.every = time.Second / time.Duration(n) }
 
-// take asks for one of n a second (and n at once) of hash, and one of the common budget of group.
+// take asks for one of n a second (and n at once) of hash, and one of the common budget of group. Who has a bucket already spends
+// from it first, so that one that floods leaves the common budget alone; a new one needs the common budget to get a bucket, so
+// that many that flood from one group leave the buckets of others alone.
 func (l *limiter) take(now time.Duration, group int, hash uint64, n int) bool {
-	// The own budget first: one that floods must not spend what is meant for all.
-	return l.own(now, hash, time.Second/time.Duration(n)) && l.common(now, group)
-}
-
-func (l *limiter) own(now time.Duration, hash uint64, every time.Duration) bool {
+	every, paid := time.Second/time.Duration(n), false
 	set, tag := &l.sets[hash%limiterSets], hash>>48
 	for {
 		var slot *atomic.Uint64
 		var old uint64
-		free := -1
 		for i := range set {
 			v := set[i].Load()
 			if v != 0 && v&0xffff == tag {
 				slot, old = &set[i], v
 				break
 			}
-			if free < 0 && time.Duration(v>>16)*time.Millisecond <= now {
-				free = i
+			if slot == nil && until(v) <= now {
+				slot, old = &set[i], v
 			}
 		}
 		if slot == nil {
-			if free < 0 {
+			return false
+		}
+		fresh := old == 0 || old&0xffff != tag
+		if fresh && !paid {
+			if paid = l.common(now, group); !paid {
 				return false
 			}
-			slot = &set[free]
-			if old = slot.Load(); time.Duration(old>>16)*time.Millisecond > now {
-				continue // somebody was faster
-			}
 		}
-		next := max(time.Duration(old>>16)*time.Millisecond, now) + every
+		next := max(until(old), now) + every
 		if next-now > time.Second {
 			return false
 		}
 		if slot.CompareAndSwap(old, uint64(next/time.Millisecond)<<16|tag) {
-			return true
+			return paid || l.common(now, group)
 		}
 	}
 }
+
+func until(v uint64) time.Duration { return time.Duration(v>>16) * time.Millisecond }
 
 func (l *limiter) common(now time.Duration, group int) bool {
 	slot := &l.all[uint(group)%uint(len(l.all))]

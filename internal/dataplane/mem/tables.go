@@ -101,14 +101,26 @@ type hostKey struct {
 // host is one MAC address on an access link.
 type host struct{ bindings []*binding }
 
-// source finds the binding of the host that a source address belongs to: its longest key.
+// source finds the binding of the host that a source address belongs to: its longest key; of equal ones that which may send,
+// then that which is delivered to, then that of the newest session.
 func (h *host) source(a netip.Addr) (best *binding) {
 	for _, b := range h.bindings {
-		if b.prefix.Contains(a) && (best == nil || b.prefix.Bits() > best.prefix.Bits() || b.prefix == best.prefix && b.up && !best.up) {
+		if b.prefix.Contains(a) && (best == nil || b.rank() > best.rank() || b.rank() == best.rank() && b.s.id > best.s.id) {
 			best = b
 		}
 	}
 	return best
+}
+
+func (b *binding) rank() int {
+	r := b.prefix.Bits() << 2
+	if b.up {
+		r |= 2
+	}
+	if b.down {
+		r |= 1
+	}
+	return r
 }
 
 // lengths counts the prefix lengths in use of one family, longest first.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
@@ -446,6 +447,7 @@ func TestAccessLinkIsPutBack(t *testing.T) {
 }
 
 func TestDeviceInUse(t *testing.T) {
+	defer goleak.VerifyNone(t)
 	namespaces(t)
 	one, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
 	must(t, err)

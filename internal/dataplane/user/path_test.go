@@ -346,6 +346,70 @@ func TestPathSmallCore(t *testing.T) {
 	}
 }
 
+// TestPathMTUChanges: the core shrinks while traffic flows; what no longer fits is noticed when it cannot be sent.
+func TestPathMTUChanges(t *testing.T) {
+	p := newPath(t, 1500)
+	p.transfer(p.host, conformance.CN6, p.cn, 1<<20)
+	for _, n := range []netns.NsHandle{p.mag, p.lma} {
+		p.must(n, func() error {
+			l, err := netlink.LinkByName("core0")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMTU(l, 1280)
+		})
+	}
+	p.transfer(p.host, conformance.CN4, p.cn, 1<<20)
+	p.transfer(p.cn, conformance.H16, p.host, 1<<20)
+}
+
+// TestLinkFlaps: a host's carrier that goes and comes, and an access link that is switched off and on, leave the sockets working.
+func TestLinkFlaps(t *testing.T) {
+	p := newPath(t, 1500)
+	flap := func(n netns.NsHandle, name string) {
+		p.must(n, func() error {
+			l, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.LinkSetDown(l), netlink.LinkSetUp(l))
+		})
+	}
+	flap(p.mag, "acc1")
+	p.reach(p.host, "203.0.113.9", p.cn)
+	flap(p.host, "eth0")
+	p.must(p.host, func() error { // what the host's own start-up would do again
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		i := l.Attrs().Index
+		mac := net.HardwareAddr(conformance.RouterMAC[:])
+		return errors.Join(
+			netlink.RouteReplace(&netlink.Route{LinkIndex: i, Dst: cidr("0.0.0.0/0"), Gw: net.ParseIP("10.20.0.1")}),
+			netlink.NeighSet(&netlink.Neigh{LinkIndex: i, IP: net.ParseIP("10.20.0.1"), HardwareAddr: mac, State: netlink.NUD_PERMANENT}))
+	})
+	p.reach(p.host, "203.0.113.9", p.cn)
+	for _, n := range []netns.NsHandle{p.lma, p.mag} {
+		flap(n, "core0")
+	}
+	p.up2(p.mag, "core0", "2001:db8:a::11/64")
+	p.up2(p.lma, "core0", "2001:db8:a::1/64")
+	p.reach(p.host2, "203.0.113.9", p.cn)
+}
+
+// up2 gives an interface an address back that the kernel took away with the link.
+func (p *path) up2(n netns.NsHandle, name, addr string) {
+	p.t.Helper()
+	p.must(n, func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.AddrReplace(l, &netlink.Addr{IPNet: cidr(addr), Flags: unix.IFA_F_NODAD})
+	})
+}
+
 // TestLastHop: to a correspondent node the anchor is the hop before the host's network (S001-3.3.3-02).
 func TestLastHop(t *testing.T) {
 	spec.Covers(t, "S001-3.3.3-02")

@@ -52,6 +52,10 @@ func (p *Plane) openTUN() error {
 			return fail("sysctl", err)
 		}
 	}
+	// A redirect is sent where the interface or "all" allows it; with this, each interface decides for itself.
+	if err := p.swapSysctl("ipv4/conf/all/send_redirects", "0"); err != nil {
+		return fail("sysctl", err)
+	}
 	if err := netlink.LinkSetAlias(link, Tag); err != nil {
 		return fail("alias", err)
 	}
@@ -89,11 +93,8 @@ func (p *Plane) readTUN() {
 					}
 					break
 				}
+				// Whatever an anchor sends of it is a copy, so the buffer is free again.
 				p.Native(now, mem.Native{B: buf[:n]}, out)
-				if len(out.Packets) > 0 && aliases(out.Packets[len(out.Packets)-1].B, buf) {
-					got++ // it leaves by reference: the buffer is taken
-					break
-				}
 			}
 			p.send(out, b)
 			return got > 0
@@ -103,5 +104,3 @@ func (p *Plane) readTUN() {
 		}
 	}
 }
-
-func aliases(b, buf []byte) bool { return len(b) > 0 && &b[0] == &buf[0] }

@@ -1,0 +1,388 @@
+package mem
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/wire/ip"
+
+	"pgregory.net/rapid"
+)
+
+// model is the contract in its plainest form: lists, searched from end to end.
+type model struct {
+	role     dataplane.Role
+	sessions map[core.ID]modelSession
+	keys     []core.SetKey
+}
+
+type modelSession struct {
+	now, before netip.Addr // remotes
+	until       time.Duration
+	ifi         int
+	mac         core.MAC
+}
+
+func (m *model) prefix(k core.Match) netip.Prefix {
+	if m.role == dataplane.Gateway {
+		return k.Src
+	}
+	return k.Dst
+}
+
+func (m *model) apply(op core.Op, now time.Duration) bool {
+	switch op := op.(type) {
+	case core.SetSession:
+		s, ok := m.sessions[op.ID]
+		if remote := op.Chain.Layer[0].Remote.Addr(); !ok {
+			s = modelSession{now: remote}
+		} else if remote != s.now {
+			s.before, s.until, s.now = s.now, now+op.Grace, remote
+		}
+		s.ifi, s.mac = op.If, op.MAC
+		m.sessions[op.ID] = s
+	case core.SetKey:
+		if _, ok := m.sessions[op.ID]; !ok {
+			return false
+		}
+		found := false
+		for i := range m.keys {
+			k := &m.keys[i]
+			if op.Down && k.ID != op.ID && m.prefix(k.Match) == m.prefix(op.Match) {
+				k.Down = false
+			}
+			if k.ID == op.ID && k.Match == op.Match {
+				*k, found = op, true
+			}
+		}
+		if !found {
+			m.keys = append(m.keys, op)
+		}
+	case core.Drop:
+		var left []core.SetKey
+		for _, k := range m.keys {
+			if op.ID != 0 && k.ID != op.ID || op.ID == 0 && k.Match != op.Match {
+				left = append(left, k)
+			}
+		}
+		m.keys = left
+		if op.ID != 0 {
+			delete(m.sessions, op.ID)
+		}
+	}
+	return true
+}
+
+// down is the session that packets to a go to, 0 = none.
+func (m *model) down(a netip.Addr) (id core.ID) {
+	best := -1
+	for _, k := range m.keys {
+		if p := m.prefix(k.Match); k.Down && p.Contains(a) && p.Bits() > best {
+			id, best = k.ID, p.Bits()
+		}
+	}
+	return id
+}
+
+// up reports whether a may come out of the tunnel from remote.
+func (m *model) up(a, remote netip.Addr, now time.Duration) bool {
+	for _, k := range m.keys {
+		s := m.sessions[k.ID]
+		if k.Up && m.prefix(k.Match).Contains(a) && (s.now == remote || s.before == remote && now < s.until) {
+			return true
+		}
+	}
+	return false
+}
+
+// from is the session that a host may send in from a, 0 = none.
+func (m *model) from(a netip.Addr, ifi int, mac core.MAC) core.ID {
+	var best *core.SetKey
+	for i := range m.keys {
+		k := &m.keys[i]
+		s, p := m.sessions[k.ID], m.prefix(k.Match)
+		if s.ifi != ifi || s.mac != mac || !p.Contains(a) {
+			continue
+		}
+		if best == nil {
+			best = k
+			continue
+		}
+		q := m.prefix(best.Match)
+		switch {
+		case p.Bits() != q.Bits():
+			if p.Bits() > q.Bits() {
+				best = k
+			}
+		case k.Up != best.Up:
+			if k.Up {
+				best = k
+			}
+		case k.Down != best.Down:
+			if k.Down {
+				best = k
+			}
+		case k.ID > best.ID:
+			best = k
+		}
+	}
+	if best == nil || !best.Up {
+		return 0
+	}
+	return best.ID
+}
+
+// TestAgainstModel applies random ops and packets to an engine and to the model, of both roles, and compares every verdict.
+func TestAgainstModel(t *testing.T) {
+	remotes := []netip.Addr{coa, coa2, netip.MustParseAddr("2001:db8:a::13")}
+	prefixes := []netip.Prefix{
+		netip.MustParsePrefix("2001:db8:1000:1::/64"), netip.MustParsePrefix("2001:db8:1000::/48"), netip.MustParsePrefix("2001:db8:1000:1::a/128"),
+		netip.MustParsePrefix("10.20.0.10/32"), netip.MustParsePrefix("10.20.0.11/32"), netip.MustParsePrefix("10.20.0.0/24"),
+	}
+	hosts := []netip.Addr{
+		home6, netip.MustParseAddr("2001:db8:1000:1::b"), netip.MustParseAddr("2001:db8:1000:2::1"), cn6,
+		home4, netip.MustParseAddr("10.20.0.11"), netip.MustParseAddr("10.20.0.12"), cn4,
+	}
+	macs := []core.MAC{hostA, {2, 0, 0, 0, 0, 11}}
+	rapid.Check(t, func(t *rapid.T) {
+		role := rapid.SampledFrom([]dataplane.Role{dataplane.Anchor, dataplane.Gateway}).Draw(t, "role")
+		now, local := time.Hour, lmaa
+		cfg := Config{Role: role, Local: []netip.Addr{lmaa}, Now: func() time.Duration { return now }}
+		if role == dataplane.Gateway {
+			cfg.Access = []dataplane.Link{{If: 1, MAC: routerMAC}, {If: 2, MAC: routerMAC}}
+		}
+		e, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &model{role: role, sessions: map[core.ID]modelSession{}}
+		match := func() (k core.Match) {
+			p := rapid.SampledFrom(prefixes).Draw(t, "prefix")
+			if role == dataplane.Gateway {
+				return core.Match{Src: p}
+			}
+			return core.Match{Dst: p}
+		}
+		addr := rapid.SampledFrom(hosts)
+		var out Out
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			id := core.ID(rapid.IntRange(1, 3).Draw(t, "id"))
+			var op core.Op
+			out.Reset()
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0, 1:
+				s := core.SetSession{ID: id, Chain: chainTo(local, rapid.SampledFrom(remotes).Draw(t, "remote")), Grace: time.Duration(rapid.IntRange(0, 2).Draw(t, "grace")) * time.Second}
+				if role == dataplane.Gateway {
+					s.If, s.MAC = rapid.IntRange(1, 2).Draw(t, "if"), rapid.SampledFrom(macs).Draw(t, "mac")
+				}
+				op = s
+			case 2, 3:
+				op = core.SetKey{ID: id, Match: match(), Up: rapid.Bool().Draw(t, "up"), Down: rapid.Bool().Draw(t, "down")}
+			case 4:
+				if rapid.Bool().Draw(t, "session") {
+					op = core.Drop{ID: id}
+				} else {
+					op = core.Drop{Match: match()}
+				}
+			case 5:
+				now += time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond
+			case 6, 7:
+				src, dst := addr.Draw(t, "src"), addr.Draw(t, "dst")
+				if src.Is4() != dst.Is4() {
+					continue
+				}
+				in := Native{B: packet(t2(t), src, dst, 64, 10)}
+				want := m.down(dst)
+				if role == dataplane.Gateway {
+					in.If, in.MAC = rapid.IntRange(1, 2).Draw(t, "if"), rapid.SampledFrom(macs).Draw(t, "mac")
+					want = m.from(src, in.If, in.MAC)
+				}
+				e.Native(now, in, &out)
+				tunnelled := 0
+				for _, p := range out.Packets {
+					if p.To != dataplane.ToTunnel {
+						continue
+					}
+					tunnelled++
+					h, err := ip.Parse(p.B)
+					if err != nil || h.Src != local || want == 0 || h.Dst != m.sessions[want].now {
+						if isError(p.B) {
+							tunnelled--
+							continue
+						}
+						t.Fatalf("%v > %v went to %v, %v; want session %d %+v", src, dst, h.Dst, err, want, m.sessions[want])
+					}
+				}
+				if want != 0 && tunnelled != 1 {
+					t.Fatalf("%v > %v: %d packets, want one to %v", src, dst, tunnelled, m.sessions[want].now)
+				}
+			default:
+				src, dst, remote := addr.Draw(t, "src"), addr.Draw(t, "dst"), rapid.SampledFrom(remotes).Draw(t, "remote")
+				if src.Is4() != dst.Is4() {
+					continue
+				}
+				e.Decapsulate(now, Outer{Local: local, Remote: remote}, packet(t2(t), src, dst, 64, 10), &out)
+				if role == dataplane.Gateway {
+					to := m.down(dst)
+					s := m.sessions[to]
+					ok := to != 0 && (s.now == remote || s.before == remote && now < s.until)
+					if got := len(out.Packets) == 1 && out.Packets[0].To == dataplane.ToNative; got != ok || ok && (out.Packets[0].If != s.ifi || out.Packets[0].MAC != s.mac) {
+						t.Fatalf("%v > %v from %v: %+v, want %v to %d %v", src, dst, remote, out.Packets, ok, s.ifi, s.mac)
+					}
+					continue
+				}
+				if ok := m.up(src, remote, now); !ok && len(out.Packets) != 0 {
+					t.Fatalf("%v > %v from %v was let in", src, dst, remote)
+				} else if to := m.down(dst); ok && to != 0 {
+					if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToTunnel || netip.AddrFrom16([16]byte(out.Packets[0].B[24:40])) != m.sessions[to].now {
+						t.Fatalf("%v > %v from %v: %+v, want it to %v", src, dst, remote, out.Packets, m.sessions[to].now)
+					}
+				}
+			}
+			if op == nil {
+				continue
+			}
+			err := e.Update([]core.Op{op})
+			var at *core.OpError
+			if ok := m.apply(op, now); ok != (err == nil) || err != nil && (!errors.As(err, &at) || at.Index != 0) {
+				t.Fatalf("%+v: %v, want %v", op, err, ok)
+			}
+			if role == dataplane.Anchor && len(e.tables.tunnels) > 2*len(e.tables.sessions) {
+				t.Fatalf("%d tunnels of %d sessions", len(e.tables.tunnels), len(e.tables.sessions))
+			}
+		}
+		for id := range core.ID(4) {
+			if id != 0 {
+				if err := e.Update([]core.Op{core.Drop{ID: id}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if ts := &e.tables; len(ts.sessions)+len(ts.tunnels)+len(ts.keys)+len(ts.hosts)+ts.lengths4.n+ts.lengths6.n != 0 {
+			t.Fatalf("left over: %+v", ts)
+		}
+	})
+}
+
+// isError: does a tunnel packet carry an ICMP error?
+func isError(outer []byte) bool {
+	in := outer[40:]
+	return in[0]>>4 == 4 && in[9] == 1 || in[0]>>4 == 6 && in[6] == 58
+}
+
+// t2 makes a rapid.T do where only Helper and Fatal are wanted.
+func t2(t *rapid.T) testing.TB { return rapidTB{rapidT: t} }
+
+type rapidTB struct {
+	testing.TB
+	rapidT *rapid.T
+}
+
+func (r rapidTB) Helper()           {}
+func (r rapidTB) Fatal(args ...any) { r.rapidT.Fatal(args...) }
+
+// checkOut holds what is true of all that leaves an engine, whatever came in.
+func checkOut(t *testing.T, e *Engine, out *Out) {
+	t.Helper()
+	for _, p := range out.Packets {
+		h, err := ip.Parse(p.B)
+		if err != nil || h.Len != len(p.B) {
+			t.Fatalf("%v: %x: %v", p.To, p.B, err)
+		}
+		switch p.To {
+		case dataplane.ToTunnel:
+			if !e.own(h.Src) || h.TTL != 64 || len(p.B) > 1500 {
+				t.Fatalf("outer packet of %d octets %v > %v, hop limit %d", len(p.B), h.Src, h.Dst, h.TTL)
+			}
+			u, err := ip.FindUpper(p.B, &h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if u.Proto != ip.IPv4 && u.Proto != ip.IPv6 {
+				t.Fatalf("outer packet carries protocol %d", u.Proto)
+			}
+			if u.Fragment {
+				continue
+			}
+			inner := p.B[u.Off:]
+			ih, err := ip.Parse(inner)
+			if err != nil {
+				t.Fatal(err)
+			}
+			iu, _ := ip.FindUpper(inner, &ih)
+			if scoped(inner, &ih, &iu, false) {
+				t.Fatalf("link scope in a tunnel: %v > %v", ih.Src, ih.Dst)
+			}
+		case dataplane.ToSelf:
+			if h.Proto != ip.ICMPv4 && h.Proto != ip.ICMPv6 {
+				t.Fatalf("of its own a router sends ICMP errors, not protocol %d", h.Proto)
+			}
+		}
+	}
+}
+
+func FuzzNative(f *testing.F) {
+	f.Add(packet(f, cn6, home6, 64, 100), uint8(0), uint16(0))
+	f.Add(packet(f, cn4, home4, 1, 1480), uint8(0), uint16(0))
+	f.Add(packet(f, home4, cn4, 64, 100), uint8(0), uint16(0))
+	f.Add(packet(f, home6, cn6, 2, 3000), uint8(ip.GSOUDPL4), uint16(1000))
+	f.Add(packet(f, cn6, home6, 64, 1232), uint8(0), uint16(0))
+	f.Add(packet(f, netip.MustParseAddr("fe80::1"), home6, 64, 10), uint8(0), uint16(0))
+	f.Add(limited(f, cn6, home6, 0), uint8(0), uint16(0))
+	f.Fuzz(func(t *testing.T, pkt []byte, kind uint8, size uint16) {
+		for _, role := range []dataplane.Role{dataplane.Anchor, dataplane.Gateway} {
+			e := newEngine(t, role, Config{})
+			var out Out
+			in := Native{If: 1, MAC: hostA, B: append([]byte(nil), pkt...), VNet: ip.VNet{NeedsChecksum: kind != 0, Type: kind, Size: int(size), CsumStart: 40, CsumOffset: 6}}
+			e.Native(time.Hour, in, &out)
+			checkOut(t, e, &out)
+		}
+	})
+}
+
+func FuzzTunnel(f *testing.F) {
+	f.Add(around(f, coa, lmaa, packet(f, home6, cn6, 64, 100)))
+	f.Add(around(f, coa, lmaa, packet(f, home4, home4, 1, 100)))
+	f.Add(around(f, lmaa, coa, packet(f, cn4, home4, 64, 100)))
+	msg := append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, around(f, lmaa, coa, packet(f, cn6, home6, 64, 1300))[:1232]...)
+	sum := ip.PseudoChecksum(coa, lmaa, ip.ICMPv6, msg)
+	msg[2], msg[3] = byte(sum>>8), byte(sum)
+	h := ip.Header{Src: coa, Dst: lmaa, Proto: ip.ICMPv6, TTL: 64}
+	b, err := h.Append(nil, len(msg))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(b, msg...))
+	fr, err := ip.NewFragmenter(around(f, coa, lmaa, packet(f, home6, cn6, 64, 1000)), 600, 1)
+	if err != nil {
+		f.Fatal(err)
+	}
+	one, _ := fr.Next(nil)
+	f.Add(one)
+	f.Fuzz(func(t *testing.T, pkt []byte) {
+		for _, role := range []dataplane.Role{dataplane.Anchor, dataplane.Gateway} {
+			e := newEngine(t, role, Config{})
+			var out Out
+			e.Tunnel(time.Hour, append([]byte(nil), pkt...), &out)
+			if len(pkt) > 8 {
+				e.TunnelError(time.Hour, append([]byte(nil), pkt...), &out)
+			}
+			e.Decapsulate(time.Hour, Outer{Local: e.cfg.Local[0], Remote: map[dataplane.Role]netip.Addr{dataplane.Anchor: coa, dataplane.Gateway: lmaa}[role], Offload: true}, append([]byte(nil), pkt...), &out)
+			checkOut(t, e, &out)
+		}
+	})
+}
+
+func limited(t testing.TB, src, dst netip.Addr, n uint8) []byte {
+	inner := packet(t, cn6, dst, 64, 10)
+	h := ip.Header{Src: src, Dst: dst, Proto: ip.DstOpts, TTL: 64}
+	b, err := h.Append(nil, 8+len(inner))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(ip.AppendLimit(b, ip.IPv6, n), inner...)
+}
