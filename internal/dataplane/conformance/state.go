@@ -9,6 +9,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/spec"
+	"kedge/wire"
 )
 
 var stateCases = []testCase{
@@ -58,7 +59,7 @@ var stateCases = []testCase{
 		b.update(core.Drop{ID: 4711}, core.Drop{Match: core.Match{Dst: HNP3}})
 	}},
 	{name: "state/keys", o: anchor, f: func(b *bench) {
-		spec.Covers(b, "S001-3.3.2-16", "S001-3.3.2-17")
+		spec.Covers(b, "S001-3.3.2-17")
 		b.update(
 			core.Drop{Match: core.Match{Dst: host(H14)}},
 			core.SetKey{ID: sessionTwo, Match: core.Match{Dst: netip.MustParsePrefix("10.20.0.0/24")}, Up: true, Down: true},
@@ -70,6 +71,24 @@ var stateCases = []testCase{
 		in := udpPacket(CN4, H24, hdr{}, 100)
 		b.update(core.Drop{ID: sessionTwo})
 		b.pass("a session goes with its keys", fromCN(in), told(CN4, 3, 1, 0, in))
+	}},
+	{name: "state/shared tunnel", o: anchor, f: func(b *bench) { // two hosts at one gateway; it goes with the last of them
+		spec.Covers(b, "S001-3.3.2-16")
+		b.update(
+			core.SetSession{ID: 3, Chain: chain(LMAA, CoA1)},
+			core.SetKey{ID: 3, Match: core.Match{Dst: host(H34)}, Up: true, Down: true},
+		)
+		three, threeOut := udpPacket(H34, CN4, hdr{}, 100), udpPacket(H34, CN4, hdr{hop: 63}, 100)
+		b.pass("one", fromCore(wrap(CoA1, LMAA, udpPacket(H14, CN4, hdr{}, 100))), toCN(udpPacket(H14, CN4, hdr{hop: 63}, 100)))
+		b.pass("the other", fromCore(wrap(CoA1, LMAA, three)), toCN(threeOut))
+		b.update(core.Drop{ID: sessionOne})
+		b.pass("the other still", fromCore(wrap(CoA1, LMAA, three)), toCN(threeOut))
+		b.dropped(wire.WrongSource, 1, func() { b.pass("the one no more", fromCore(wrap(CoA1, LMAA, udpPacket(H14, CN4, hdr{}, 100)))) })
+		b.update(core.Drop{ID: 3})
+		b.dropped(wire.WrongTunnel, 1, func() { b.pass("the tunnel is gone", fromCore(wrap(CoA1, LMAA, three))) })
+		b.dropped(wire.Unsolicited, 1, func() {
+			b.pass("nor are errors about it believed", tunnelError(LMAA, 1, 3, 0, wrap(LMAA, CoA1, udpPacket(CN4, H34, hdr{}, 100))))
+		})
 	}},
 	{name: "state/counters", o: anchor, f: func(b *bench) {
 		b.pass("down", fromCN(udpPacket(CN6, H16, hdr{}, 100)), toCore(wrap(LMAA, CoA1, udpPacket(CN6, H16, hdr{hop: 63}, 100))))

@@ -414,53 +414,63 @@ func (p *path) up2(n netns.NsHandle, name, addr string) {
 func TestLastHop(t *testing.T) {
 	spec.Covers(t, "S001-3.3.3-02")
 	p := newPath(t, 1500)
-	hop := func(n int, to netip.Addr) (netip.Addr, error) {
-		var from netip.Addr
-		err := p.in(p.cn, func() error {
-			fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			tv := unix.NsecToTimeval(int64(2 * time.Second))
-			if err := errors.Join(opts(fd, [3]int{unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1}, [3]int{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, n}),
-				unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)); err != nil {
-				return err
-			}
-			if err := unix.Sendto(fd, []byte("probe"), 0, &unix.SockaddrInet6{Port: 33434, Addr: to.As16()}); err != nil {
-				return err
-			}
-			fds := []unix.PollFd{{Fd: int32(fd)}}
-			if _, err := unix.Poll(fds, 3000); err != nil && !errors.Is(err, syscall.EINTR) {
-				return err
-			}
-			oob := make([]byte, 512)
-			_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 100), oob, unix.MSG_ERRQUEUE)
-			if err != nil {
-				return err
-			}
-			msgs, err := unix.ParseSocketControlMessage(oob[:n])
-			if err != nil {
-				return err
-			}
-			for _, m := range msgs {
-				if m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR && len(m.Data) >= 16+28 {
-					from = netip.AddrFrom16([16]byte(m.Data[16+8 : 16+24])) // sock_extended_err, then the offender
-				}
-			}
-			return nil
-		})
-		return from, err
-	}
-	for n, want := range map[int]netip.Addr{
-		1: netip.MustParseAddr("2001:db8:c::1"), // the anchor, as the correspondent node's router
-		2: conformance.CoA1,                     // the gateway: one hop behind, however long the tunnel is
-		3: conformance.H16,                      // the host: port unreachable
+	for to, hops := range map[netip.Addr]map[int]netip.Addr{
+		conformance.H16: {
+			1: netip.MustParseAddr("2001:db8:c::1"), // the anchor, as the correspondent node's router
+			2: conformance.CoA1,                     // the gateway: one hop behind, however long the tunnel is
+			3: conformance.H16,                      // the host: port unreachable
+		},
+		// The gateway has no IPv4 address to answer from.
+		conformance.H14: {1: netip.MustParseAddr("203.0.113.1"), 3: conformance.H14},
 	} {
-		if got, err := hop(n, conformance.H16); err != nil || got != want {
-			t.Errorf("hop %d is %v, %v, want %v; %s", n, got, err, want, p.drops())
+		for n, want := range hops {
+			if got, err := p.hop(n, to); err != nil || got != want {
+				t.Errorf("hop %d to %v is %v, %v, want %v; %s", n, to, got, err, want, p.drops())
+			}
 		}
 	}
+}
+
+// hop sends a packet with hop limit n from the correspondent node and returns who answers with an error.
+func (p *path) hop(n int, to netip.Addr) (from netip.Addr, err error) {
+	return from, p.in(p.cn, func() error {
+		family, level, recvErr, hops, at := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS, 8
+		var addr unix.Sockaddr = &unix.SockaddrInet6{Port: 33434, Addr: to.As16()}
+		if to.Is4() {
+			family, level, recvErr, hops, at = unix.AF_INET, unix.IPPROTO_IP, unix.IP_RECVERR, unix.IP_TTL, 4
+			addr = &unix.SockaddrInet4{Port: 33434, Addr: to.As4()}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := opts(fd, [3]int{level, recvErr, 1}, [3]int{level, hops, n}); err != nil {
+			return err
+		}
+		if err := unix.Sendto(fd, []byte("probe"), 0, addr); err != nil {
+			return err
+		}
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 3000); err != nil && !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+		oob := make([]byte, 512)
+		_, got, _, _, err := unix.Recvmsg(fd, make([]byte, 100), oob, unix.MSG_ERRQUEUE)
+		if err != nil {
+			return err
+		}
+		msgs, err := unix.ParseSocketControlMessage(oob[:got])
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			if int(m.Header.Level) == level && int(m.Header.Type) == recvErr {
+				// A sock_extended_err of 16 octets, then the offender's address.
+				from, _ = netip.AddrFromSlice(m.Data[16+at : 16+at+to.BitLen()/8])
+			}
+		}
+		return nil
+	})
 }
 
 // receiveOffload switches receive offload on for the interface and lets it wait for more, so that veth puts segments together as a

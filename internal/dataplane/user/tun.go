@@ -93,6 +93,9 @@ func (p *Plane) readTUN() {
 					}
 					break
 				}
+				if n >= ip.IPv6Len && buf[0]>>4 == 6 && buf[24] == 0xff {
+					continue // the kernel's own, MLD: nobody's packet, so not counted as one
+				}
 				// Whatever an anchor sends of it is a copy, so the buffer is free again.
 				p.Native(now, mem.Native{B: buf[:n]}, out)
 			}
