@@ -131,6 +131,14 @@ func (c *dhcpClient) lose(h *Host, why string) {
 	c.to(h, selecting)
 }
 
+// Ask starts the client again if it has no lease and rests: the administrator does it.
+func (h *Host) Ask() {
+	if c := &h.dhcp; !h.No4 && !h.Addr4.IsValid() && c.state == initial {
+		c.to(h, selecting)
+		c.again(h)
+	}
+}
+
 // Release gives the lease back.
 func (h *Host) Release() {
 	if !h.Addr4.IsValid() {
