@@ -84,6 +84,9 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 	if w, ok := c.Want["changes"]; ok && !w.Cmp.Holds(float64(n.host.lost())) {
 		return false, fmt.Sprintf("lost an address %d times, want %s", n.host.lost(), w.Cmp)
 	}
+	if w, ok := c.Want["since-move"]; ok && !w.Cmp.Holds(r.sinceMove(n.name).Seconds()) {
+		return false, fmt.Sprintf("moved %v ago, want %s", r.sinceMove(n.name), w.Cmp)
+	}
 	if w, ok := c.Want["settled"]; ok && r.settled(n.name) != w.Bool {
 		return false, "has not settled"
 	}

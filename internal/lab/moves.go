@@ -196,6 +196,19 @@ func (r *Run) track(h *handover) {
 	r.moving = append(r.moving, h)
 }
 
+// sinceMove is how long a host has been where it is; since the start if it never moved.
+func (r *Run) sinceMove(host string) time.Duration {
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	at := r.start
+	for _, h := range r.handovers {
+		if h.Host == host && h.LinkUp.After(at) {
+			at = h.LinkUp
+		}
+	}
+	return time.Since(at)
+}
+
 // settled says whether the newest move of a host is over: registered, and packets reach it.
 func (r *Run) settled(host string) bool {
 	r.recMu.Lock()

@@ -142,7 +142,7 @@ func (d *Diagram) Order(names []string, about func(*Frame) bool) (missing string
 			}
 			l := lines[i]
 			i++
-			if l.From >= 0 && l.Frame.Short == name && (about == nil || about(&l.Frame)) {
+			if l.is(name, about) {
 				if first.IsZero() {
 					first = l.At
 				}
@@ -152,6 +152,14 @@ func (d *Diagram) Order(names []string, about func(*Frame) bool) (missing string
 		}
 	}
 	return "", took
+}
+
+// is says whether a line is the message of that short name, or with "--- " before it the note of that text.
+func (l *Line) is(name string, about func(*Frame) bool) bool {
+	if note, ok := strings.CutPrefix(name, "--- "); ok {
+		return l.From < 0 && l.Text == note
+	}
+	return l.From >= 0 && l.Frame.Short == name && (about == nil || about(&l.Frame))
 }
 
 // quiet are kinds that text leaves out when a diagram has more than maxLines lines.

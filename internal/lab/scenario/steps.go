@@ -15,7 +15,7 @@ type stepParser struct {
 
 // condKeys are the keys of each kind of condition and how their values read.
 var condKeys = map[string]map[string]string{
-	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool"},
+	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp"},
 	"probe":    {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
 	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text"},
 	"metric":   {"node": "text", "name": "text", "labels": "map", "is": "cmp"},
