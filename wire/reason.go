@@ -72,6 +72,9 @@ const (
 	InterfaceUnsupported Reason = "unknown-interface"
 	RefusedByAnchor      Reason = "refused-by-anchor" // a status without a reason of its own
 	UDPNotForced         Reason = "forced-udp-not-accepted"
+	StillAttached        Reason = "still-attached"     // a revocation's answer: the host is with the gateway after all
+	RefusedByGateway     Reason = "refused-by-gateway" // a revocation's status without a reason of its own
+	RegisteredSince      Reason = "registered-since"   // a revocation of a registration that is not the newest
 )
 
 // Access link.

@@ -1,10 +1,10 @@
 // Package anchor is the anchor's machine: the local mobility anchor of Proxy Mobile IPv6 with IPv4 home addresses.
 //
-// Supported: RFC 5213 section 5 and 9.1, RFC 5844 section 3.1, RFC 4283, RFC 5847, RFC 6543, RFC 6275 9.2, 9.3.3 and
-// 9.5.1 as far as they apply to proxy registrations, and section 3.3 of draft-ietf-netlmm-pmip6-ipv4-support-02. Both
-// dialects of IPv4 options are read and answered in kind.
+// Supported: RFC 5213 section 5 and 9.1, RFC 5844 section 3.1, RFC 4283, RFC 5846 for handovers, RFC 5847, RFC 6543, RFC
+// 6275 9.2, 9.3.3 and 9.5.1 as far as they apply to proxy registrations, and section 3.3 of
+// draft-ietf-netlmm-pmip6-ipv4-support-02. Both dialects of IPv4 options are read and answered in kind.
 //
-// What is left out: transport over IPv4 and NAT, GRE keys and the TLV header, revocation, host-based registrations.
+// What is left out: transport over IPv4 and NAT, GRE keys and the TLV header, host-based registrations.
 //
 // The protocol's rules are pure functions in sub-package lma; the binding cache is package binding; addresses come from
 // package pool; who may have what is package subscriber. This package joins them and owns what changes: sessions and
@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"kedge/internal/anchor/lma"
+	"kedge/internal/anchor/revocation"
 	"kedge/internal/binding"
 	"kedge/internal/core"
 	"kedge/internal/heartbeat"
@@ -53,6 +54,8 @@ type Machine struct {
 	flights flights
 	store   storeState
 
+	revocations *revocation.Initiator
+
 	refused map[wire.Reason]uint64
 	past    history
 	since   time.Time
@@ -76,7 +79,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	m := &Machine{
 		cfg: cfg, rand: rand, dialects: lma.DialectSet(cfg.PMIP6.Dialects...),
 		cache: binding.New(), refused: make(map[wire.Reason]uint64),
-		waiting: newWaiting(), flights: newFlights(), gateways: newGateways(),
+		waiting: newWaiting(), flights: newFlights(), gateways: newGateways(), revocations: revocation.New(cfg.Revocation, rand),
 	}
 	if m.subs, err = subscriber.New(cfg.Subscribers); err != nil {
 		return nil, err
@@ -126,6 +129,7 @@ func (m *Machine) Deadline() (at time.Duration, ok bool) {
 	earlier(m.waiting.next())
 	earlier(m.store.heldUntil, m.store.held)
 	earlier(m.flights.retryAt, len(m.flights.again) > 0)
+	earlier(m.revocations.Deadline())
 	if m.watch != nil {
 		earlier(m.watch.Deadline())
 	}
@@ -153,6 +157,7 @@ func (m *Machine) tick() {
 		m.emit(core.Emit{Name: "store", From: "held", To: "ready", Why: "lifetime-max-over"})
 	}
 	m.endAgain()
+	m.revokeAgain()
 	m.beat()
 }
 

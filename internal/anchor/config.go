@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"kedge/internal/anchor/revocation"
 	"kedge/internal/heartbeat"
 	"kedge/internal/pool"
 	"kedge/internal/subscriber"
@@ -27,6 +28,7 @@ type Config struct {
 	Limits      Limits
 	Timers      Timers
 	Heartbeat   Heartbeat
+	Revocation  revocation.Config // variables of RFC 5846 11
 	// LinkLocal is the link-local address of gateways on access links, answered in option 26 to a gateway that asks for
 	// one; unset = fe80::200:5eff:fe00:5213 of RFC 6543.
 	LinkLocal netip.Addr
@@ -51,6 +53,8 @@ type PMIP6 struct {
 	NoIPv4, NoIPv6 bool
 	// MobileNodeTimestamps is MobileNodeGeneratedTimestampInUse of RFC 5213 9.3: the validity window is not checked.
 	MobileNodeTimestamps bool
+	// NoRevocation: gateways that hosts have left are not told (RFC 5846).
+	NoRevocation bool
 	// DHCPRelay answers option 39 with S=0: gateways relay DHCP. False: gateways serve DHCP themselves.
 	DHCPRelay bool
 }
@@ -149,6 +153,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Timers.LifetimeMax < 4*time.Second || c.Timers.LifetimeMax > maxLifetime {
 		return bad("lifetime-max %s is not between 4s and %s", c.Timers.LifetimeMax, maxLifetime)
+	}
+	if d := c.Revocation.MinDelay; d != 0 && d < revocation.LeastDelay {
+		return bad("InitMINDelayBRIs %s is less than %s (RFC 5846 11)", d, revocation.LeastDelay)
 	}
 	if c.Timers.MinDelayBeforeBCEDelete < 0 || c.Timers.TimestampWindow < 0 {
 		return bad("a timer is negative")

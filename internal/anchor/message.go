@@ -54,13 +54,16 @@ func (m *Machine) message(ev *core.Message) {
 	case *mobility.Heartbeat:
 		m.heartbeat(ev.Path, b)
 	case *mobility.BindingError:
-		if b.Status == unrecognizedType && m.watch != nil && m.watch.Unsupported(src) {
-			m.emit(core.Emit{Name: "peer", From: "unknown", To: "no-heartbeat", Why: "binding-error", Fields: about})
+		if b.Status == unrecognizedType && m.unsupported(src, about) {
 			return
 		}
 		m.drop(wire.Unsolicited, about)
 	case *mobility.Revocation:
-		m.unrecognized(ev, about) // not served yet, so it is what RFC 6275 9.2 says of a type that is not known
+		if m.cfg.PMIP6.NoRevocation {
+			m.unrecognized(ev, about) // a type that is not known, RFC 6275 9.2
+			return
+		}
+		m.revocation(p, ev.Path, b, about)
 	default:
 		m.drop(wire.UnsupportedMessage, about)
 	}
@@ -142,6 +145,7 @@ func (m *Machine) news(news []heartbeat.News) {
 			from = "unknown"
 		case heartbeat.Restarted:
 			f.Detail = fmt.Sprintf("restart counter %d -> %d", n.Old, n.New)
+			m.revocations.Restarted(n.Peer)
 		}
 		m.emit(core.Emit{Name: "peer", From: from, To: n.Kind.String(), Why: "heartbeat", Fields: f})
 	}

@@ -86,7 +86,7 @@ func (m *Machine) update(r *registration) {
 		m.refresh(r, &p)
 		return
 	}
-	before := m.encode(i)
+	before, left := m.encode(i), m.departing(i, r)
 	if err := m.cache.SetHomes(i, p.homes); err != nil {
 		m.putBack(r, p.taken)
 		m.refuse(r, &lma.Refusal{Status: mobility.ReasonUnspecified, Reason: wire.PrefixNotAuthorized, Detail: err.Error()})
@@ -104,6 +104,7 @@ func (m *Machine) update(r *registration) {
 	m.defend(e.Domain, without(p.homes.Keys(), have.Keys()), false)
 	ops := append(m.forwarding(i, m.cfg.Timers.UplinkGrace), dropKeys(e.Domain, gone)...)
 	m.commit(i, before, ops, r, m.answer(r, e, p.homes, p.v4))
+	m.depart(left, r)
 }
 
 // refresh extends the lifetime and nothing else: it is written behind and waits for nothing, unless an earlier change of
@@ -164,6 +165,7 @@ func (m *Machine) order(e *binding.Entry, r *registration) {
 
 // serve makes a gateway the one that counts the session, and watches it; the zero address is nobody.
 func (m *Machine) serve(e *binding.Entry, gw, local netip.Addr) {
+	m.revocations.Serves(e.ID, gw)
 	if e.Gateway != 0 {
 		if g := m.gateways.at(e.Gateway); g.addr == gw {
 			g.local = local

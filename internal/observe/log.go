@@ -51,6 +51,9 @@ func levelOf(r *Record) slog.Level {
 	case "failed", "warning", "refused":
 		return slog.LevelWarn
 	}
+	if r.Name == "revocation" && (r.To == "sent" || r.To == "done") { // the handover itself has been told
+		return slog.LevelDebug
+	}
 	if r.From != r.To || r.Name == "session" { // a handoff is active -> active
 		return slog.LevelInfo
 	}

@@ -1,0 +1,154 @@
+package anchor
+
+import (
+	"net/netip"
+	"slices"
+
+	"kedge/internal/anchor/lma"
+	"kedge/internal/anchor/revocation"
+	"kedge/internal/binding"
+	"kedge/internal/core"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// Binding revocation, RFC 5846: the gateway that a host left by a handover is told so (3.4.1). The rules are package
+// revocation's.
+
+// departure is a registration that a handover ends.
+type departure struct {
+	revocation.Registration
+	att uint8
+}
+
+// departing takes down what the former gateway knows of a session, before a handover changes it. nil: nobody has to be
+// told.
+func (m *Machine) departing(i binding.Index, r *registration) *departure {
+	e := m.cache.At(i)
+	if m.cfg.PMIP6.NoRevocation || e.State != binding.Active || e.Gateway == 0 || addr(e.CareOf) == r.CareOf {
+		return nil
+	}
+	g := m.gateways.at(e.Gateway)
+	if g.addr == r.path.Remote.Addr() { // the same gateway by another care-of address: its answer says it all
+		return nil
+	}
+	h := m.cache.Homes(i)
+	d := &departure{att: e.ATT, Registration: revocation.Registration{
+		ID: e.ID, Node: m.cache.Node(i), Gateway: g.addr, Anchor: g.local, CareOf: addr(e.CareOf),
+		Prefixes: h.Prefixes, V4: h.V4, Draft02: Dialect(e.Dialect) == lma.Draft02,
+		LinkLayer: slices.Clone(m.cache.LinkLayer(i)), Timestamp: e.Timestamp,
+	}}
+	if p := m.peers.find(g.addr); p != nil {
+		d.ESP = p.Protection == "esp"
+	}
+	return d
+}
+
+// depart tells the former gateway. It comes behind the handover's own effects: when those fail, the indication does not
+// leave.
+func (m *Machine) depart(d *departure, r *registration) {
+	if d == nil {
+		return
+	}
+	trigger := mobility.TriggerHandoverSameType
+	switch {
+	case d.att == 0 || r.ATT == 0:
+		trigger = mobility.TriggerHandoverUnknown
+	case d.att != r.ATT:
+		trigger = mobility.TriggerHandoverOtherType
+	}
+	o, reason := m.revocations.Revoke(m.now, d.Registration, trigger)
+	if reason != "" {
+		m.refused[reason]++
+		m.revoked(d.ID, "not-sent", string(reason), Fields{Sub: d.Node, ProxyCoA: d.Gateway})
+		return
+	}
+	m.indicate(o)
+	m.revoked(d.ID, "sent", "handoff", Fields{Sub: d.Node, ProxyCoA: d.Gateway, Seq: o.Message.Sequence})
+}
+
+func (m *Machine) indicate(o revocation.Outgoing) {
+	m.effect(core.Send{Path: core.Path{Local: netip.AddrPortFrom(o.Local, 0), Remote: netip.AddrPortFrom(o.Remote, 0)}, Body: o.Message})
+}
+
+// revoked tells how a revocation goes on: to is sent, not-sent, done, refused or unanswered.
+func (m *Machine) revoked(id core.ID, to, why string, f Fields) {
+	f.Peer = m.peerName(f.ProxyCoA)
+	m.emit(core.Emit{Name: "revocation", ID: id, To: to, Why: why, Fields: f})
+}
+
+// revokeAgain sends again what was not acknowledged, and tells what never was.
+func (m *Machine) revokeAgain() {
+	send, ends := m.revocations.Tick(m.now)
+	for _, o := range send {
+		m.indicate(o)
+		m.emit(core.Emit{Name: "retransmit", ID: o.ID, Why: string(wire.NoAnswer), Fields: map[string]any{
+			"type": "bri", "sub": o.Node, "peer": m.peerName(o.Remote), "seq": o.Message.Sequence}})
+	}
+	for _, e := range ends {
+		m.refused[wire.NoAnswer]++
+		m.revoked(e.ID, "unanswered", string(wire.NoAnswer), Fields{Sub: e.Node, ProxyCoA: e.Gateway, Seq: e.Seq})
+	}
+}
+
+// revocation takes what RFC 5846 defines. Gateways may not revoke here: they deregister, one by one (RFC 5213 6.9.1.4).
+func (m *Machine) revocation(p *peer, path core.Path, b *mobility.Revocation, about Fields) {
+	about.Seq = b.Sequence
+	if !b.Ack {
+		about.Status = mobility.RevocationFunctionNotSupported
+		if b.Global {
+			about.Status = mobility.RevocationGlobalNotAuthorized
+		}
+		m.drop(wire.NotAuthorized, about)
+		if p.gateway {
+			m.effect(core.Send{Path: path, Body: &mobility.Revocation{
+				Ack: true, Code: about.Status, Sequence: b.Sequence, Proxy: b.Proxy, IPv4Only: b.IPv4Only, Global: b.Global}})
+		}
+		return
+	}
+	end, reason := m.revocations.Acknowledged(m.now, path.Remote.Addr(), b)
+	if reason != "" {
+		m.drop(reason, about)
+		return
+	}
+	to, why := "done", "acknowledged"
+	if end.Status >= 128 {
+		// The session is where it is: a gateway that has the host after all says so by a request.
+		to, why = "refused", revocationReason(end.Status)
+	}
+	about.Sub, about.Status = end.Node, end.Status
+	m.revoked(end.ID, to, why, about)
+}
+
+// revocationReason names a status of RFC 5846 5.2.
+func revocationReason(status uint8) string {
+	switch status {
+	case mobility.RevocationNoBinding:
+		return string(wire.UnknownHost)
+	case mobility.RevocationNodeAttached:
+		return string(wire.StillAttached)
+	case mobility.RevocationTriggerNotSupported, mobility.RevocationFunctionNotSupported, mobility.RevocationProxyNotSupported:
+		return string(wire.UnsupportedMessage)
+	}
+	return string(wire.RefusedByGateway)
+}
+
+// unsupported takes a Binding Error of status 2: of the two message types that not every gateway knows, one is out. A
+// gateway that never answered a heartbeat means that one first.
+func (m *Machine) unsupported(from netip.Addr, about Fields) bool {
+	if m.watch == nil {
+		return false
+	}
+	what, alive := "", false
+	if alive, _, _ = m.watch.Status(from); !alive && m.watch.Unsupported(from) {
+		what = "no-heartbeat"
+	} else if m.revocations.Unsupported(m.now, from) {
+		what = "no-revocation"
+	} else if m.watch.Unsupported(from) {
+		what = "no-heartbeat"
+	}
+	if what != "" {
+		m.emit(core.Emit{Name: "peer", From: "unknown", To: what, Why: "binding-error", Fields: about})
+	}
+	return what != ""
+}
