@@ -323,6 +323,9 @@ func (m *Machine) outOfTime(e *entry, r *request, b *mobility.BindingAck) bool {
 	return true
 }
 
+// proposed says that a request asked for a certain IPv4 home address.
+func proposed(r *request) bool { return r.families&access.V4 != 0 && !r.ipv4.Addr().IsUnspecified() }
+
 // askAny repeats a registration without the addresses that the anchor does not allow.
 func (m *Machine) askAny(e *entry, f access.Families, reason wire.Reason) {
 	m.count(reason)

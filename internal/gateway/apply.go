@@ -71,7 +71,12 @@ func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.Bin
 	}
 	if missing != 0 {
 		v4 := ipv4In(b.Options, r.dialect)
-		m.deny(e, missing, refusal4(v4.status, wire.NoAddressInAnswer))
+		why := refusal4(v4.status, wire.NoAddressInAnswer)
+		if proposed(r) && (v4.status == mobility.AddressIncorrect || v4.status == mobility.AddressInvalid) {
+			m.askAny(e, access.V4, why) // the address of former times may be somebody else's by now
+			return
+		}
+		m.deny(e, missing, why)
 		m.retryLater(e)
 	}
 }

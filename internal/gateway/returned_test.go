@@ -162,3 +162,31 @@ func TestBindingErrorForBoundHost(t *testing.T) {
 		t.Errorf("updates %v, want the deregistration", us)
 	}
 }
+
+// The IPv4 address of former times is somebody else's by now, says an acceptance of the rest (document 001): any other is
+// asked for at once, and not the same one for ever.
+func TestFormerIPv4AddressIsTaken(t *testing.T) {
+	cfg := testConfig()
+	cfg.Anchors[0].Dialect = Draft02
+	b := newBench(t, cfg)
+	b.bind(3, macA)
+	b.until(sec)
+	b.dhcp(3, macA, dhcpv4.MessageTypeRelease, dhcpv4.WithClientIP(hoa.Addr().AsSlice()))
+	b.answer(b.pbu(), reply{})
+	b.until(2 * sec)
+	b.dhcp(3, macA, dhcpv4.MessageTypeDiscover)
+	us := b.pbus()
+	u := us[len(us)-1]
+	if u.v4() != hoa {
+		t.Fatalf("asks for %v: the test shows nothing", u.v4())
+	}
+	b.answer(u, reply{v4status: mobility.AddressIncorrect})
+	u = b.pbu()
+	if u.v4() != anyIPv4 {
+		t.Fatalf("asks again for %v", u.v4())
+	}
+	b.answer(u, reply{v4: netip.MustParsePrefix("10.20.0.99/16")})
+	if _, ok := b.keys()[netip.MustParsePrefix("10.20.0.99/32")]; !ok {
+		t.Errorf("forwards %v", b.keys())
+	}
+}
