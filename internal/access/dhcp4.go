@@ -24,7 +24,7 @@ func (l *HomeLink) handleDHCP(now core.Now, h *host, f *Frame, m *dhcpv4.DHCPv4,
 	case addr4(m.GatewayIPAddr).IsValid():
 		return refuse(out, h.mac, wire.NotForUs, "giaddr: relayed from elsewhere")
 	case l.cfg.DHCP.Off:
-		return append(out, Attached{MAC: h.mac, By: "dhcp", Addr: addr4(m.ClientIPAddr)})
+		return append(out, Attached{MAC: h.mac, By: "dhcp", Addr: addr4(m.ClientIPAddr), Arriving: starts(m)})
 	}
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeRelease:
@@ -36,7 +36,7 @@ func (l *HomeLink) handleDHCP(now core.Now, h *host, f *Frame, m *dhcpv4.DHCPv4,
 		return refuse(out, h.mac, wire.UnknownType, "DHCP "+m.MessageType().String())
 	}
 	r := readRequest(f, m)
-	seen := Attached{MAC: h.mac, By: "dhcp", Addr: addr4(m.ClientIPAddr), Hint: r.addr, Wants: V4}
+	seen := Attached{MAC: h.mac, By: "dhcp", Addr: addr4(m.ClientIPAddr), Hint: r.addr, Wants: V4, Arriving: starts(m)}
 	if other := l.owners[r.addr]; other != nil && other != h {
 		seen.Hint = netip.Addr{}
 	}
@@ -45,6 +45,18 @@ func (l *HomeLink) handleDHCP(now core.Now, h *host, f *Frame, m *dhcpv4.DHCPv4,
 		return out
 	}
 	return l.answerDHCP(now, h, f, m, true, out)
+}
+
+// starts says whether a client begins: DHCPDISCOVER, or a DHCPREQUEST in INIT-REBOOT (RFC 2131 4.3.2), which carries
+// neither a server identifier nor its address in ciaddr.
+func starts(m *dhcpv4.DHCPv4) bool {
+	switch m.MessageType() {
+	case dhcpv4.MessageTypeDiscover:
+		return true
+	case dhcpv4.MessageTypeRequest:
+		return !addr4(m.ClientIPAddr).IsValid() && m.Options.Get(dhcpv4.OptionServerIdentifier) == nil
+	}
+	return false
 }
 
 // request is what a DHCPDISCOVER, DHCPREQUEST or DHCPINFORM asks, by Table 4 of RFC 2131 4.3.6.

@@ -41,7 +41,7 @@ func TestDiscoverOfferRequestAck(t *testing.T) {
 	spec.Covers(t, "S001-3.1-11", "S001-3.1-16", "S001-3.1-20", "S001-3.1-21")
 	r := newRig(t, config())
 	res := r.in(discover(macA)).did("Attached") // no OFFER before the grant
-	if a := res.attached(); a != (Attached{MAC: macA, By: "dhcp", Wants: V4}) {
+	if a := res.attached(); a != (Attached{MAC: macA, By: "dhcp", Wants: V4, Arriving: true}) {
 		t.Errorf("%+v", a)
 	}
 	r.after(80 * time.Millisecond)

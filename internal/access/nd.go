@@ -24,7 +24,7 @@ func (l *HomeLink) handleND(now core.Now, h *host, f *Frame, m nd.Message, mine 
 		return refuse(out, h.mac, wire.RouterImpersonate, "Multicast Listener Query from a host")
 	case *nd.MLDReport:
 		h.learn(f.SrcIP)
-		return append(out, Attached{MAC: h.mac, By: "mld", Addr: specified(f.SrcIP)})
+		return append(out, Attached{MAC: h.mac, By: "mld", Addr: specified(f.SrcIP), Arriving: changes(m)})
 	case *nd.RouterSolicitation:
 		return l.handleRS(now, h, f, m, mine, out)
 	case *nd.NeighborSolicitation:
@@ -42,7 +42,7 @@ func (l *HomeLink) handleRS(now core.Now, h *host, f *Frame, m *nd.RouterSolicit
 		return refuse(out, h.mac, wire.RouterImpersonate, "Router Solicitation with the router's MAC address")
 	}
 	h.learn(f.SrcIP)
-	out = append(out, Attached{MAC: h.mac, By: "rs", Addr: specified(f.SrcIP), Wants: V6})
+	out = append(out, Attached{MAC: h.mac, By: "rs", Addr: specified(f.SrcIP), Wants: V6, Arriving: true})
 	if mine && h.has6() && now.Boot < h.ends {
 		return l.advertise(now, h, out)
 	}
@@ -57,7 +57,7 @@ func (l *HomeLink) handleNS(h *host, f *Frame, m *nd.NeighborSolicitation, mine 
 	}
 	h.learn(f.SrcIP)
 	dad := f.SrcIP.IsUnspecified()
-	seen := Attached{MAC: h.mac, By: "ns", Addr: f.SrcIP}
+	seen := Attached{MAC: h.mac, By: "ns", Addr: f.SrcIP, Arriving: dad}
 	if dad {
 		seen.Addr = m.Target
 		if m.Target == l.cfg.LinkLocal {
@@ -88,7 +88,7 @@ func (l *HomeLink) handleNA(h *host, f *Frame, m *nd.NeighborAdvertisement, out 
 		return refuse(out, h.mac, wire.RouterImpersonate, "Neighbor Advertisement for the router")
 	}
 	h.learn(f.SrcIP)
-	out = append(out, Attached{MAC: h.mac, By: "na", Addr: specified(f.SrcIP)})
+	out = append(out, Attached{MAC: h.mac, By: "na", Addr: specified(f.SrcIP), Arriving: !m.Solicited})
 	if h.has6() && !l.ours(h, m.Target) {
 		return refuse(out, h.mac, wire.WrongAddress, "Neighbor Advertisement for an address out of the host's prefixes")
 	}
@@ -153,6 +153,15 @@ func (l *HomeLink) query(mac core.MAC, out []Action) []Action {
 		Dst: mac, Src: l.cfg.MAC, SrcIP: l.cfg.LinkLocal, DstIP: nd.AllNodes,
 		Body: &nd.MLDQuery{Version: 2, MaxDelay: probeDelay, Group: netip.IPv6Unspecified(), Robustness: 2, Interval: 125},
 	})
+}
+
+// changes says whether a report tells of changes (RFC 3810 5.2.12), not only how things are when somebody asks: what
+// Probe gets is no sign of an arrival. Version 1 does not tell them apart.
+func changes(m *nd.MLDReport) bool {
+	if m.Version == 1 {
+		return !m.Done
+	}
+	return slices.ContainsFunc(m.Records, func(r nd.MLDRecord) bool { return r.Type != nd.ModeIsInclude && r.Type != nd.ModeIsExclude })
 }
 
 // learn remembers the host's link-local address.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"kedge/internal/core"
 	"kedge/wire"
@@ -55,10 +56,28 @@ func TestNeighborSolicitationForOthers(t *testing.T) {
 		{"other link-local", llA, addr("fe80::b"), llA},
 	} {
 		res := r.in(ns(macA, c.src, c.target)).did("Attached")
-		if a := res.attached(); a != (Attached{MAC: macA, By: "ns", Addr: c.addr}) {
+		if a := res.attached(); a != (Attached{MAC: macA, By: "ns", Addr: c.addr, Arriving: c.src == none6}) {
 			t.Errorf("%s: %+v", c.name, a)
 		}
 	}
+}
+
+func report(m *nd.MLDReport) *Frame {
+	f := mld(macA, llA)
+	if m.Version == 1 {
+		m.Records = []nd.MLDRecord{{}}
+	}
+	for i := range m.Records {
+		m.Records[i].Group = nd.SolicitedNode(llA)
+	}
+	f.Body = m
+	return f
+}
+
+func solicited(f *Frame) *Frame {
+	f.Body.(*nd.NeighborAdvertisement).Solicited = true
+	f.DstIP = routerLL
+	return f
 }
 
 func TestPresence(t *testing.T) {
@@ -67,12 +86,19 @@ func TestPresence(t *testing.T) {
 		f    *Frame
 		want Attached
 	}{
-		{mld(macA, none6), Attached{MAC: macA, By: "mld"}},
-		{mld(macA, llA), Attached{MAC: macA, By: "mld", Addr: llA}},
-		{na(macA, llA), Attached{MAC: macA, By: "na", Addr: llA}},
-		{rs(macA, none6), Attached{MAC: macA, By: "rs", Wants: V6}},
-		{arp(macA, none4, homeA.Addr()), Attached{MAC: macA, By: "arp"}},
-		{arp(macA, homeA.Addr(), homeA.Addr()), Attached{MAC: macA, By: "arp", Addr: homeA.Addr()}},
+		{mld(macA, none6), Attached{MAC: macA, By: "mld", Arriving: true}},
+		{mld(macA, llA), Attached{MAC: macA, By: "mld", Addr: llA, Arriving: true}},
+		{report(&nd.MLDReport{Version: 2, Records: []nd.MLDRecord{{Type: nd.ModeIsExclude}}}), Attached{MAC: macA, By: "mld", Addr: llA}}, // an answer
+		{report(&nd.MLDReport{Version: 2, Records: []nd.MLDRecord{{Type: nd.ModeIsExclude}, {Type: nd.AllowNewSources}}}),
+			Attached{MAC: macA, By: "mld", Addr: llA, Arriving: true}},
+		{report(&nd.MLDReport{Version: 1}), Attached{MAC: macA, By: "mld", Addr: llA, Arriving: true}},
+		{report(&nd.MLDReport{Version: 1, Done: true}), Attached{MAC: macA, By: "mld", Addr: llA}},
+		{na(macA, llA), Attached{MAC: macA, By: "na", Addr: llA, Arriving: true}},
+		{solicited(na(macA, llA)), Attached{MAC: macA, By: "na", Addr: llA}},
+		{rs(macA, none6), Attached{MAC: macA, By: "rs", Wants: V6, Arriving: true}},
+		{arp(macA, none4, homeA.Addr()), Attached{MAC: macA, By: "arp", Arriving: true}},
+		{arp(macA, homeA.Addr(), homeA.Addr()), Attached{MAC: macA, By: "arp", Addr: homeA.Addr(), Arriving: true}},
+		{arp(macA, homeA.Addr(), router4), Attached{MAC: macA, By: "arp", Addr: homeA.Addr()}},
 	} {
 		if a := r.in(c.f).did("Attached").attached(); a != c.want {
 			t.Errorf("%+v, want %+v", a, c.want)
@@ -223,5 +249,24 @@ func TestProbe(t *testing.T) {
 	reply.Dst, reply.Body.(*ether.ARP).Op = routerMAC, ether.ARPReply
 	if a := r.in(reply).did("Attached").attached(); a.By != "arp" {
 		t.Errorf("%+v", a)
+	}
+}
+
+// A client that begins is told from one that goes on.
+func TestClientStarts(t *testing.T) {
+	r := newRig(t, config())
+	r.grant(macA, dualStack())
+	for want, fs := range map[bool][]*Frame{
+		true:  {discover(macA), initReboot(macA, homeA.Addr())},
+		false: {selecting(macA, router4, homeA.Addr()), renewing(macA, router4, homeA.Addr()), rebinding(macA, homeA.Addr())},
+	} {
+		for _, f := range fs {
+			m := f.Body.(*dhcpv4.DHCPv4)
+			for _, a := range r.l.Handle(r.now, f, nil) {
+				if at, ok := a.(Attached); ok && at.Arriving != want {
+					t.Errorf("arriving %v: %s", at.Arriving, m.Summary())
+				}
+			}
+		}
 	}
 }

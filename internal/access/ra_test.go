@@ -62,7 +62,7 @@ func TestAdvertisementWithoutLinkLocal(t *testing.T) {
 func TestSolicitationWaitsForGrant(t *testing.T) {
 	r := newRig(t, config())
 	got := r.in(rs(macA, llA)).silent()
-	if a := got.attached(); a != (Attached{MAC: macA, By: "rs", Addr: llA, Wants: V6}) {
+	if a := got.attached(); a != (Attached{MAC: macA, By: "rs", Addr: llA, Wants: V6, Arriving: true}) {
 		t.Errorf("%+v", a)
 	}
 	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: time.Minute}).silent() // no IPv6 in it: still waiting
