@@ -181,7 +181,7 @@ func CheckSysctl(name, want, feature string) Finding {
 		f.Detail = err.Error()
 	}
 	if err != nil || got != want {
-		f.Severity, f.Do = Fatal, fmt.Sprintf("sysctl -w %s=%s, and write it to /etc/sysctl.d/kedge.conf", name, want)
+		f.Severity, f.Do = Advice, fmt.Sprintf("`kedge run` sets %s=%s while it runs; write it to /etc/sysctl.d/kedge.conf if others need it too", name, want)
 	}
 	return f
 }
