@@ -58,9 +58,6 @@ type Router interface {
 	Drain() []Packet         // all that left since the last call, in order for each side
 	Advance(d time.Duration) // the router's clock
 	Dropped(wire.Reason) uint64
-	// KernelForwards: the host's own forwarding carries the native side of an anchor, answers expired hop limits there, and keeps
-	// multicast off, so the back end does not count those.
-	KernelForwards() bool
 }
 
 // Factory makes a router; it registers its own cleanup. It fails the test where it cannot.

@@ -47,7 +47,6 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 
 func (r *router) If(link int) int         { return link }
 func (r *router) Advance(d time.Duration) { r.now += d }
-func (r *router) KernelForwards() bool    { return false }
 
 func (r *router) Send(p conformance.Packet) {
 	r.out.Reset()

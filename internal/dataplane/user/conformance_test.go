@@ -227,7 +227,6 @@ func (r *router) Sync(all iter.Seq[core.Op]) error {
 
 func (r *router) If(link int) int         { return r.native[link-1].ifi }
 func (r *router) Advance(d time.Duration) { r.clock.Add(int64(d)) }
-func (r *router) KernelForwards() bool    { return true }
 
 // frame sends one Ethernet frame into a link.
 func (w *wireEnd) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
@@ -388,7 +387,7 @@ func (r *router) frameOut(i int, w *wireEnd, f []byte, waiting map[uint32]bool) 
 		delete(waiting, binary.BigEndian.Uint32(f[at+12:]))
 		return
 	}
-	if len(f) < 14 || f[0]&1 != 0 && i == 0 {
+	if len(f) < 14 || f[0]&1 != 0 {
 		return // the kernel's own: MLD
 	}
 	p := conformance.Packet{Side: conformance.Native, B: f[14:]}
