@@ -177,11 +177,12 @@ func CheckSysctl(name, want, feature string) Finding {
 	b, err := os.ReadFile("/proc/sys/" + sysctlKey(name))
 	got := strings.TrimSpace(string(b))
 	f.Detail = "is " + got
-	if err != nil {
-		f.Detail = err.Error()
-	}
-	if err != nil || got != want {
-		f.Severity, f.Do = Advice, fmt.Sprintf("`kedge run` sets %s=%s while it runs; write it to /etc/sysctl.d/kedge.conf if others need it too", name, want)
+	switch {
+	case err != nil:
+		f.Severity, f.Detail = Fatal, err.Error()
+		f.Do = "run a kernel that has this setting"
+	case got != want:
+		f.Severity, f.Do = Advice, fmt.Sprintf("nothing: kedge run sets it to %s; write it to /etc/sysctl.d/kedge.conf if others need it too", want)
 	}
 	return f
 }

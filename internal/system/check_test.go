@@ -52,7 +52,7 @@ func TestChecks(t *testing.T) {
 	}{
 		"kernel": {Fine, ""}, "CAP_NET_ADMIN": {Fine, ""}, "CAP_NET_RAW": {Fine, ""}, "raw socket 135": {Fine, ""}, "TUN": {Fine, ""}, "packet socket": {Fine, ""},
 		"net.ipv4.ip_forward":          {Fine, ""},
-		"net.ipv6.conf.all.forwarding": {Advice, "net.ipv6.conf.all.forwarding=1"},
+		"net.ipv6.conf.all.forwarding": {Advice, "kedge run sets it to 1"},
 		"access link good":             {Fine, ""},
 		"access link numbered":         {Fatal, "remove it"},
 		"access link port":             {Advice, "name br0 instead"},
