@@ -42,8 +42,14 @@ func withStateLock(f func() error) error {
 	return f()
 }
 
-// newClaim takes a fresh id for a run of the named scenario.
-func newClaim(scenario string) (*claim, error) {
+// What a lab does with its network: `down` ends those that are kept up, and lets runs come to their own end.
+const (
+	kindRun = "run"
+	kindUp  = "up"
+)
+
+// newClaim takes a fresh id for a network of the named scenario.
+func newClaim(kind, scenario string) (*claim, error) {
 	var c *claim
 	err := withStateLock(func() error {
 		for range 100 {
@@ -61,7 +67,7 @@ func newClaim(scenario string) (*claim, error) {
 			if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(lock, "%d %s\n", os.Getpid(), scenario); err != nil {
+			if _, err := fmt.Fprintf(lock, "%d %s %s\n", os.Getpid(), kind, scenario); err != nil {
 				return err
 			}
 			c = &claim{id: id, dir: dir, lock: lock}
@@ -84,8 +90,10 @@ func (c *claim) release() error {
 
 // Running is a lab that lives on this machine.
 type Running struct {
-	ID, Scenario string
-	PID          int
+	ID       string `json:"id"`
+	Kind     string `json:"kind"` // run or up
+	Scenario string `json:"scenario"`
+	PID      int    `json:"pid"`
 }
 
 // runs lists the claims: those that live, and the ids of dead ones.
@@ -104,7 +112,7 @@ func runs() (alive []Running, dead []string, err error) {
 			dead = append(dead, e.Name())
 		} else {
 			r := Running{ID: e.Name()}
-			_, _ = fmt.Sscanf(string(b), "%d %s", &r.PID, &r.Scenario)
+			_, _ = fmt.Sscanf(string(b), "%d %s %s", &r.PID, &r.Kind, &r.Scenario)
 			alive = append(alive, r)
 		}
 		if l != nil {

@@ -43,7 +43,7 @@ nodes: { h: { host: udhcpc, at: air, mac: "02:00:00:00:00:01" } }
 	if err := clearDir(r.dir); err != nil {
 		panic(err)
 	}
-	if r.claim, err = newClaim("victim"); err != nil {
+	if r.claim, err = newClaim(kindRun, "victim"); err != nil {
 		panic(err)
 	}
 	r.start = time.Now()
@@ -57,7 +57,7 @@ nodes: { h: { host: udhcpc, at: air, mac: "02:00:00:00:00:01" } }
 // TestKilledLabIsSwept: after kill -9 of a lab its children die, and the next lab removes its namespaces; a lab that lives is
 // left alone.
 func TestKilledLabIsSwept(t *testing.T) {
-	living, err := newClaim("living")
+	living, err := newClaim(kindRun, "living")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func zombie(pid int) bool {
 
 // TestRemoveKillsStrays: a process inside a namespace of the run dies with it, whoever its parent is.
 func TestRemoveKillsStrays(t *testing.T) {
-	c, err := newClaim("strays")
+	c, err := newClaim(kindRun, "strays")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,7 +169,7 @@ func (c *ListCommand) Do(_ context.Context, con Console) error {
 		fmt.Fprintf(tw, "%s\t%v\t%s\t%s\n", s.Name, s.Budget, s.About, covers)
 	}
 	for _, r := range alive {
-		fmt.Fprintf(tw, "\nup: %s\tpid %d\tnamespaces %s%s-*\t\n", r.Scenario, r.PID, nsPrefix, r.ID)
+		fmt.Fprintf(tw, "\n%s: %s\tpid %d\tnamespaces %s%s-*\t\n", r.Kind, r.Scenario, r.PID, nsPrefix, r.ID)
 	}
 	return tw.Flush()
 }
@@ -197,7 +197,7 @@ func (c *UpCommand) Do(ctx context.Context, con Console) error {
 	if err := clearDir(r.dir); err != nil {
 		return err
 	}
-	if r.claim, err = newClaim(sc.Name); err != nil {
+	if r.claim, err = newClaim(kindUp, sc.Name); err != nil {
 		return err
 	}
 	r.start = time.Now()
@@ -222,7 +222,7 @@ type DownCommand struct {
 	Scenario string `arg:"" optional:"" help:"Only networks of this scenario."`
 }
 
-// Do ends networks that are up, and removes what dead labs left behind.
+// Do ends networks that `up` keeps, and removes what dead labs left behind.
 func (c *DownCommand) Do(ctx context.Context, con Console) error {
 	alive, _, err := runs()
 	if err != nil {
@@ -231,7 +231,7 @@ func (c *DownCommand) Do(ctx context.Context, con Console) error {
 	name := strings.TrimSuffix(filepath.Base(c.Scenario), ".yaml")
 	var ended []Running
 	for _, r := range alive {
-		if c.Scenario != "" && r.Scenario != name || r.PID == os.Getpid() || r.PID <= 1 {
+		if r.Kind != kindUp || c.Scenario != "" && r.Scenario != name || r.PID == os.Getpid() || r.PID <= 1 {
 			continue
 		}
 		if err := syscall.Kill(r.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {

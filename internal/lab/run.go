@@ -157,7 +157,7 @@ func Scenario(ctx context.Context, sc *scenario.Scenario, opt Options) (res Resu
 	if err := clearDir(r.dir); err != nil {
 		return Result{}, err
 	}
-	if r.claim, err = newClaim(sc.Name); err != nil {
+	if r.claim, err = newClaim(kindRun, sc.Name); err != nil {
 		return Result{}, err
 	}
 	r.start = time.Now()

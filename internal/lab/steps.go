@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -131,6 +132,12 @@ func (r *Run) startProbe(p *scenario.Probe) error {
 	to := r.node(p.To)
 	if to != nil {
 		s.To, s.Dst = to.ns, r.addrNow(to, p.Family)
+		if p.Iface != "" && to.host != nil {
+			s.Dst = netip.Addr{}
+			if have := to.host.usableAddrs(p.Iface, p.Family); len(have) > 0 {
+				s.Dst = have[0].Addr()
+			}
+		}
 	} else {
 		a, err := r.address(p.To)
 		if err != nil {

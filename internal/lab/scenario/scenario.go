@@ -126,6 +126,7 @@ type Probe struct {
 	Name     string
 	From, To string // To: NODE, NODE.v4, NODE.v6 or an address
 	Family   string // v4 or v6
+	Iface    string // of To, if it has several; "" = any
 	Every    time.Duration
 	Size     int // octets of payload
 }

@@ -176,12 +176,13 @@ func (p *stepParser) probe(kind string, v value) Probe {
 		v.errorf("want ping, tcp or udp")
 	}
 	v.object(map[string]func(value){
-		"name":   func(v value) { pr.Name = v.text(); checkName(v, pr.Name) },
-		"from":   func(v value) { pr.From = v.text(); p.nodeName(v) },
-		"to":     func(v value) { pr.To = v.text(); p.target(v) },
-		"family": func(v value) { pr.Family = v.oneOf("v4", "v6") },
-		"every":  func(v value) { pr.Every = max(v.duration(), 100*time.Microsecond) },
-		"size":   func(v value) { pr.Size = v.integer(16, 8000) },
+		"name":      func(v value) { pr.Name = v.text(); checkName(v, pr.Name) },
+		"from":      func(v value) { pr.From = v.text(); p.nodeName(v) },
+		"to":        func(v value) { pr.To = v.text(); p.target(v) },
+		"family":    func(v value) { pr.Family = v.oneOf("v4", "v6") },
+		"interface": func(v value) { pr.Iface = v.text() },
+		"every":     func(v value) { pr.Every = max(v.duration(), 100*time.Microsecond) },
+		"size":      func(v value) { pr.Size = v.integer(16, 8000) },
 	})
 	if name, fam, ok := strings.Cut(pr.To, "."); ok && (fam == "v4" || fam == "v6") {
 		pr.To, pr.Family = name, fam
