@@ -311,12 +311,16 @@ func (n *Node) flushLater(life int, round []loop.Group) {
 		return
 	}
 	n.flushing = true
-	n.after(life, time.Second, func() {
-		n.flushing = false
-		if err := n.apply.Flush(context.Background()); err != nil {
-			n.step(core.Done{Err: fmt.Errorf("store: %w", err)})
-		}
-	})
+	n.after(life, time.Second, func() { n.flush(life) })
+}
+
+// flush tries again every second, as the daemon does.
+func (n *Node) flush(life int) {
+	err := n.apply.Flush(context.Background())
+	if n.flushing = err != nil; n.flushing {
+		n.after(life, time.Second, func() { n.flush(life) })
+		n.step(core.Done{Err: fmt.Errorf("store: %w", err)})
+	}
 }
 
 // arm sets the timer to the machine's deadline.

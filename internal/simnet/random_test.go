@@ -76,6 +76,17 @@ func (c *chaos) watch(p *Packet) {
 	if v, ok := ack.Options.IPv4AddressAck(); ok && v.Status < 128 {
 		a.v4 = v.Addr
 	}
+	if ack.Lifetime == 0 { // of both families, or of one
+		for i := range c.acked[id.ID] {
+			o := &c.acked[id.ID][i]
+			if o.v4 == a.v4 {
+				o.v4 = netip.Addr{}
+			}
+			o.prefixes = slices.DeleteFunc(slices.Clone(o.prefixes), func(x netip.Prefix) bool { return slices.Contains(a.prefixes, x) })
+		}
+		c.acked[id.ID] = slices.DeleteFunc(c.acked[id.ID], func(o acked) bool { return !o.v4.IsValid() && len(o.prefixes) == 0 })
+		return
+	}
 	rest := slices.DeleteFunc(c.acked[id.ID], func(o acked) bool {
 		if o.v4 == a.v4 && o.careOf == a.careOf && slices.Equal(o.prefixes, a.prefixes) {
 			a.sure = o.sure
@@ -89,10 +100,7 @@ func (c *chaos) watch(p *Packet) {
 		}
 		return o.v4.IsValid() && o.v4 == a.v4 || slices.ContainsFunc(o.prefixes, func(x netip.Prefix) bool { return slices.Contains(a.prefixes, x) })
 	})
-	if ack.Lifetime != 0 {
-		rest = append(rest, a)
-	}
-	c.acked[id.ID] = rest
+	c.acked[id.ID] = append(rest, a)
 }
 
 func (c *chaos) fail(format string, args ...any) {
