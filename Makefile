@@ -28,8 +28,9 @@ test-long: setup build ## more seeds, longer fuzzing, all scenarios
 	@tools/asroot env KEDGE_LONG=1 $(GO) test -count=1 -timeout 60m ./internal/lab/...
 	@tools/fuzz 120s
 
-bench: ## figures, each beside a base line of the same run
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(UNIT)
+bench: setup build ## figures, each beside a base line of the same run
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(UNIT) | grep -E '^(pkg|cpu|Benchmark|FAIL|panic)'
+	@tools/asroot $(BIN) lab run --quiet bench-handover
 
 fuzz: ## every parser for 20 s
 	@tools/fuzz 20s
