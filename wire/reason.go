@@ -88,6 +88,7 @@ const (
 	AddressDeclined   Reason = "address-declined"
 	NotForUs          Reason = "not-for-us"
 	NotAttached       Reason = "not-attached"
+	StaleSign         Reason = "stale-sign" // may be from before the host went to another gateway: it is asked
 	RouterImpersonate Reason = "router-impersonation"
 )
 

@@ -66,7 +66,8 @@ type (
 	// Attached: a host showed itself. By as in core.Seen. Wants: the families that this frame asks for (RS: V6;
 	// DHCP: V4; others: 0 = whatever its profile says). Addr is its source address, Hint an address it asks for.
 	// Arriving: it is what hosts send when their carrier comes up, and hardly at other times: RS, an MLD report of a
-	// change, DAD, an unsolicited NA, an ARP Probe or Announcement, DHCPDISCOVER, INIT-REBOOT.
+	// change, DAD, an unsolicited NA, an ARP Probe or Announcement, DHCPDISCOVER, INIT-REBOOT. Answer: it is what hosts
+	// send when they are asked: a solicited NA, an ARP Reply, an MLD report of a state.
 	Attached struct {
 		MAC      core.MAC
 		By       string
@@ -74,6 +75,7 @@ type (
 		Hint     netip.Addr
 		Wants    Families
 		Arriving bool
+		Answer   bool
 	}
 	// Renewed: the host renewed its lease (RENEWING or REBINDING); the gateway SHOULD send a PBU (S001-3.2.2-52).
 	Renewed struct{ MAC core.MAC }

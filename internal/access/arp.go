@@ -21,6 +21,7 @@ func (l *HomeLink) handleARP(now core.Now, h *host, f *Frame, m *ether.ARP, mine
 		return refuse(out, h.mac, wire.RouterImpersonate, "ARP from the router's address")
 	}
 	seen := Attached{MAC: h.mac, By: "arp", Addr: specified(m.SenderIP), Arriving: m.IsProbe() || m.IsAnnouncement()}
+	seen.Answer = m.Op == ether.ARPReply && !seen.Arriving
 	if other := l.owners[m.SenderIP]; other != nil && other != h {
 		seen.Addr = netip.Addr{}
 		return refuse(append(out, seen), h.mac, wire.AddressClaimed, "ARP sender address")

@@ -24,7 +24,7 @@ func (l *HomeLink) handleND(now core.Now, h *host, f *Frame, m nd.Message, mine 
 		return refuse(out, h.mac, wire.RouterImpersonate, "Multicast Listener Query from a host")
 	case *nd.MLDReport:
 		h.learn(f.SrcIP)
-		return append(out, Attached{MAC: h.mac, By: "mld", Addr: specified(f.SrcIP), Arriving: changes(m)})
+		return append(out, Attached{MAC: h.mac, By: "mld", Addr: specified(f.SrcIP), Arriving: changes(m), Answer: !changes(m) && !m.Done})
 	case *nd.RouterSolicitation:
 		return l.handleRS(now, h, f, m, mine, out)
 	case *nd.NeighborSolicitation:
@@ -88,7 +88,7 @@ func (l *HomeLink) handleNA(h *host, f *Frame, m *nd.NeighborAdvertisement, out 
 		return refuse(out, h.mac, wire.RouterImpersonate, "Neighbor Advertisement for the router")
 	}
 	h.learn(f.SrcIP)
-	out = append(out, Attached{MAC: h.mac, By: "na", Addr: specified(f.SrcIP), Arriving: !m.Solicited})
+	out = append(out, Attached{MAC: h.mac, By: "na", Addr: specified(f.SrcIP), Arriving: !m.Solicited, Answer: m.Solicited})
 	if h.has6() && !l.ours(h, m.Target) {
 		return refuse(out, h.mac, wire.WrongAddress, "Neighbor Advertisement for an address out of the host's prefixes")
 	}
@@ -145,6 +145,26 @@ func (l *HomeLink) Probe(now core.Now, mac core.MAC, out []Action) []Action {
 		return out
 	}
 	return l.query(mac, out)
+}
+
+// Ask asks a host that the link may know nothing of whether it has an address, unicast: by a Neighbor Solicitation, or by an
+// ARP Request from its default router. Nothing is sent for an address that nobody can be asked about.
+func (l *HomeLink) Ask(mac core.MAC, addr, router4 netip.Addr, out []Action) []Action {
+	switch {
+	case ether.IsGroup(mac) || mac == l.cfg.MAC || !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == l.cfg.LinkLocal:
+		return out
+	case addr.Is6():
+		return transmit(out, &Frame{
+			Dst: mac, Src: l.cfg.MAC, SrcIP: l.cfg.LinkLocal, DstIP: addr,
+			Body: &nd.NeighborSolicitation{Target: addr, Options: nd.Options{nd.SourceLinkLayer(l.cfg.MAC)}},
+		})
+	case !router4.IsValid() || addr == router4:
+		return out
+	}
+	return transmit(out, &Frame{
+		Dst: mac, Src: l.cfg.MAC, SrcIP: router4, DstIP: addr,
+		Body: &ether.ARP{Op: ether.ARPRequest, SenderHW: l.cfg.MAC, SenderIP: router4, TargetIP: addr},
+	})
 }
 
 // query is a general query to one host: every host with IPv6 must report (RFC 3810 6.2), under its link-local address.

@@ -88,17 +88,19 @@ func TestPresence(t *testing.T) {
 	}{
 		{mld(macA, none6), Attached{MAC: macA, By: "mld", Arriving: true}},
 		{mld(macA, llA), Attached{MAC: macA, By: "mld", Addr: llA, Arriving: true}},
-		{report(&nd.MLDReport{Version: 2, Records: []nd.MLDRecord{{Type: nd.ModeIsExclude}}}), Attached{MAC: macA, By: "mld", Addr: llA}}, // an answer
+		{report(&nd.MLDReport{Version: 2, Records: []nd.MLDRecord{{Type: nd.ModeIsExclude}}}), Attached{MAC: macA, By: "mld", Addr: llA, Answer: true}},
 		{report(&nd.MLDReport{Version: 2, Records: []nd.MLDRecord{{Type: nd.ModeIsExclude}, {Type: nd.AllowNewSources}}}),
 			Attached{MAC: macA, By: "mld", Addr: llA, Arriving: true}},
 		{report(&nd.MLDReport{Version: 1}), Attached{MAC: macA, By: "mld", Addr: llA, Arriving: true}},
 		{report(&nd.MLDReport{Version: 1, Done: true}), Attached{MAC: macA, By: "mld", Addr: llA}},
 		{na(macA, llA), Attached{MAC: macA, By: "na", Addr: llA, Arriving: true}},
-		{solicited(na(macA, llA)), Attached{MAC: macA, By: "na", Addr: llA}},
+		{solicited(na(macA, llA)), Attached{MAC: macA, By: "na", Addr: llA, Answer: true}},
 		{rs(macA, none6), Attached{MAC: macA, By: "rs", Wants: V6, Arriving: true}},
 		{arp(macA, none4, homeA.Addr()), Attached{MAC: macA, By: "arp", Arriving: true}},
 		{arp(macA, homeA.Addr(), homeA.Addr()), Attached{MAC: macA, By: "arp", Addr: homeA.Addr(), Arriving: true}},
 		{arp(macA, homeA.Addr(), router4), Attached{MAC: macA, By: "arp", Addr: homeA.Addr()}},
+		{&Frame{Dst: routerMAC, Src: macA, Body: &ether.ARP{Op: ether.ARPReply, SenderHW: macA, SenderIP: homeA.Addr(), TargetHW: routerMAC, TargetIP: router4}},
+			Attached{MAC: macA, By: "arp", Addr: homeA.Addr(), Answer: true}},
 	} {
 		if a := r.in(c.f).did("Attached").attached(); a != c.want {
 			t.Errorf("%+v, want %+v", a, c.want)
@@ -268,5 +270,30 @@ func TestClientStarts(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Ask finds words for any address of a host that the link knows nothing of.
+func TestAsk(t *testing.T) {
+	r := newRig(t, config())
+	f := r.result(r.l.Ask(macA, addr("2001:db8:1000::a"), router4, nil)).only()
+	if q, ok := f.Body.(*nd.NeighborSolicitation); !ok || q.Target != addr("2001:db8:1000::a") || f.Dst != macA || f.SrcIP != routerLL || f.DstIP != q.Target {
+		t.Errorf("%+v", f)
+	}
+	f = r.result(r.l.Ask(macA, homeA.Addr(), router4, nil)).only()
+	if q, ok := f.Body.(*ether.ARP); !ok || q.Op != ether.ARPRequest || q.IsProbe() || q.TargetIP != homeA.Addr() || q.SenderIP != router4 || q.SenderHW != routerMAC || f.Dst != macA {
+		t.Errorf("%+v", f)
+	}
+	for _, c := range []struct {
+		mac   core.MAC
+		a, r4 netip.Addr
+	}{
+		{macA, netip.Addr{}, router4}, {macA, none6, router4}, {macA, none4, router4}, {macA, routerLL, router4}, {macA, router4, router4},
+		{macA, homeA.Addr(), netip.Addr{}}, {macA, nd.AllNodes, router4}, {routerMAC, llA, router4}, {broadcast, llA, router4},
+	} {
+		r.result(r.l.Ask(c.mac, c.a, c.r4, nil)).did()
+	}
+	if granted, strangers := r.l.Hosts(); granted+strangers != 0 {
+		t.Error("asking made state")
 	}
 }

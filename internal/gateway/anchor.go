@@ -147,7 +147,7 @@ func (m *Machine) ownerOf(a netip.Addr) *entry {
 	return nil
 }
 
-// unsupported answers a message type that a gateway does not understand (RFC 6275 9.2): revocations among them.
+// unsupported answers a message type that a gateway does not understand (RFC 6275 9.2).
 func (m *Machine) unsupported(a *anchor, b mobility.Message) {
 	m.ignored(a.Address, "", wire.UnsupportedMessage, fmt.Sprintf("message type %d", b.Type()))
 	m.out = append(m.out, core.Send{Path: m.path(a), Body: &mobility.BindingError{Status: 2, Home: netip.IPv6Unspecified()}})

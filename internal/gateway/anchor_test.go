@@ -215,7 +215,7 @@ func TestAnchorWithoutHeartbeat(t *testing.T) {
 // errors get no answer.
 func TestUnsupportedMessages(t *testing.T) {
 	for _, m := range []mobility.Message{
-		&mobility.Revocation{Code: 1, Sequence: 3, Proxy: true}, &mobility.BindingRefreshRequest{}, &mobility.BindingUpdate{Sequence: 1, Lifetime: 1},
+		&mobility.BindingRefreshRequest{}, &mobility.BindingUpdate{Sequence: 1, Lifetime: 1},
 		&mobility.TestInit{},
 	} {
 		b := newBench(t, testConfig())

@@ -186,7 +186,7 @@ func (m *Machine) accepted(e *entry, r *request, tx transmission, b *mobility.Bi
 	}
 	again := silent && m.otherDialect(e, r)
 	m.endRequest(e)
-	e.reassert = false
+	e.reassert, e.confirmed, e.accepted = false, m.now.Boot, tx.stamp
 	m.known.learn(m, e.mn, home)
 	m.install(e, r, tx, b, grant{prefixes: prefixes, home: home, router: v4.router, again: again})
 	if again {

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"kedge/internal/access"
 	"kedge/internal/core"
@@ -21,6 +20,8 @@ type sighting struct {
 	wants    access.Families
 	id       string     // identity, from the API
 	previous netip.Addr // gateway it came from, from the API
+	arriving bool       // what hosts send when their carrier comes up, or somebody who knows
+	answer   bool       // what hosts send when they are asked
 }
 
 // frame takes what came from an access link.
@@ -83,6 +84,8 @@ func (m *Machine) sighted(l *link, mac core.MAC, s sighting) {
 	case e == nil && !l.attach[s.by]:
 		m.count(wire.NotAttached)
 		return
+	case e == nil && m.late(l, mac, s):
+		return
 	case e == nil:
 		if e = m.attach(l, mac, s); e == nil {
 			return
@@ -95,20 +98,22 @@ func (m *Machine) sighted(l *link, mac core.MAC, s sighting) {
 			return
 		}
 	}
-	silent := m.now.Boot - e.heard
 	m.present(e)
 	m.demand(e, s)
 	if here { // not from another link of this gateway
-		m.returned(e, s, silent)
+		m.returned(e, s)
 	}
 }
 
-// returned follows a bound host whose carrier came back: it says so by MLD, RS or DHCP after a silence. It may have been at
-// another gateway meanwhile, and nobody told this one (RFC 5846 would): if it was, the anchor sends its packets elsewhere,
-// so the binding is registered again at once.
-func (m *Machine) returned(e *entry, s sighting, silent time.Duration) {
-	starting := s.by == "mld" || s.by == "rs" || s.by == "dhcp" && (!s.addr.IsValid() || s.addr.IsUnspecified()) // no renewal
-	if silent < ReturnSilence || e.state != active || !starting {
+// returned follows a bound host that shows what hosts show when their carrier comes up. It may have been at another
+// gateway meanwhile and this one was not told (RFC 5846): then the anchor sends its packets elsewhere, so the binding is
+// registered again at once. What a stack sends while it starts, soon after the registration, means nothing.
+func (m *Machine) returned(e *entry, s sighting) {
+	if !s.arriving {
+		return
+	}
+	e.arrived = m.now.Boot
+	if e.state != active || m.now.Boot-e.confirmed <= ReturnAfter {
 		return
 	}
 	e.trigger, e.by, e.reassert = m.now.Boot, s.by, true

@@ -43,7 +43,7 @@ func (m *Machine) commandAttach(c *core.Attach) error {
 	if !l.attach["api"] {
 		return fmt.Errorf("%w: attach-on of %s does not have api", wire.NotAuthorized, c.If)
 	}
-	s := sighting{by: "api", id: c.ID}
+	s := sighting{by: "api", id: c.ID, arriving: true}
 	if c.Previous != "" {
 		prev, err := netip.ParseAddr(c.Previous)
 		if err != nil {

@@ -17,9 +17,9 @@ import (
 const (
 	InitialBindackTimeout = time.Second      // INITIAL_BINDACK_TIMEOUT, RFC 6275 12
 	MaxBindackTimeout     = 32 * time.Second // MAX_BINDACK_TIMEOUT, RFC 6275 12
-	// ReturnSilence is how long a host must have been silent for its next MLD, RS or DHCP message to mean that its carrier
-	// came back. A start of a stack sends several within less.
-	ReturnSilence = 200 * time.Millisecond
+	// ReturnAfter is how long after a registration a sign of an arrival means that the host has been away. A stack that
+	// starts sends several of them within less.
+	ReturnAfter = 3 * time.Second
 	// TimestampValidityWindow is RFC 5213 9.1's, of an anchor that keeps to the default.
 	TimestampValidityWindow = 300 * time.Millisecond
 	MaxUpdateRate           = 3 // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
@@ -81,6 +81,8 @@ type Config struct {
 	IPv4OnDHCP bool
 	// SequenceOrdering leaves the Timestamp option out: TimestampBasedApproachInUse = 0 (RFC 5213 9.3).
 	SequenceOrdering bool
+	// NoRevocation answers revocations as a message that is not understood (RFC 5846 6.2).
+	NoRevocation bool
 
 	HeartbeatOff bool
 	Heartbeat    heartbeat.Config

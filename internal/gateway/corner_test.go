@@ -283,17 +283,19 @@ func TestBackOff(t *testing.T) {
 func TestIllegalTransition(t *testing.T) {
 	b := newBench(t, testConfig())
 	e := b.bind(3, macA)
+	b.m.setState(e, refused, "test")
+	b.m.setState(e, idle, "test")
 	defer func() {
 		if recover() == nil {
 			t.Error("an illegal transition passed")
 		}
 		b.m.strict = false
-		b.m.setState(e, gone, "test")
+		b.m.setState(e, active, "test")
 		if b.m.counts["illegal-transition"] != 1 {
 			t.Error("not counted")
 		}
 	}()
-	b.m.setState(e, gone, "test")
+	b.m.setState(e, active, "test")
 }
 
 // What a released IPv4-only host may do: nothing registers IPv4 again but DHCP.

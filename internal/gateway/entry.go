@@ -11,6 +11,7 @@ import (
 	"kedge/internal/access"
 	"kedge/internal/core"
 	"kedge/wire"
+	"kedge/wire/mobility"
 )
 
 // state of an entry; the drawing is in the package's comment.
@@ -37,8 +38,8 @@ func (s state) bound() bool { return s == active || s == refreshing }
 var edges = map[state][]state{
 	idle:          {registering, gone},
 	registering:   {active, refused, idle, deregistering, gone},
-	active:        {refreshing, registering, refused, idle, deregistering},
-	refreshing:    {active, registering, refused, idle, deregistering},
+	active:        {refreshing, registering, refused, idle, deregistering, gone}, // gone: revoked by the anchor
+	refreshing:    {active, registering, refused, idle, deregistering, gone},
 	refused:       {registering, idle, deregistering, gone},
 	deregistering: {gone, registering, idle},
 }
@@ -53,6 +54,7 @@ const (
 	tRetry                // a refused or postponed registration may be tried again
 	tProbe                // silence for too long
 	tIdle                 // forget a host without a session
+	tRevoke               // the host did not show itself: its session is revoked
 	timers
 )
 
@@ -101,6 +103,11 @@ type entry struct {
 	checking bool // the probe decides about a refresh
 	reassert bool // another gateway may have the session: the next request is no refresh
 
+	confirmed time.Duration        // when the last registration was accepted, or the host attached
+	accepted  uint64               // Timestamp of that registration
+	arrived   time.Duration        // when the host last showed what hosts show at an arrival
+	revoking  *mobility.Revocation // waits for a sign of the host
+
 	at    [timers]time.Duration
 	next  time.Duration
 	index int // in Machine.due
@@ -138,7 +145,7 @@ func (m *Machine) newEntry(l *link, mac core.MAC, mn string) *entry {
 	m.sessions++
 	e := &entry{
 		id: core.ID(m.restart)<<32 | core.ID(m.sessions), mn: mn, mac: mac, link: l, since: m.now.Wall, handoff: m.cfg.FirstHandoff,
-		seq: uint16(m.random()), index: -1, next: never, heard: m.now.Boot,
+		seq: uint16(m.random()), index: -1, next: never, heard: m.now.Boot, confirmed: m.now.Boot,
 		updates: bucket{rate: min(m.cfg.Limits.Triggers, MaxUpdateRate), burst: MaxUpdateRate},
 		moves:   bucket{rate: m.cfg.Limits.Triggers, burst: m.cfg.Limits.Triggers},
 	}

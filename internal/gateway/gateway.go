@@ -36,6 +36,7 @@ type Machine struct {
 	states   [gone]int
 
 	known   memory
+	absent  absent
 	past_   history
 	refs    core.Ref
 	waiting map[core.Ref]*handover // Forward effects whose result is not there yet
@@ -180,6 +181,8 @@ func (m *Machine) expired(e *entry) {
 		m.probe(e)
 	case tIdle:
 		m.idled(e)
+	case tRevoke:
+		m.left(e)
 	}
 }
 
@@ -215,6 +218,12 @@ func (m *Machine) message(ev *core.Message) {
 		m.answer(a, b)
 	case *mobility.BindingError:
 		m.bindingError(a, b)
+	case *mobility.Revocation:
+		if m.cfg.NoRevocation {
+			m.unsupported(a, b)
+			return
+		}
+		m.revocation(a, b)
 	case mobility.Message:
 		m.unsupported(a, b)
 	default:
@@ -229,7 +238,7 @@ func (m *Machine) carryOut(l *link, acts []access.Action) {
 		case access.Transmit:
 			m.out = append(m.out, core.Send{Path: core.Path{If: l.Link.If}, Body: a.Frame})
 		case access.Attached:
-			m.sighted(l, a.MAC, sighting{by: a.By, addr: a.Addr, hint: a.Hint, wants: a.Wants})
+			m.sighted(l, a.MAC, sighting{by: a.By, addr: a.Addr, hint: a.Hint, wants: a.Wants, arriving: a.Arriving, answer: a.Answer})
 		case access.Renewed:
 			m.renewed(l, a.MAC)
 		case access.Released:

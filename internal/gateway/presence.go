@@ -16,6 +16,9 @@ func (m *Machine) present(e *entry) {
 		e.checking = false
 		m.extend(e)
 	}
+	if e.revoking != nil {
+		m.here(e)
+	}
 }
 
 // probe runs when a host was silent for too long, or before its binding is extended (RFC 5213 6.13). Neighbour
