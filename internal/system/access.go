@@ -24,7 +24,7 @@ const (
 	retryAccessLink = time.Second
 )
 
-// AccessPort is the "access" port: whole Ethernet frames of the access links' signalling, see accessFilter. If is the link
+// AccessPort is the "access" port: whole Ethernet frames of the access links' signalling, see AccessFilter. If is the link
 // in both directions. Frames that this host sends are not received. A link that vanishes and returns, under the same name
 // with the same index or another, is taken up again by itself; writing to it fails meanwhile.
 type AccessPort struct {
@@ -222,7 +222,7 @@ func packetSocket(ifi int) (fd int, err error) {
 			fd = -1
 		}
 	}()
-	raw, err := accessFilter()
+	raw, err := AccessFilter()
 	if err != nil {
 		return fd, err
 	}

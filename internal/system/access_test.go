@@ -101,7 +101,7 @@ func filterCases() []filterCase {
 // TestFilterProgram runs the program in the bpf package's machine, which has no VLAN extension: that instruction is
 // replaced by "no tag".
 func TestFilterProgram(t *testing.T) {
-	raw, err := accessFilter()
+	raw, err := AccessFilter()
 	must(t, err)
 	prog, ok := bpf.Disassemble(raw)
 	if !ok {

@@ -23,11 +23,11 @@ type step struct {
 	yes, no string
 }
 
-// accessFilter passes the frames that an access link's signalling needs, whole, and nothing else: ARP; ICMPv6 133-137
+// AccessFilter passes the frames that an access link's signalling needs, whole, and nothing else: ARP; ICMPv6 133-137
 // (RFC 4861), 131, 132, 143 (MLD, also behind a hop-by-hop header, RFC 3810 5), echo 128, 129; ICMPv4 echo 0, 8; IPv4 UDP
 // to port 67. Fragments do not pass: ND in fragments is forbidden (RFC 6980) and DHCP fits a frame. Frames with a VLAN tag
 // belong to another link.
-func accessFilter() ([]bpf.RawInstruction, error) {
+func AccessFilter() ([]bpf.RawInstruction, error) {
 	is := func(v uint32) bpf.Instruction { return bpf.JumpIf{Cond: bpf.JumpEqual, Val: v} }
 	below := func(v uint32) bpf.Instruction { return bpf.JumpIf{Cond: bpf.JumpLessThan, Val: v} }
 	abs := func(off uint32, size int) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: size} }
