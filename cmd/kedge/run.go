@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,9 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
-
-	"crypto/rand"
 
 	"golang.org/x/sync/errgroup"
 
@@ -170,7 +170,7 @@ func openAnchor(cfg *config.Config, firstStart bool) (*role, error) {
 		return nil, err
 	}
 	r.data, err = user.New(user.Config{
-		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: cfg.Anchor.Addresses, MTU: cfg.Dataplane.MTU,
+		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: withIPv4(cfg, cfg.Anchor.Addresses), MTU: cfg.Dataplane.MTU,
 	})
 	if err != nil {
 		r.close()
@@ -206,7 +206,7 @@ func openGateway(cfg *config.Config, _ bool) (*role, error) {
 		return nil, err
 	}
 	r.data, err = user.New(user.Config{
-		Role: dataplane.Gateway, Local: []netip.Addr{g.Address}, Access: links, LocalRouting: g.LocalRouting, MTU: cfg.Dataplane.MTU,
+		Role: dataplane.Gateway, Local: withIPv4(cfg, []netip.Addr{g.Address}), Access: links, LocalRouting: g.LocalRouting, MTU: cfg.Dataplane.MTU,
 	})
 	if err != nil {
 		r.close()
@@ -244,6 +244,26 @@ func pathMTU(to netip.Addr) int {
 		}
 	}
 	return ethernet
+}
+
+// withIPv4 adds an IPv4 address of this host, if it has one on a core link: ICMP errors to IPv4 senders come from it.
+func withIPv4(cfg *config.Config, local []netip.Addr) []netip.Addr {
+	links, err := net.Interfaces()
+	if err != nil {
+		return local
+	}
+	for _, l := range links {
+		if len(cfg.Dataplane.Core) > 0 && !slices.Contains(cfg.Dataplane.Core, l.Name) {
+			continue
+		}
+		addrs, _ := l.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
+				return append(slices.Clone(local), p.Addr())
+			}
+		}
+	}
+	return local
 }
 
 // openStore opens what is durable. A file that is gone although its mark is there was lost: firstStart is false then.
