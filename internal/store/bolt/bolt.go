@@ -128,14 +128,11 @@ func Recover(path string, now time.Time) (s *Store, lost *Lost, err error) {
 		if i > 0 {
 			lost.Moved += fmt.Sprintf("-%d", i)
 		}
-		if err := os.Link(path, lost.Moved); errors.Is(err, fs.ErrExist) {
-			continue
-		} else if err != nil {
-			return nil, nil, fmt.Errorf("store: moving the damaged file aside: %w", err)
+		if _, err := os.Lstat(lost.Moved); errors.Is(err, fs.ErrNotExist) {
+			break
 		}
-		break
 	}
-	if err := os.Remove(path); err != nil {
+	if err := errors.Join(os.Rename(path, lost.Moved), syncDir(filepath.Dir(path))); err != nil {
 		return nil, nil, fmt.Errorf("store: moving the damaged file aside: %w", err)
 	}
 	s, err = Open(path)
