@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"time"
 
 	"kedge/internal/access"
 	"kedge/internal/anchor"
+	"kedge/internal/anchor/revocation"
 	"kedge/internal/config"
 	"kedge/internal/gateway"
 	"kedge/internal/heartbeat"
@@ -27,6 +29,7 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 			Dialects: dialects(a.PMIP6.Dialects),
 			NoIPv4:   !a.PMIP6.Families.V4, NoIPv6: !a.PMIP6.Families.V6,
 			MobileNodeTimestamps: a.PMIP6.MobileNodeTimestamps,
+			NoRevocation:         !a.PMIP6.Revoke,
 		},
 		Subscribers: subscriber.Config{
 			Accept: a.Subscribers.Accept,
@@ -47,6 +50,9 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 			MaxDelayBeforeNewBCEAssign: orNever(a.Timers.MaxDelayBeforeNewBCEAssign),
 			TimestampWindow:            a.Timers.TimestampWindow,
 			UplinkGrace:                orNever(cfg.Dataplane.UplinkGrace),
+		},
+		Revocation: revocation.Config{
+			Retries: cmp.Or(a.Timers.BRIMaxRetries, -1), MinDelay: a.Timers.InitMinDelayBRIs, MaxTimeout: a.Timers.MaxBrackTimeout,
 		},
 		Heartbeat:  anchor.Heartbeat{Off: a.Heartbeat.Off, Config: heartbeatConfig(a.Heartbeat)},
 		FirstStart: firstStart,
@@ -114,6 +120,7 @@ func gatewayConfig(cfg *config.Config, coreMTU int, restart uint32) (gateway.Con
 		FirstHandoff:     g.FirstHandoffIndicator,
 		IPv4OnDHCP:       g.IPv4OnDHCP,
 		SequenceOrdering: g.SequenceOrdering,
+		NoRevocation:     !g.Revoke,
 		HeartbeatOff:     g.Heartbeat.Off,
 		Heartbeat:        heartbeatConfig(g.Heartbeat),
 		Restart:          restart,

@@ -140,6 +140,7 @@ type PMIP6 struct {
 	Gateways []string // names of peers
 	Dialects []string // accepted ones
 	Families Families // that the home network routes; a request for another one is refused (RFC 5844 3.1.2.2)
+	Revoke   bool     // tell a gateway that its host is elsewhere (RFC 5846)
 	// MobileNodeTimestamps is MobileNodeGeneratedTimestampInUse (RFC 5213 9.3): the validity window is not checked.
 	MobileNodeTimestamps bool
 }
@@ -172,12 +173,16 @@ type AnchorLimits struct {
 	PendingPerPeer     int
 }
 
-// AnchorTimers of RFC 5213 9.1.
+// AnchorTimers of RFC 5213 9.1 and RFC 5846 11.
 type AnchorTimers struct {
 	LifetimeMax                time.Duration
 	MinDelayBeforeBCEDelete    time.Duration
 	MaxDelayBeforeNewBCEAssign time.Duration
 	TimestampWindow            time.Duration
+	// RFC 5846 11.
+	BRIMaxRetries    int
+	InitMinDelayBRIs time.Duration
+	MaxBrackTimeout  time.Duration
 }
 
 // Gateway is a mobile access gateway (RFC 5213 6, RFC 5844 3.2).
@@ -189,6 +194,7 @@ type Gateway struct {
 	FirstHandoffIndicator uint8 // of an attachment without context: 4 (RFC 5213 6.9.1.1) or 1
 	IPv4OnDHCP            bool  // ask for an IPv4 home address when the host asks by DHCP, not at attachment
 	SequenceOrdering      bool  // no Timestamp option: TimestampBasedApproachInUse = 0
+	Revoke                bool  // obey an anchor that revokes a session (RFC 5846)
 	Heartbeat             Heartbeat
 	Limits                GatewayLimits
 	Timers                GatewayTimers

@@ -83,7 +83,7 @@ type rawAnchor struct {
 	PrefixesPerSession leaf[int]              `yaml:"prefixes-per-session" doc:"Home network prefixes that a session gets, unless its profile says." range:"1..8" def:"1"`
 	Heartbeat          rawHeartbeat           `yaml:"heartbeat" doc:"Heartbeats to gateways that have sessions (RFC 5847)."`
 	Limits             rawAnchorLimits        `yaml:"limits" doc:"Bounds of what strangers can make the anchor hold."`
-	Timers             rawAnchorTimers        `yaml:"timers" doc:"RFC 5213 9.1."`
+	Timers             rawAnchorTimers        `yaml:"timers" doc:"RFC 5213 9.1, RFC 5846 11."`
 }
 
 type rawHomeLink struct {
@@ -113,6 +113,7 @@ type rawPMIP6 struct {
 	Gateways list[leaf[string]] `yaml:"gateways" doc:"Names of security.peers that may register hosts." ex:"[mag1]" req:"1"`
 	Dialects list[leaf[string]] `yaml:"dialects" doc:"Forms of the IPv4 options that are answered, each in kind." enum:"rfc5844|draft-pmip6-v4-02" def:"rfc5844 draft-pmip6-v4-02"`
 	Families list[leaf[string]] `yaml:"families" doc:"Families that the home network routes; a request for another one is refused with status 170 or 172 (RFC 5844 3.1.2)." enum:"v4|v6" def:"v4 v6"`
+	Revoke   leaf[bool]         `yaml:"revoke" doc:"Tell the gateway that a host has left that another one has it (RFC 5846), so that the host can come back at any time." def:"true"`
 	Stamps   leaf[bool]         `yaml:"mobile-node-timestamps" doc:"MobileNodeGeneratedTimestampInUse (RFC 5213 9.3): timestamps come from hosts' clocks, the validity window is not checked." def:"false"`
 }
 
@@ -156,6 +157,9 @@ type rawAnchorTimers struct {
 	MinDelay    leaf[time.Duration] `yaml:"min-delay-before-bce-delete" doc:"MinDelayBeforeBCEDelete." range:"0s..1h" rfc:"RFC 5213 9.1" def:"10s"`
 	MaxDelay    leaf[time.Duration] `yaml:"max-delay-before-new-bce-assign" doc:"MaxDelayBeforeNewBCEAssign." range:"0s..1m" rfc:"RFC 5213 9.1" def:"1500ms"`
 	Window      leaf[time.Duration] `yaml:"timestamp-window" doc:"TimestampValidityWindow." range:"1ms..1h" rfc:"RFC 5213 9.1" def:"300ms"`
+	BRIRetries  leaf[int]           `yaml:"bri-max-retries" doc:"BRIMaxRetriesNumber: how often a revocation without answer is sent again." range:"0..10" rfc:"RFC 5846 11" def:"1"`
+	BRIDelay    leaf[time.Duration] `yaml:"init-min-delay-bris" doc:"InitMINDelayBRIs: time to the first repetition; doubled each time." range:"500ms..1m" rfc:"RFC 5846 11" def:"1s"`
+	BRITimeout  leaf[time.Duration] `yaml:"max-brack-timeout" doc:"MAX_BRACK_TIMEOUT: longest time between two." range:"500ms..1m" rfc:"RFC 5846 11" def:"2s"`
 }
 
 type rawGateway struct {
@@ -167,6 +171,7 @@ type rawGateway struct {
 	FirstHI      leaf[int]          `yaml:"first-handoff-indicator" doc:"Handoff indicator of an attachment without context: 4 (handoff state unknown) or 1 (attachment over a new interface), as the figures of draft-premec have it." enum:"4|1" def:"4"`
 	IPv4On       leaf[string]       `yaml:"ipv4-on" doc:"When an IPv4 home address is asked for: with the first registration, or when the host asks by DHCP." enum:"attach|dhcp" def:"attach"`
 	Ordering     leaf[string]       `yaml:"ordering" doc:"TimestampBasedApproachInUse (RFC 5213 9.3): requests carry a Timestamp option, or only a sequence number." enum:"timestamp|sequence" def:"timestamp"`
+	Revoke       leaf[bool]         `yaml:"revoke" doc:"Give up the session of a host when its anchor says that another gateway has it, or that it has ended (RFC 5846)." def:"true"`
 	Heartbeat    rawHeartbeat       `yaml:"heartbeat" doc:"Heartbeats to anchors that hold sessions of ours (RFC 5847)."`
 	Limits       rawGatewayLimits   `yaml:"limits" doc:"Bounds of what hosts can make the gateway hold."`
 	Timers       rawGatewayTimers   `yaml:"timers" doc:"Lifetimes and retransmission."`

@@ -68,7 +68,11 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 	a.Limits.SessionsPerGateway = min(a.Limits.SessionsPerGateway, max(a.Limits.Sessions, 1))
 	t := &r.Timers
 	a.Timers = AnchorTimers{LifetimeMax: v.lifetime(&t.LifetimeMax), MinDelayBeforeBCEDelete: t.MinDelay.v,
-		MaxDelayBeforeNewBCEAssign: t.MaxDelay.v, TimestampWindow: t.Window.v}
+		MaxDelayBeforeNewBCEAssign: t.MaxDelay.v, TimestampWindow: t.Window.v,
+		BRIMaxRetries: t.BRIRetries.v, InitMinDelayBRIs: t.BRIDelay.v, MaxBrackTimeout: t.BRITimeout.v}
+	if f, m := &t.BRIDelay, &t.BRITimeout; m.v != 0 && f.v > m.v {
+		v.fail(pick(m.set, m, f), fmt.Sprintf("max-brack-timeout %s is shorter than init-min-delay-bris %s", short(m.v), short(f.v)), "write at least as much")
+	}
 	a.Heartbeat = v.heartbeat(&r.Heartbeat)
 	return a
 }
@@ -205,7 +209,7 @@ func (v *validator) pmip6(r *rawPMIP6) PMIP6 {
 	}
 	empty(v, &r.Dialects, "is empty", "write rfc5844, draft-pmip6-v4-02 or both")
 	p.Families = v.families(&r.Families)
-	p.MobileNodeTimestamps = r.Stamps.v
+	p.MobileNodeTimestamps, p.Revoke = r.Stamps.v, r.Revoke.v
 	return p
 }
 

@@ -16,7 +16,7 @@ var technologies = map[string]uint8{"virtual": 1, "ppp": 2, "ethernet": 3, "wlan
 
 func (v *validator) gateway(c *Config, r *rawGateway) *Gateway {
 	g := &Gateway{Address: r.Address.v, LocalRouting: r.LocalRouting.v, FirstHandoffIndicator: uint8(r.FirstHI.v),
-		IPv4OnDHCP: r.IPv4On.v == "dhcp", SequenceOrdering: r.Ordering.v == "sequence"}
+		IPv4OnDHCP: r.IPv4On.v == "dhcp", SequenceOrdering: r.Ordering.v == "sequence", Revoke: r.Revoke.v}
 	v.global(&r.Address)
 	v.anchorRefs(g, r)
 	seen := map[string]int{}

@@ -49,7 +49,7 @@ func TestRandomEvents(t *testing.T) {
 			mac := rapid.SampledFrom(macs).Draw(r, "mac")
 			link := rapid.IntRange(3, 4).Draw(r, "link")
 			name := []string{"acc0", "acc1"}[link-3]
-			switch rapid.IntRange(0, 15).Draw(r, "what") {
+			switch rapid.IntRange(0, 17).Draw(r, "what") {
 			case 0:
 				b.mld(link, mac)
 			case 1:
@@ -78,6 +78,19 @@ func TestRandomEvents(t *testing.T) {
 				}
 			case 11, 12:
 				b.until(b.now.Boot + time.Duration(rapid.IntRange(0, 30_000).Draw(r, "ms"))*ms)
+			case 13, 14:
+				x := bri{trigger: uint8(rapid.IntRange(1, 8).Draw(r, "trigger")), id: rapid.SampledFrom([]string{"alice", "bob"}).Draw(r, "of"),
+					seq: uint16(rapid.IntRange(1, 3).Draw(r, "bri")), v: rapid.IntRange(0, 3).Draw(r, "v") == 0, hnp: []netip.Prefix{}}
+				if out = append(out, b.pbus()...); len(out) > 0 && rapid.Bool().Draw(r, "stamped") {
+					x.stamp = stampOf(rapid.SampledFrom(out).Draw(r, "stamp"))
+				}
+				if rapid.Bool().Draw(r, "ll") {
+					x.ll = mac[:]
+				}
+				if x.v {
+					x.more = []mobility.Value{mobility.IPv4HomeAddressRequest{PrefixLen: 16, Addr: netip.AddrFrom4([4]byte{10, 20, 0, mac[5]})}}
+				}
+				b.receive(lmaa, x.message())
 			default:
 				out = append(out, b.pbus()...)
 				if len(out) == 0 {
