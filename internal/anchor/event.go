@@ -10,7 +10,7 @@ import (
 
 // Fields go with every Emit of an anchor, under their log keys. Names of events: "session" (From, To: states of
 // package binding; Why: new, handoff, changed, returned, deregistered, partly-deregistered, expired,
-// delay-over, waits, replaced, max-delay-over, undone), "refused" (a request that was answered with an error or ignored; Why: a
+// delay-over, waits, replaced, revoked, still-attached, max-delay-over, undone), "refused" (a request that was answered with an error or ignored; Why: a
 // wire.Reason), "message-ignored" (it got no answer), "dropped" (a packet, told by the data plane), "peer" (a gateway's liveness and what it understands), "revocation" (To: sent, not-sent, done,
 // refused, unanswered), "retransmit", "store", "failed" (an effect).
 type Fields struct {

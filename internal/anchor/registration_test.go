@@ -375,7 +375,7 @@ func TestSelectiveDeregistration(t *testing.T) {
 // the former gateway, and becomes a new session when none comes.
 func TestUnknownHandoff(t *testing.T) {
 	t.Run("deregistered in time", func(t *testing.T) {
-		r := start(t)
+		r := start(t, func(c *Config) { c.PMIP6.NoRevocation = true })
 		first := r.ok(attach(mag1, h1, mac1))
 		p := attach(mag2, h1, mac2)
 		n, sent := len(r.emits), len(r.sent)

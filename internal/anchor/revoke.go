@@ -12,8 +12,8 @@ import (
 	"kedge/wire/mobility"
 )
 
-// Binding revocation, RFC 5846: the gateway that a host left by a handover is told so (3.4.1). The rules are package
-// revocation's.
+// Binding revocation, RFC 5846: the gateway that a host left by a handover is told so (3.4.1), and one that it may have
+// left is asked (8.1). The rules are package revocation's.
 
 // departure is a registration that a handover ends.
 type departure struct {
@@ -57,6 +57,44 @@ func (m *Machine) depart(d *departure, r *registration) {
 	case d.att != r.ATT:
 		trigger = mobility.TriggerHandoverOtherType
 	}
+	m.indicateTo(d, trigger, "handoff")
+}
+
+// inquire asks the gateway of a session that a request waits for whether the host has left it.
+func (m *Machine) inquire(r *registration) {
+	if d := m.departing(r.session, r); d != nil {
+		m.indicateTo(d, mobility.TriggerHandoverUnknown, "waits")
+	}
+}
+
+// inquired takes the answer. Where the host has left, the session is as if it had been deregistered; where it has not,
+// what waits is another interface of the host. Otherwise the wait goes on.
+func (m *Machine) inquired(e revocation.End) {
+	i, ok := m.cache.ByID(e.ID)
+	if !ok || len(m.waiting.bySes[e.ID]) == 0 || m.flights.open(e.ID) {
+		return
+	}
+	s := m.cache.At(i)
+	if s.State != binding.Active || s.Gateway == 0 || m.gateways.at(s.Gateway).addr != e.Gateway {
+		return
+	}
+	switch e.Status {
+	case mobility.RevocationSuccess, mobility.RevocationPartial, mobility.RevocationNoBinding:
+		m.serve(s, netip.Addr{}, netip.Addr{})
+		s.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
+		m.cache.Schedule(i)
+		m.setState(i, binding.Deprecated, "revoked", netip.Addr{}, "")
+		m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
+		m.effect(core.Forward{Ops: m.forwarding(i, 0)})
+		m.released(e.ID)
+	case mobility.RevocationNodeAttached:
+		for qs := m.waiting.bySes[e.ID]; len(qs) > 0; qs = m.waiting.bySes[e.ID] {
+			m.resume(qs[0], string(wire.StillAttached))
+		}
+	}
+}
+
+func (m *Machine) indicateTo(d *departure, trigger uint8, why string) {
 	o, reason := m.revocations.Revoke(m.now, d.Registration, trigger)
 	if reason != "" {
 		m.refused[reason]++
@@ -64,7 +102,7 @@ func (m *Machine) depart(d *departure, r *registration) {
 		return
 	}
 	m.indicate(o)
-	m.revoked(d.ID, "sent", "handoff", Fields{Sub: d.Node, ProxyCoA: d.Gateway, Seq: o.Message.Sequence})
+	m.revoked(d.ID, "sent", why, Fields{Sub: d.Node, ProxyCoA: d.Gateway, Seq: o.Message.Sequence})
 }
 
 func (m *Machine) indicate(o revocation.Outgoing) {
@@ -112,19 +150,21 @@ func (m *Machine) revocation(p *peer, path core.Path, b *mobility.Revocation, ab
 		return
 	}
 	to, why := "done", "acknowledged"
-	if end.Status >= 128 {
+	switch {
+	case end.Status == mobility.RevocationNoBinding: // it did not need to be told, or this is the answer to a copy
+		why = string(wire.UnknownHost)
+	case end.Status >= 128:
 		// The session is where it is: a gateway that has the host after all says so by a request.
 		to, why = "refused", revocationReason(end.Status)
 	}
 	about.Sub, about.Status = end.Node, end.Status
 	m.revoked(end.ID, to, why, about)
+	m.inquired(end)
 }
 
 // revocationReason names a status of RFC 5846 5.2.
 func revocationReason(status uint8) string {
 	switch status {
-	case mobility.RevocationNoBinding:
-		return string(wire.UnknownHost)
 	case mobility.RevocationNodeAttached:
 		return string(wire.StillAttached)
 	case mobility.RevocationTriggerNotSupported, mobility.RevocationFunctionNotSupported, mobility.RevocationProxyNotSupported:

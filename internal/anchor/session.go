@@ -165,7 +165,7 @@ func (m *Machine) order(e *binding.Entry, r *registration) {
 
 // serve makes a gateway the one that counts the session, and watches it; the zero address is nobody.
 func (m *Machine) serve(e *binding.Entry, gw, local netip.Addr) {
-	m.revocations.Serves(e.ID, gw)
+	m.revocations.Settled(e.ID, gw)
 	if e.Gateway != 0 {
 		if g := m.gateways.at(e.Gateway); g.addr == gw {
 			g.local = local
@@ -231,6 +231,7 @@ func (m *Machine) deregister(r *registration) {
 		m.commit(i, before, dropKeys(e.Domain, gone), r, answer)
 		return
 	}
+	m.revocations.Settled(id, r.path.Remote.Addr())
 	m.serve(e, netip.Addr{}, netip.Addr{})
 	e.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
 	m.cache.Schedule(i)

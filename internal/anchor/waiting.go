@@ -12,7 +12,7 @@ import (
 )
 
 // Requests of unknown handoff state wait for the former gateway's deregistration, MaxDelayBeforeNewBCEAssign at most (RFC
-// 5213 5.4.1.2 (4), 5.4.1.3 (3)).
+// 5213 5.4.1.2 (4), 5.4.1.3 (3)). That gateway is asked meanwhile whether the host has left (RFC 5846 8.1).
 
 // request is one that waits.
 type request struct {
@@ -115,6 +115,9 @@ func (m *Machine) await(r *registration, bu *mobility.BindingUpdate) {
 	q := &request{registration: keep, id: m.store.newID(), key: key, of: of, until: m.now.Boot + m.cfg.Timers.MaxDelayBeforeNewBCEAssign}
 	m.waiting.add(q)
 	m.transition(q.id, binding.None, binding.Pending, "waits", q.fields())
+	if len(m.waiting.bySes[of]) == 1 {
+		m.inquire(r)
+	}
 }
 
 func (q *request) fields() Fields {

@@ -16,7 +16,8 @@ import (
 // another gateway, so nothing is said to it; when somebody ended its session, it hears so.
 //
 // The danger is an indication that is late: the host is back, and what the anchor means is over. Our own anchors say in a
-// Timestamp option which registration they mean; with others the host is asked.
+// Timestamp option which registration they mean; with others the host is asked. It is also asked for an anchor that only
+// supposes a handover.
 
 // RevokeProbe is how long a host has to answer before an indication without Timestamp is believed: less than
 // InitMINDelayBRIs can be (RFC 5846 11), so that the acknowledgement comes before the repetition.
@@ -147,10 +148,11 @@ func (m *Machine) stays(e *entry, b *mobility.Revocation) wire.Reason {
 	return ""
 }
 
-// ask makes sure that the host has left before an indication of a handover without Timestamp is believed (RFC 5846 9.1).
-// False: there is no need.
+// ask makes sure that the host has left before it is believed (RFC 5846 9.1): when the anchor does not know itself and
+// waits for the answer, and when it does not say which registration it means. False: there is no need.
 func (m *Machine) ask(e *entry, b *mobility.Revocation) bool {
-	if _, ok := m.meant(b); ok || !handedOver(b.Code) || !e.state.bound() || m.stays(e, b) != "" {
+	_, told := m.meant(b)
+	if told && b.Code != mobility.TriggerHandoverUnknown || !handedOver(b.Code) || !e.state.bound() || e.link.down || m.stays(e, b) != "" {
 		return false
 	}
 	if e.revoking != nil && e.revoking.Sequence == b.Sequence {

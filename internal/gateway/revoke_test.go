@@ -95,7 +95,7 @@ func (b *bench) bindStamped(mac core.MAC) uint64 {
 // to the host that is elsewhere; its next sign is an ordinary attachment.
 func TestRevokedAfterHandover(t *testing.T) {
 	spec.Covers(t, "RFC5846-9.1", "RFC5846-6.1.2", "RFC5846-5.2")
-	for _, trigger := range []uint8{mobility.TriggerHandoverSameType, mobility.TriggerHandoverOtherType, mobility.TriggerHandoverUnknown, mobility.TriggerOutOfSync} {
+	for _, trigger := range []uint8{mobility.TriggerHandoverSameType, mobility.TriggerHandoverOtherType, mobility.TriggerOutOfSync} {
 		b := newBench(t, testConfig())
 		stamp := b.bindStamped(macA)
 		b.until(10 * sec)
@@ -305,6 +305,33 @@ func TestRevokedByForeignAnchor(t *testing.T) {
 		}
 		b.state(macA, gone)
 		b.none()
+	})
+	t.Run("its link is down", func(t *testing.T) {
+		b := setup(t)
+		b.do(core.HostChanged{Op: core.HostOp{Kind: "link", If: 3}})
+		b.revoke(bri{}, mobility.RevocationSuccess)
+		b.state(macA, gone)
+	})
+	t.Run("only supposed", func(t *testing.T) { // with a Timestamp too
+		for _, here := range []bool{true, false} {
+			b := newBench(t, testConfig())
+			stamp := b.bindStamped(macA)
+			b.until(10 * sec)
+			n := len(b.out)
+			b.receive(lmaa, bri{trigger: mobility.TriggerHandoverUnknown, stamp: stamp}.message())
+			if len(b.bras(n)) != 0 {
+				t.Fatal("believed at once")
+			}
+			want := mobility.RevocationSuccess
+			if here {
+				b.answers(macA)
+				want = mobility.RevocationNodeAttached
+			}
+			b.until(b.now.Boot + RevokeProbe)
+			if as := b.bras(n); len(as) != 1 || as[0].Code != want {
+				t.Errorf("here %v: %+v", here, as)
+			}
+		}
 	})
 	t.Run("it is here", func(t *testing.T) {
 		b := setup(t)

@@ -10,8 +10,7 @@
 // revoked. A host may be back at a gateway, and registered there again, before the indication arrives: the gateway sees
 // by the Timestamp that not its newest registration is meant. Others skip the option (RFC 5846 5.1).
 //
-// Left out: revocation of many sessions at once (G flag), host-based bindings, and indications that a request of unknown
-// handoff state waits for (RFC 5846 8.1).
+// Left out: revocation of many sessions at once (G flag), and host-based bindings.
 package revocation
 
 import (
@@ -210,8 +209,8 @@ func indication(reg Registration, trigger uint8) *mobility.Revocation {
 	return m
 }
 
-// Serves says that a gateway has a session: if it is being told the contrary, that ends.
-func (r *Initiator) Serves(id core.ID, gateway netip.Addr) {
+// Settled says that a gateway knows about a session, by its own request: if it is being told or asked, that ends.
+func (r *Initiator) Settled(id core.ID, gateway netip.Addr) {
 	if p := r.byKey[key{id, gateway}]; p != nil {
 		r.end(p)
 	}

@@ -206,12 +206,12 @@ func TestReturn(t *testing.T) {
 	r := initiator(Config{})
 	o := must(t, r, at(0), left(1, mag1))
 	must(t, r, at(0), left(2, mag1))
-	r.Serves(1, mag2)
+	r.Settled(1, mag2)
 	if r.Outstanding() != 2 {
 		t.Fatal("ended by another gateway's registration")
 	}
-	r.Serves(1, mag1)
-	r.Serves(1, mag1)
+	r.Settled(1, mag1)
+	r.Settled(1, mag1)
 	if r.Outstanding() != 1 {
 		t.Fatal("not ended")
 	}
@@ -364,7 +364,7 @@ func TestRandom(t *testing.T) {
 				}
 			},
 			"return": func(rt *rapid.T) {
-				r.Serves(core.ID(rapid.IntRange(1, 4).Draw(rt, "id")), rapid.SampledFrom(gateways).Draw(rt, "gw"))
+				r.Settled(core.ID(rapid.IntRange(1, 4).Draw(rt, "id")), rapid.SampledFrom(gateways).Draw(rt, "gw"))
 			},
 			"answer": func(rt *rapid.T) {
 				if len(sent) > 0 {
