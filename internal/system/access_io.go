@@ -166,4 +166,3 @@ func (p *AccessPort) serves(ifi int) bool {
 	defer p.mu.RUnlock()
 	return ifi != 0 && slices.ContainsFunc(p.links, func(l *accessLink) bool { return l.ifi == ifi })
 }
-
