@@ -44,12 +44,35 @@ func (a *Applier) Apply(ctx context.Context, round []Group) []core.Event {
 	a.commit(ctx, round, failed)
 	done = a.forward(round, failed, done)
 	done = a.change(round, failed, done)
-	return a.send(round, failed, done)
+	done = a.send(round, failed, done)
+	for i, g := range round {
+		if failed[i] != nil && !tells(g) {
+			done = append(done, core.Done{Err: failed[i]})
+		}
+	}
+	return done
 }
 
-// commit writes the strict records of the round at once; written-behind records go along.
+// tells reports whether a group has an effect whose result says that the group failed.
+func tells(g Group) bool {
+	for _, e := range g {
+		switch e := e.(type) {
+		case core.Send, core.Change:
+			return true
+		case core.Forward:
+			if e.Ref != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// commit writes the strict records of the round at once. A strict record overtakes an older written-behind one of its key; if
+// it cannot be written, that one still counts.
 func (a *Applier) commit(ctx context.Context, round []Group, failed []error) {
 	var batch []core.Persist
+	overtaken := make(map[string][]byte)
 	for _, g := range round {
 		for _, e := range g {
 			p, ok := e.(core.Persist)
@@ -61,7 +84,10 @@ func (a *Applier) commit(ctx context.Context, round []Group, failed []error) {
 				}
 				a.lazy[string(p.Key)] = p.Val
 			default:
-				delete(a.lazy, string(p.Key)) // older than this one
+				if older, ok := a.lazy[string(p.Key)]; ok {
+					overtaken[string(p.Key)] = older
+					delete(a.lazy, string(p.Key))
+				}
 				batch = append(batch, p)
 			}
 		}
@@ -70,6 +96,11 @@ func (a *Applier) commit(ctx context.Context, round []Group, failed []error) {
 		return
 	}
 	if err := a.write(ctx, batch); err != nil {
+		for k, v := range overtaken {
+			if _, newer := a.lazy[k]; !newer {
+				a.lazy[k] = v
+			}
+		}
 		for i, g := range round {
 			for _, e := range g {
 				if p, ok := e.(core.Persist); ok && !p.Lazy {

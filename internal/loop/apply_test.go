@@ -174,3 +174,42 @@ func TestRestoreSyncsForwarding(t *testing.T) {
 		t.Errorf("after the restart forwarding goes on by updates: %q", j.lines)
 	}
 }
+
+// TestFailedCommitKeepsWhatWaited: a refresh that was acknowledged is not lost because a later change could not be written.
+func TestFailedCommitKeepsWhatWaited(t *testing.T) {
+	j := &journal{failCommit: errors.New("disk full")}
+	a := applier(j)
+	lazy := func(k, v string) core.Persist {
+		return core.Persist{Key: []byte(k), Val: []byte(v), Lazy: true}
+	}
+	a.Apply(t.Context(), []Group{{lazy("a", "refreshed")}, {lazy("b", "old")}})
+	a.Apply(t.Context(), []Group{{persist("a", "moved")}, {persist("b", "moved")}, {lazy("b", "new")}})
+	j.lines, j.failCommit = nil, nil
+	if err := a.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(j.lines)
+	if want := []string{"commit a=refreshed", "commit b=new"}; !slices.Equal(j.lines, want) {
+		t.Errorf("wrote %q, want %q", j.lines, want)
+	}
+}
+
+// TestFailureIsAlwaysTold: a group without any reference fails aloud.
+func TestFailureIsAlwaysTold(t *testing.T) {
+	full := errors.New("disk full")
+	for name, c := range map[string]struct {
+		j *journal
+		g Group
+	}{
+		"records alone":            {&journal{failCommit: full}, Group{persist("a", "1")}},
+		"records and forwarding":   {&journal{failCommit: full}, Group{persist("a", "1"), forward(1, 0)}},
+		"forwarding alone":         {&journal{failOp: 1}, Group{forward(1, 0)}},
+		"with a reference":         {&journal{failCommit: full}, Group{persist("a", "1"), forward(1, 5)}},
+		"a message, no references": {&journal{failCommit: full}, Group{persist("a", "1"), core.Send{Body: frame("a")}}},
+	} {
+		done := applier(c.j).Apply(t.Context(), []Group{c.g})
+		if len(done) != 1 || done[0].(core.Done).Err == nil {
+			t.Errorf("%s: told %v, want one error", name, done)
+		}
+	}
+}

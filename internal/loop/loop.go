@@ -15,6 +15,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/wire"
 	"kedge/wire/mobility"
 )
 
@@ -23,6 +24,9 @@ const (
 	MaxEvents = 256
 	// readBatch is how many packets one read of a port takes at most.
 	readBatch = 64
+	// maxGathering is how many groups may wait for the applier. Behind a disk that does not answer no more packets are read
+	// then: those that wait are in the sockets' buffers, which are bounded, and their senders send again.
+	maxGathering = 16 << 10
 	// maxReports is how many data plane reports may wait; more are dropped, they come again.
 	maxReports = 1024
 )
@@ -192,11 +196,11 @@ func (l *Loop) Run(ctx context.Context) error {
 	close(l.ready)
 	err = l.run(ctx, pending, failed)
 	cancel()
+	close(l.rounds)
+	<-applied // its answers leave by the ports
 	for _, p := range l.ports {
 		p.Close()
 	}
-	close(l.rounds)
-	<-applied
 	wg.Wait()
 	return err
 }
@@ -217,9 +221,12 @@ func (l *Loop) run(ctx context.Context, pending []core.Event, failed <-chan erro
 	}
 	for {
 		l.arm(timer)
-		out := rounds
+		out, packets := rounds, l.packets
 		if len(gathering) == 0 {
 			out = nil // a nil channel is never chosen
+		}
+		if len(gathering) >= maxGathering {
+			packets = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -236,10 +243,14 @@ func (l *Loop) run(ctx context.Context, pending []core.Event, failed <-chan erro
 			for n := 1; n < MaxEvents && len(l.events) > 0; n++ {
 				add(<-l.events)
 			}
-		case b := <-l.packets:
+		case b := <-packets:
 			for n := 0; ; {
 				for i := range b.n {
-					add(decode(b.kind, &b.pkts[i]))
+					m := decode(b.kind, &b.pkts[i])
+					if m.Err != nil {
+						l.refuse(b.kind, &b.pkts[i], m.Err)
+					}
+					add(m)
 				}
 				n += b.n
 				batches.Put(b)
@@ -392,8 +403,23 @@ func (l *Loop) read(ctx context.Context, kind string, port core.Port, failed cha
 	}
 }
 
+// Refuser is a port that can tell the sender of a message at which octet it could not be read: ICMPv6 Parameter Problem, code
+// 0 (RFC 6275 9.2). It must not block, and limits by itself how often it does so.
+type Refuser interface {
+	Refuse(p *core.Packet, off int) error
+}
+
+// refuse answers a message that its RFC wants answered so.
+func (l *Loop) refuse(kind string, p *core.Packet, err error) {
+	var bad *wire.Error
+	if r, ok := l.ports[kind].(Refuser); ok && errors.As(err, &bad) && bad.ParameterProblem {
+		// An answer that cannot be sent is lost, as any may be; the machine counts the message.
+		_ = r.Refuse(p, bad.Off)
+	}
+}
+
 // decode makes an event of a packet. A decode error is an event too.
-func decode(kind string, p *core.Packet) core.Event {
+func decode(kind string, p *core.Packet) core.Message {
 	m := core.Message{Path: core.Path{If: p.If, Local: p.Dst, Remote: p.Src, Outer: p.Outer}, Raw: p.B}
 	switch kind {
 	case "mh":

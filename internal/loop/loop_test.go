@@ -2,15 +2,21 @@ package loop
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/wire/ip"
 	"kedge/wire/mobility"
 )
 
@@ -188,4 +194,212 @@ func TestCommandGivesUp(t *testing.T) {
 	if _, err := l.Command(ctx, core.GetStatus{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a command to a loop that does not run gave %v", err)
 	}
+}
+
+// slowStore commits when it is let.
+type slowStore struct {
+	journalStore
+	let     chan struct{}
+	commits int
+}
+
+func (s *slowStore) Load(context.Context, string) iter.Seq2[core.Persist, error] {
+	return func(func(core.Persist, error) bool) {}
+}
+func (s *slowStore) Commit(_ context.Context, _ uint64, batch []core.Persist) (uint64, error) {
+	<-s.let
+	s.commits++
+	return 1, nil
+}
+func (s *slowStore) Own(context.Context, string) (core.Lease, error) { return noLease{}, nil }
+
+type noLease struct{}
+
+func (noLease) Token() uint64         { return 1 }
+func (noLease) Lost() <-chan struct{} { return nil }
+func (noLease) Release() error        { return nil }
+
+// storm is a port with as many heartbeats as one likes; it counts what leaves.
+type storm struct {
+	b             []byte
+	left          atomic.Int64 // still to be read
+	read, written atomic.Int64
+	closed        chan struct{}
+	once          sync.Once
+	early         atomic.Bool // something was written after Close
+}
+
+func (p *storm) Read(into []core.Packet) (int, error) {
+	n := min(int(p.left.Load()), len(into))
+	if n == 0 {
+		<-p.closed
+		return 0, net.ErrClosed
+	}
+	for i := range n {
+		into[i] = core.Packet{Src: gw, Dst: an, B: append(into[i].B[:0], p.b...)}
+	}
+	p.left.Add(-int64(n))
+	p.read.Add(int64(n))
+	return n, nil
+}
+func (p *storm) Write(pkts []core.Packet) (int, error) {
+	select {
+	case <-p.closed:
+		p.early.Store(true)
+		return 0, net.ErrClosed
+	default:
+	}
+	p.written.Add(int64(len(pkts)))
+	return len(pkts), nil
+}
+func (p *storm) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+type stormHost struct {
+	*twinHost
+	p *storm
+}
+
+func (h stormHost) Open(string, ...string) (core.Port, error) { return h.p, nil }
+
+// TestStoreThatHangs: while the disk does not answer, timers and commands go on, what is held is bounded, and nothing of it is
+// lost: when the daemon is told to end meanwhile, it still writes and answers all that it had decided.
+func TestStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := mobility.Append(nil, &mobility.Heartbeat{Sequence: 9}, gw.Addr(), an.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &storm{b: b, closed: make(chan struct{})}
+		const flood = 4 * maxGathering
+		p.left.Store(flood)
+		st := &slowStore{journalStore: journalStore{&journal{}}, let: make(chan struct{})}
+		m := &echo{}
+		l := New(Config{Name: "test", Machine: m, Host: stormHost{&twinHost{begin: time.Now()}, p}, Ports: []Port{{Kind: "mh"}}, Store: st})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		<-l.Ready()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n, err := l.Command(t.Context(), core.GetStatus{}); err != nil || n != 2 {
+			t.Errorf("after 2 s the machine says %v, %v; want 2 ticks", n, err)
+		}
+		held := p.read.Load()
+		// What the rounds under way, the gathered one and the channel of packets hold.
+		if most := int64(maxGathering + 4*MaxEvents + (cap(l.packets)+4)*readBatch); held > most || held < maxGathering {
+			t.Errorf("%d messages were taken while nothing could be written, want at most %d", held, most)
+		}
+		if p.written.Load() != 0 {
+			t.Errorf("%d answers left before their records were written", p.written.Load())
+		}
+		cancel() // SIGTERM
+		synctest.Wait()
+		close(st.let)
+		if err := <-done; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+		if got, want := p.written.Load(), int64(len(m.heard)); got != want || p.early.Load() {
+			t.Errorf("%d answers of %d left, after the port was closed %v", got, want, p.early.Load())
+		}
+	})
+}
+
+// TestStoreThatIsSlow: 10,000 messages within a commit of two seconds are all answered, by few commits.
+func TestStoreThatIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := mobility.Append(nil, &mobility.Heartbeat{Sequence: 9}, gw.Addr(), an.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &storm{b: b, closed: make(chan struct{})}
+		p.left.Store(10_000)
+		st := &slowStore{journalStore: journalStore{&journal{}}, let: make(chan struct{})}
+		l := New(Config{Name: "test", Machine: &echo{}, Host: stormHost{&twinHost{begin: time.Now()}, p}, Ports: []Port{{Kind: "mh"}}, Store: st})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		for p.written.Load() < 10_000 {
+			time.Sleep(2 * time.Second)
+			st.let <- struct{}{}
+			synctest.Wait()
+			if time.Since(l.cfg.Host.(stormHost).begin) > time.Minute {
+				t.Fatalf("%d answers after a minute", p.written.Load())
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if st.commits > 10 {
+			t.Errorf("%d commits, want the messages that wait to share one", st.commits)
+		}
+	})
+}
+
+// refusing is a port that can tell senders what was wrong.
+type refusing struct {
+	*twin
+	told chan int
+}
+
+func (p refusing) Refuse(_ *core.Packet, off int) error {
+	p.told <- off
+	return nil
+}
+
+type refusingHost struct {
+	*twinHost
+	told chan int
+}
+
+func (h refusingHost) Open(string, ...string) (core.Port, error) {
+	return refusing{h.port, h.told}, nil
+}
+
+// TestParameterProblems: the port is asked to answer for a bad Payload Proto and a bad Header Len (RFC 6275 9.2), and for
+// nothing else; the machine hears of all.
+func TestParameterProblems(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &echo{}
+		h := refusingHost{&twinHost{begin: time.Now(), port: &twin{in: make(chan core.Packet, 8), out: make(chan core.Packet, 8), closed: make(chan struct{})}}, make(chan int, 8)}
+		l := New(Config{Name: "test", Machine: m, Host: h, Ports: []Port{{Kind: "mh"}}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		<-l.Ready()
+		change := func(f func(b []byte) []byte, sum bool) {
+			b, err := mobility.Append(nil, &mobility.BindingUpdate{Sequence: 1}, gw.Addr(), an.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = f(b)
+			b[1] = uint8(len(b)/8 - 1)
+			if sum {
+				b[4], b[5] = 0, 0
+				binary.BigEndian.PutUint16(b[4:], ip.PseudoChecksum(gw.Addr(), an.Addr(), 135, b))
+			}
+			h.port.in <- core.Packet{Src: gw, Dst: an, B: b}
+		}
+		change(func(b []byte) []byte { b[0] = 6; return b }, true)
+		change(func(b []byte) []byte { return b[:8] }, true)
+		change(func(b []byte) []byte { b[0] = 6; return b }, false) // the checksum is looked at first
+		change(func(b []byte) []byte { b[2] = 200; return b }, true)
+		change(func(b []byte) []byte { return b }, true)
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		close(h.told)
+		var told []int
+		for off := range h.told {
+			told = append(told, off)
+		}
+		if !slices.Equal(told, []int{0, 1}) || len(m.heard) != 5 {
+			t.Errorf("told %v of %d messages, want the octets 0 and 1 of 5", told, len(m.heard))
+		}
+	})
 }
