@@ -73,10 +73,23 @@ func (l *HomeLink) answerHeldARP(now core.Now, h *host, out []Action) []Action {
 		return out
 	}
 	h.arp = nil
-	if now.Boot-h.arpAt > l.cfg.DHCP.HoldTime || m.SenderIP != h.grant.IPv4.Addr() {
-		return out
+	if now.Boot-h.arpAt > l.cfg.DHCP.HoldTime || m.SenderIP != h.grant.IPv4.Addr() || m.TargetIP == l.router(h, l.serverID(h)) {
+		return out // the router's address is announced anyway
 	}
 	return l.answerARP(h, m, out)
+}
+
+// announceRouter tells a host with IPv4 the MAC address of its default router unasked: its request may have been lost while
+// the link came up, and it repeats one only after a second (RFC 1122 2.3.2.1). Who never asked ignores it (RFC 826).
+func (l *HomeLink) announceRouter(h *host, out []Action) []Action {
+	if !h.has4() {
+		return out
+	}
+	me := l.router(h, l.serverID(h))
+	if !me.IsValid() || me == h.grant.IPv4.Addr() {
+		return out
+	}
+	return l.answerARP(h, &ether.ARP{Op: ether.ARPRequest, SenderIP: h.grant.IPv4.Addr(), TargetIP: me}, out)
 }
 
 // probeARP asks for the host's own address, unicast (RFC 1122 2.3.2.1).

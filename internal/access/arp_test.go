@@ -72,13 +72,13 @@ func TestARPHeldUntilGrant(t *testing.T) {
 	r := newRig(t, config())
 	r.in(arp(macA, homeA.Addr(), router4)).did("Attached")
 	r.after(200 * time.Millisecond)
-	r.grant(macA, dualStack()).did("ra", "arp")
-	r.grant(macA, dualStack()).did("ra") // once
+	r.grant(macA, dualStack()).did("ra", "arp") // once
 	// The last request counts; one that got old, or that came from an address that is not the host's, is dropped.
 	r.in(arp(macB, homeB.Addr(), router4))
 	r.in(arp(macB, homeB.Addr(), addr("10.20.0.77")))
 	g := Grant{IPv4: homeB, Router4: router4, Valid: time.Minute}
-	if a := r.grant(macB, g).only().Body.(*ether.ARP); a.SenderIP != addr("10.20.0.77") {
+	res := r.grant(macB, g).did("arp", "arp")
+	if a := res.frames[0].Body.(*ether.ARP); a.SenderIP != addr("10.20.0.77") {
 		t.Errorf("answered for %v", a.SenderIP)
 	}
 	r.grant(macB, Grant{})
@@ -86,10 +86,33 @@ func TestARPHeldUntilGrant(t *testing.T) {
 	other.Router4 = addr("10.20.0.2")
 	r.in(arp(macB, homeB.Addr(), addr("10.20.0.77")))
 	r.after(5*time.Second + 1)
-	r.grant(macB, other).silent()
+	r.grant(macB, other).toldRouter(homeB.Addr(), other.Router4)
 	r.grant(macB, Grant{})
 	r.in(arp(macB, addr("10.20.0.99"), addr("10.20.0.77")))
-	r.grant(macB, g).silent()
+	r.grant(macB, g).toldRouter(homeB.Addr(), router4)
+}
+
+// The request of a host may get lost while its link comes up: the router's MAC is told with each grant, unasked, to the
+// host alone.
+func TestGrantTellsRouter(t *testing.T) {
+	me := homeA.Addr()
+	g := Grant{IPv4: homeA, Router4: router4, Valid: time.Minute}
+	r := newRig(t, config())
+	r.grant(macA, g).toldRouter(me, router4)
+	r.grant(macA, g).toldRouter(me, router4) // a host that came back within its binding has an empty table too
+	r.grant(macA, Grant{}).silent()
+	// A single address has its router outside of its subnet.
+	g.IPv4 = netip.PrefixFrom(me, 32)
+	r.grant(macA, g).toldRouter(me, router4)
+	// No router from the anchor: what DHCP gives as one, or nothing.
+	g = Grant{IPv4: homeA, Valid: time.Minute}
+	newRig(t, config()).grant(macA, g).silent()
+	cfg := config()
+	cfg.DHCP.Fixed = addr("10.20.0.9")
+	newRig(t, cfg).grant(macA, g).toldRouter(me, addr("10.20.0.9"))
+	g.Router4 = me // a host is not its own router
+	newRig(t, cfg).grant(macA, g).silent()
+	newRig(t, config()).grant(macA, Grant{Prefixes: []netip.Prefix{prefixA}, Valid: time.Minute}).did("ra")
 }
 
 func TestARPFromWrongAddress(t *testing.T) {

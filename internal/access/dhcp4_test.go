@@ -269,7 +269,7 @@ func TestRequestsWaitForGrant(t *testing.T) {
 			if len(res.news) > 0 {
 				t.Errorf("the registration that was waited for needs no other: %+v", res.news)
 			}
-			r.grant(macA, dualStack()).did("ra") // once
+			r.grant(macA, dualStack()).did("ra", "arp") // once
 
 			r = newRig(t, config())
 			r.in(c.f)
@@ -279,7 +279,7 @@ func TestRequestsWaitForGrant(t *testing.T) {
 			r = newRig(t, config())
 			r.in(c.f)
 			r.next(5 * time.Second).did("Refused").refused(wire.NoAnswer)
-			r.grant(macA, g).silent()
+			r.grant(macA, g).did("arp")
 		})
 	}
 }
@@ -379,7 +379,7 @@ func TestDecline(t *testing.T) {
 	}
 	// The same address is not offered again for a minute, another at once.
 	r.in(discover(macA)).silent()
-	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: 300 * time.Second}).silent()
+	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: 300 * time.Second}).did("arp")
 	other := Grant{IPv4: netip.MustParsePrefix("10.20.0.12/24"), Router4: router4, Valid: 300 * time.Second}
 	if _, m := r.grant(macA, other).dhcp(offer); addr4(m.YourIPAddr) != addr("10.20.0.12") {
 		t.Error(m.Summary())

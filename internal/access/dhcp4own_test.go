@@ -54,7 +54,7 @@ func TestOwnServerIdentifierBeforeGrant(t *testing.T) {
 	cfg.DHCP.OwnID, cfg.DHCP.Own = true, addr("10.20.0.3")
 	r := newRig(t, cfg)
 	r.in(renewing(macA, addr("10.20.0.2"), homeA.Addr())).did("Attached", "Refused").refused(wire.ForeignServer)
-	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: time.Minute}).silent()
+	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: time.Minute}).did("arp")
 	// Our own address is a station of the home subnet like the router.
 	r.in(arp(macA, homeA.Addr(), cfg.DHCP.Own)).did("Attached", "arp")
 	r.in(arp(macA, cfg.DHCP.Own, cfg.DHCP.Own)).refused(wire.RouterImpersonate)

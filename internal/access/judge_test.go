@@ -21,7 +21,7 @@ func everything(t *testing.T) *rig {
 	cfg.DHCP.Extra = map[uint8][]byte{42: {10, 20, 0, 42}}
 	r := newRig(t, cfg)
 	r.in(ns(macA, none6, routerLL)).did("Refused", "Attached", "na")
-	r.grant(macA, dualStack()).did("ra") // to all nodes, by MAC
+	r.grant(macA, dualStack()).did("ra", "arp") // to all nodes, by MAC
 	r.in(rs(macA, llA)).did("Attached", "ra")
 	r.in(ns(macA, llA, routerLL)).did("Attached", "na")
 	r.in(echo6(macA, llA)).did("Attached", "echo")
@@ -107,6 +107,7 @@ func TestTsharkReadsTheSame(t *testing.T) {
 	same("icmpv6.type == 135", []string{"fe80::a|fe80::a|00:00:5e:00:52:13"}, "ipv6.dst", "icmpv6.nd.ns.target_address", "icmpv6.opt.src_linkaddr")
 	same("icmpv6.type == 130", []string{"ff02::1|1|0|500"}, "ipv6.dst", "ipv6.hlim", "ipv6.opt.router_alert", "icmpv6.mld.maximum_response_code")
 	same("arp", []string{
+		"2|00:00:5e:00:52:13|10.20.0.1|02:00:00:00:00:0a|10.20.0.10",
 		"2|00:00:5e:00:52:13|10.20.0.1|02:00:00:00:00:0a|10.20.0.10",
 		"2|00:00:5e:00:52:13|10.20.0.1|02:00:00:00:00:0a|0.0.0.0",
 		"1|00:00:5e:00:52:13|10.20.0.1|00:00:00:00:00:00|10.20.0.10",

@@ -54,7 +54,7 @@ func TestHostLimit(t *testing.T) {
 	r.grant(macA, dualStack()).did("Refused").refused(wire.HostLimit)
 	r.grant(macOf(7), g) // a refresh is no new host
 	r.l.Forget(r.now, macOf(9), nil)
-	r.grant(macA, dualStack()).did("ra")
+	r.grant(macA, dualStack()).did("ra", "arp")
 }
 
 // What is for one host never goes to a group.

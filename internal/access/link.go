@@ -101,7 +101,7 @@ func (l *HomeLink) passing(f *Frame) bool {
 }
 
 // Grant says what a host may use, after a Proxy Binding Acknowledgement; each refresh is a Grant too. It sends a Router
-// Advertisement, answers what was held, and withdraws the prefixes that are not in g any more.
+// Advertisement, the IPv4 router's MAC address, answers what was held, and withdraws the prefixes that are not in g any more.
 func (l *HomeLink) Grant(now core.Now, mac core.MAC, g Grant, out []Action) []Action {
 	if g.Valid <= 0 {
 		g = Grant{}
@@ -125,6 +125,7 @@ func (l *HomeLink) Grant(now core.Now, mac core.MAC, g Grant, out []Action) []Ac
 		out = l.advertise(now, h, out)
 	}
 	out = l.answerHeldARP(now, h, out)
+	out = l.announceRouter(h, out)
 	out = l.answerHeldDHCP(now, h, out)
 	l.settle(h)
 	return out

@@ -121,7 +121,7 @@ func TestPresence(t *testing.T) {
 func TestLearnsFromMLD(t *testing.T) {
 	r := newRig(t, config())
 	r.in(mld(macA, llA))
-	if f := r.grant(macA, dualStack()).only(); f.DstIP != llA {
+	if f := r.grant(macA, dualStack()).did("ra", "arp").frames[0]; f.DstIP != llA {
 		t.Errorf("to %v", f.DstIP)
 	}
 }

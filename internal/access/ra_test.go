@@ -46,7 +46,7 @@ func TestAdvertisement(t *testing.T) {
 // RFC 6085: before the link-local address is known the advertisement goes to all nodes, but to this host's MAC alone.
 func TestAdvertisementWithoutLinkLocal(t *testing.T) {
 	r := newRig(t, config())
-	if f := r.grant(macA, dualStack()).only(); f.Dst != macA || f.DstIP != nd.AllNodes {
+	if f := r.grant(macA, dualStack()).did("ra", "arp").frames[0]; f.Dst != macA || f.DstIP != nd.AllNodes {
 		t.Errorf("to %v %v", f.Dst, f.DstIP)
 	}
 	// Duplicate Address Detection says which address comes, not that it is usable.
@@ -65,8 +65,8 @@ func TestSolicitationWaitsForGrant(t *testing.T) {
 	if a := got.attached(); a != (Attached{MAC: macA, By: "rs", Addr: llA, Wants: V6, Arriving: true}) {
 		t.Errorf("%+v", a)
 	}
-	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: time.Minute}).silent() // no IPv6 in it: still waiting
-	r.grant(macA, dualStack()).did("ra")
+	r.grant(macA, Grant{IPv4: homeA, Router4: router4, Valid: time.Minute}).did("arp") // no IPv6 in it: still waiting
+	r.grant(macA, dualStack()).did("ra", "arp")
 	r.in(rs(macA, llA)).did("Attached", "ra")
 }
 
@@ -89,22 +89,22 @@ func TestPeriodicTimes(t *testing.T) {
 	r.grant(macA, dualStack())
 	valid := func(res result, want uint32) {
 		t.Helper()
-		m := res.did("ra").ra()
+		m := res.ra()
 		if p := prefixesOf(m); p[0].Valid != want || p[0].Preferred != want || uint32(m.RouterLifetime) != want {
 			t.Errorf("lifetimes %d, %d, %d, want %d", p[0].Valid, p[0].Preferred, m.RouterLifetime, want)
 		}
 	}
-	valid(r.next(4*time.Second), 296)
-	valid(r.next(4*time.Second), 292)
-	valid(r.next(100*time.Second), 192)
+	valid(r.next(4*time.Second).did("ra"), 296)
+	valid(r.next(4*time.Second).did("ra"), 292)
+	valid(r.next(100*time.Second).did("ra"), 192)
 	r.after(50 * time.Second)
-	valid(r.grant(macA, dualStack()), 300)
-	valid(r.next(100*time.Second), 200)
-	valid(r.next(100*time.Second), 100)
+	valid(r.grant(macA, dualStack()).did("ra", "arp"), 300)
+	valid(r.next(100*time.Second).did("ra"), 200)
+	valid(r.next(100*time.Second).did("ra"), 100)
 	// Nobody refreshed: at the end the link takes everything back by itself, and says so three times.
-	valid(r.next(100*time.Second), 0)
-	valid(r.next(3*time.Second), 0)
-	valid(r.next(3*time.Second), 0)
+	valid(r.next(100*time.Second).did("ra"), 0)
+	valid(r.next(3*time.Second).did("ra"), 0)
+	valid(r.next(3*time.Second).did("ra"), 0)
 	r.next(54 * time.Second).silent() // a stranger again, forgotten after a minute
 	if g, s := r.l.Hosts(); g+s != 0 {
 		t.Errorf("%d hosts and %d strangers are left", g, s)

@@ -184,6 +184,16 @@ func (r result) refused(want error) result {
 	return r
 }
 
+// toldRouter wants one frame: an ARP reply with the router's MAC address for the host that has the address me.
+func (r result) toldRouter(me, router netip.Addr) {
+	r.t.Helper()
+	want := ether.ARP{Op: ether.ARPReply, SenderHW: routerMAC, SenderIP: router, TargetIP: me}
+	f := r.did("arp").only()
+	if want.TargetHW = f.Dst; *f.Body.(*ether.ARP) != want {
+		r.t.Errorf("%+v, want %+v", f.Body, want)
+	}
+}
+
 // attached gives the Attached.
 func (r result) attached() Attached {
 	r.t.Helper()
