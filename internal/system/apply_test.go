@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/system/netns"
@@ -277,6 +278,16 @@ func TestSweepAfterCrash(t *testing.T) {
 		return s
 	}
 	must(t, a.Sysctl("net.ipv4.ip_forward", "0"))
+	// The kernel adds the local routes of new addresses in its own time.
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		s := state()
+		if strings.Contains(s, "local fe80::") && strings.Contains(s, "local 2001:db8::1 ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the namespace does not settle:\n%s", s)
+		}
+	}
 	before := state()
 	h := newHost(t, a, with)
 	var ops []core.HostOp
