@@ -134,7 +134,7 @@ func TestEverySingleFault(t *testing.T) {
 			if strings.HasPrefix(seen[n-1], "tunnel") || strings.HasPrefix(seen[n-1], "echo") {
 				continue // the test's own pings
 			}
-			if f.core && !strings.HasPrefix(seen[n-1], "PB") && !strings.HasPrefix(seen[n-1], "heartbeat") {
+			if f.core && !strings.HasPrefix(seen[n-1], "PB") && !strings.HasPrefix(seen[n-1], "BR") && !strings.HasPrefix(seen[n-1], "heartbeat") {
 				continue // a frame of a host that has long left would rightly be believed
 			}
 			note = ""
@@ -147,7 +147,7 @@ func TestEverySingleFault(t *testing.T) {
 		}
 	}
 	t.Logf("%d runs: %v", runs, kinds)
-	for _, k := range []string{"PBU", "PBA", "heartbeat", "ra", "rs", "mld", "dhcp", "ns", "na"} {
+	for _, k := range []string{"PBU", "PBA", "BRI", "BRA", "heartbeat", "ra", "rs", "mld", "dhcp", "ns", "na"} {
 		if kinds[k] == 0 {
 			t.Errorf("no %s was hit: the test shows nothing about it", k)
 		}

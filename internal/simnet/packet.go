@@ -56,7 +56,7 @@ func (p *Packet) Frame() *access.Frame {
 	return f
 }
 
-// What is a short name: PBU, PBA, HB, an access frame's kind, or the packet's kind.
+// What is a short name: PBU, PBA, BRI, BRA, heartbeat, binding error, an access frame's kind, or the packet's kind.
 func (p *Packet) What() string {
 	switch m := p.Message().(type) {
 	case *mobility.BindingUpdate:
@@ -65,6 +65,13 @@ func (p *Packet) What() string {
 		return fmt.Sprintf("PBA seq %d lifetime %d status %d", m.Sequence, m.Lifetime, m.Status)
 	case *mobility.Heartbeat:
 		return fmt.Sprintf("heartbeat seq %d response %v", m.Sequence, m.Response)
+	case *mobility.Revocation:
+		if m.Ack {
+			return fmt.Sprintf("BRA seq %d status %d", m.Sequence, m.Code)
+		}
+		return fmt.Sprintf("BRI seq %d trigger %d", m.Sequence, m.Code)
+	case *mobility.BindingError:
+		return fmt.Sprintf("binding error %d %s", m.Status, m.Home)
 	case nil:
 	default:
 		return fmt.Sprintf("%T", m)
@@ -176,6 +183,12 @@ func PBU(p *Packet) bool { _, ok := p.Message().(*mobility.BindingUpdate); retur
 
 // PBA selects Proxy Binding Acknowledgements.
 func PBA(p *Packet) bool { _, ok := p.Message().(*mobility.BindingAck); return ok }
+
+// BRI selects Binding Revocation Indications.
+func BRI(p *Packet) bool { m, ok := p.Message().(*mobility.Revocation); return ok && !m.Ack }
+
+// BRA selects Binding Revocation Acknowledgements.
+func BRA(p *Packet) bool { m, ok := p.Message().(*mobility.Revocation); return ok && m.Ack }
 
 // Signalling selects all Mobility Header messages.
 func Signalling(p *Packet) bool { return p.Kind == MHKind }

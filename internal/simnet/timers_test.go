@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"kedge/internal/anchor"
 	"kedge/internal/core"
 	"kedge/internal/gateway"
 	"kedge/internal/spec"
@@ -176,10 +177,11 @@ func alice(o *options) {
 
 // TestAssignDelay: MaxDelayBeforeNewBCEAssign, 1.5 s (RFC 5213 5.4.1.2, 9.1): another interface of a node with one session
 // attaches with unknown handoff state. Unless the first is deregistered meanwhile, it gets a session of its own, then.
+// (With revocation the wait is shorter: TestSupposedHandover.)
 func TestAssignDelay(t *testing.T) {
 	spec.Covers(t, "RFC5213-5.4.1.2")
 	for _, leaves := range []bool{false, true} {
-		d := quietDomain(t, alice)
+		d := quietDomain(t, alice, func(o *options) { o.anchor = func(c *anchor.Config) { c.PMIP6.NoRevocation = true } })
 		answers := d.listen(All(PBA, To("mag2")))
 		one, two := d.host(10, func(c *HostConfig) { c.No4 = true }), d.host(11, func(c *HostConfig) { c.No4 = true })
 		one.Move(d.airs[0])
