@@ -26,7 +26,8 @@ const (
 
 // AccessPort is the "access" port: whole Ethernet frames of the access links' signalling, see AccessFilter. If is the link
 // in both directions. Frames that this host sends are not received. A link that vanishes and returns, under the same name
-// with the same index or another, is taken up again by itself; writing to it fails meanwhile.
+// with the same index or another, is taken up again by itself; writing to it fails meanwhile. A Packet's If stays what the
+// link's index was when the port was opened, so that whoever knows the link by it knows it still.
 type AccessPort struct {
 	h     *Host
 	nl    *netlink.Handle
@@ -49,6 +50,7 @@ type AccessPort struct {
 // accessLink is one interface by its name.
 type accessLink struct {
 	name string
+	id   int // its first index: what a Packet's If says
 	ifi  int // 0: not there
 	fd   int
 	undo func() error
@@ -205,6 +207,9 @@ func (p *AccessPort) take(l *accessLink, ifi int) error {
 	}
 	p.mu.Lock()
 	l.ifi, l.fd, l.undo = ifi, fd, undo
+	if l.id == 0 {
+		l.id = ifi
+	}
 	p.mu.Unlock()
 	return nil
 }

@@ -43,7 +43,8 @@ func (p *AccessPort) drain(fd int, into []core.Packet) (n int) {
 	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	if !slices.ContainsFunc(p.links, func(l *accessLink) bool { return l.fd == fd }) {
+	at := slices.IndexFunc(p.links, func(l *accessLink) bool { return l.fd == fd })
+	if at < 0 {
 		return 0 // closed since epoll saw it; the number may be another file by now
 	}
 	got, err := p.rx.recv(fd, len(into))
@@ -65,7 +66,7 @@ func (p *AccessPort) drain(fd int, into []core.Packet) (n int) {
 			finishChecksum(frame, int(native16(vnet[6:])), int(native16(vnet[8:])))
 		}
 		out := &into[n]
-		*out = core.Packet{If: int(from.Ifindex), B: append(out.B[:0], frame...)}
+		*out = core.Packet{If: p.links[at].id, B: append(out.B[:0], frame...)}
 		copy(out.MAC[:], frame[6:12])
 		n++
 	}
@@ -121,7 +122,8 @@ func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 	var which [batchMax]int
 	n := 0
 	for i := range pkts {
-		if !p.serves(pkts[i].If) {
+		ifi := p.index(pkts[i].If)
+		if ifi == 0 {
 			errs = append(errs, fmt.Errorf("access: no access link with index %d is there", pkts[i].If))
 			continue
 		}
@@ -130,7 +132,7 @@ func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 			continue
 		}
 		to := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&p.txr.name[n]))
-		*to = unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Ifindex: int32(pkts[i].If), Halen: 6}
+		*to = unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Ifindex: int32(ifi), Halen: 6}
 		copy(to.Addr[:6], pkts[i].B)
 		to.Protocol = native16(pkts[i].B[offEtherType:])
 		h := &p.txr.msgs[n].hdr
@@ -161,8 +163,14 @@ func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 	return sent, errors.Join(errs...)
 }
 
-func (p *AccessPort) serves(ifi int) bool {
+// index is the present index of a link, 0 if it is not there.
+func (p *AccessPort) index(id int) int {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return ifi != 0 && slices.ContainsFunc(p.links, func(l *accessLink) bool { return l.ifi == ifi })
+	for _, l := range p.links {
+		if l.id == id && id != 0 {
+			return l.ifi
+		}
+	}
+	return 0
 }

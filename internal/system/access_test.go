@@ -308,18 +308,19 @@ func TestAccessLinkReturns(t *testing.T) {
 	p := openAccess(t, gw, "acc0", "acc1")
 	there := func(l AccessLink) bool { return l.If != 0 && l.Err == nil }
 	notThere := func(l AccessLink) bool { return l.If == 0 && l.Err != nil }
+	first := map[string]int{"acc0": gw.Index("acc0"), "acc1": gw.Index("acc1")}
 	works := func(link, at string) {
 		t.Helper()
 		injector(t, host, at)(endFrame)
 		for found := false; !found; {
 			for _, g := range read(t, p, 1) {
-				if bytes.Equal(g.B, endFrame) && g.If != gw.Index(link) {
-					t.Fatalf("frame of %s came with index %d", link, g.If)
+				if bytes.Equal(g.B, endFrame) && g.If != first[link] {
+					t.Fatalf("frame of %s came with index %d, want its first one, %d", link, g.If, first[link])
 				}
 				found = found || bytes.Equal(g.B, endFrame)
 			}
 		}
-		if n, err := p.Write([]core.Packet{{If: gw.Index(link), B: endFrame}}); n != 1 {
+		if n, err := p.Write([]core.Packet{{If: first[link], B: endFrame}}); n != 1 {
 			t.Fatal(err)
 		}
 	}
@@ -356,6 +357,9 @@ func TestAccessLinkReturns(t *testing.T) {
 		t.Error("the link has its old index: the test shows nothing")
 	}
 	works("acc0", "h0")
+	if _, err := p.Write([]core.Packet{{If: gw.Index("acc0"), B: endFrame}}); err == nil {
+		t.Error("the new index names a link: nobody but the kernel knows it")
+	}
 	if v, err := gw.GetSysctl("net.ipv6.conf.acc0.disable_ipv6"); v != "1" {
 		t.Errorf("the new link was not prepared: disable_ipv6=%s, %v", v, err)
 	}

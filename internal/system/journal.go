@@ -22,6 +22,7 @@ type journal struct {
 	// entries of an earlier run and of this one, oldest first; the first of a key wins, because it has the true old value.
 	entries []entry
 	known   map[string]bool
+	torn    bool // the file ends in half a line
 }
 
 type entry struct {
@@ -51,6 +52,7 @@ func openJournal(path, ns string) (*journal, error) {
 			j.remember(e)
 		}
 	}
+	j.torn = len(b) > 0 && b[len(b)-1] != '\n'
 	return j, nil
 }
 
@@ -109,12 +111,30 @@ func (j *journal) note(undo core.HostOp) error {
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	line = append(line, '\n')
+	if j.torn {
+		line = append([]byte{'\n'}, line...)
+	}
 	f, err := os.OpenFile(j.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.Write(line)
+		j.torn = err != nil
+		err = errors.Join(err, f.Close())
+	}
 	if err != nil {
+		j.forget() // it is not written down, so the change must not be made; the next try writes it
 		return fmt.Errorf("journal: %w", err)
 	}
-	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Close())
+	return nil
+}
+
+// forget takes back what remember has just added.
+func (j *journal) forget() {
+	last := j.entries[len(j.entries)-1]
+	j.entries = j.entries[:len(j.entries)-1]
+	for _, k := range undoKeys(last.Undo) {
+		delete(j.known, k)
+	}
 }
 
 // has reports whether the journal knows of it.
@@ -155,6 +175,7 @@ func (j *journal) drop(undone func(core.HostOp) bool) error {
 	if j.path == "" {
 		return nil
 	}
+	j.torn = false
 	if len(j.entries) == 0 {
 		if err := os.Remove(j.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("journal: %w", err)

@@ -35,6 +35,7 @@ type MHPort struct {
 		*ring
 	}
 	foreign atomic.Uint64
+	problem *problems
 }
 
 // openMH opens the raw socket. The kernel verifies this protocol's checksum by itself and drops what fails, unseen; that
@@ -66,7 +67,12 @@ func openMH(local []netip.Addr) (*MHPort, error) {
 		return nil, fmt.Errorf("IPV6_CHECKSUM is %d after setting it to -1 (%v): the kernel would hide bad checksums", v, err)
 	}
 	receiveBuffer(fd, 4<<20)
-	p := &MHPort{d: newDescriptor(fd, "mh"), local: make(map[netip.Addr]bool), rx: newRing(maxMH)}
+	problem, err := openProblems()
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	p := &MHPort{d: newDescriptor(fd, "mh"), local: make(map[netip.Addr]bool), rx: newRing(maxMH), problem: problem}
 	p.tx.ring = newRing(0)
 	for _, a := range local {
 		p.local[a.WithZone("")] = true
@@ -241,19 +247,25 @@ func (p *MHPort) put(i int, pkt *core.Packet) error {
 
 // Close ends Read and Write with net.ErrClosed.
 func (p *MHPort) Close() error {
-	return p.d.Close()
+	return errors.Join(p.d.Close(), p.problem.d.Close())
 }
+
+// Refuse tells the sender of a message that its octet off is a Parameter Problem (RFC 6275 9.2, RFC 4443 3.4), unless RFC 4443
+// 2.4 forbids that or too many were sent: RateLimited counts those. It does not block.
+func (p *MHPort) Refuse(pkt *core.Packet, off int) error { return p.problem.send(now().Boot, pkt, off) }
 
 // PortStats counts what a port did not deliver.
 type PortStats struct {
 	Overrun   uint64 // dropped by the kernel because nobody read
 	Foreign   uint64 // left out: not to an address of the port
 	Truncated uint64 // left out: longer than the buffer
+
+	RateLimited uint64 // Parameter Problems not sent
 }
 
 // Stats of the port so far.
 func (p *MHPort) Stats() PortStats {
-	s := PortStats{Foreign: p.foreign.Load()}
+	s := PortStats{Foreign: p.foreign.Load(), RateLimited: p.problem.limited.Load()}
 	_ = p.d.control(func(fd int) { s.Overrun = drops(fd) })
 	return s
 }

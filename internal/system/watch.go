@@ -228,11 +228,25 @@ func (w *watch) message(kind uint16, data []byte) {
 	if known && old == c {
 		return
 	}
+	if o.kind == "link" && !known {
+		w.replaced(c)
+	}
 	if o.kind == "link" && old.Op.Value == "up" && c.Op.Value == "down" {
 		w.stale = true // IPv4 routes of a link that is set down go without a word
 	}
 	w.have[o] = c
 	w.f(c)
+}
+
+// replaced tells that a link went whose name another has taken since. In a dump the new one comes first, and who knows links by
+// their names would else take it for gone.
+func (w *watch) replaced(c core.HostChanged) {
+	for o, oc := range w.have {
+		if o.kind == "link" && o.ifi != c.Op.If && oc.Op.Name == c.Op.Name {
+			w.gone(o, oc)
+		}
+	}
+	w.names[c.Op.If] = c.Op.Name
 }
 
 // gone tells that something ended, and what ends with it.

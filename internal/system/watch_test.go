@@ -224,3 +224,39 @@ func TestWatchEndsWhileBlocked(t *testing.T) {
 		t.Errorf("Watch = %v, want nil", err)
 	}
 }
+
+// TestWatchLinkReplacedDuringOverrun: a link that went and came with another index while nothing was heard is told to be gone
+// first, and to be there last.
+func TestWatchLinkReplacedDuringOverrun(t *testing.T) {
+	a, b := pair(t)
+	h := newHost(t, a)
+	h.watchBuffer = 4096
+	gate := make(chan struct{})
+	w := startWatch(t, h, gate)
+	old := a.Index("d0")
+	w.dump()
+	var ops []core.HostOp
+	for i := range 600 {
+		ops = append(ops, core.HostOp{Kind: "route", Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, byte(i >> 8), byte(i)}), 32), Name: "d0"})
+	}
+	must(t, h.Apply(ops))
+	must(t, a.DeleteLink("d0"))
+	netns.TestVeth(t, netns.End{NS: a, Name: "d0"}, netns.End{NS: b, Name: "d1"})
+	if a.Index("d0") == old {
+		t.Fatal("the link has its old index: the test shows nothing")
+	}
+	close(gate)
+	var told []core.HostChanged
+	w.next("Synced after the overrun", func(c core.HostChanged) bool {
+		if c.Op.Kind == "link" && c.Op.Name == "d0" {
+			told = append(told, c)
+		}
+		return c.Synced
+	})
+	if len(told) < 2 {
+		t.Fatalf("told of d0: %+v, want its end and its return", told)
+	}
+	if last := told[len(told)-1]; last.Gone || last.Op.If != a.Index("d0") {
+		t.Errorf("told of d0: %+v; the last word is not that it is there", told)
+	}
+}
