@@ -39,10 +39,12 @@ type Pool struct {
 	head    int   // queue[:head] is done
 }
 
-// rest is a quarantine: only the former owner gets the unit before until.
+// rest is a quarantine: only the former owner gets the unit before until. While he has it, it is used: given back at
+// once, because his request was refused after all, it rests on.
 type rest struct {
 	owner string
 	until time.Duration
+	used  bool
 }
 
 // static is a unit kept for one owner.
@@ -151,10 +153,11 @@ func (p *Pool) Take(now core.Now, unit netip.Prefix, owner string) error {
 		return nil
 	}
 	if r, ok := p.resting[u]; ok {
-		if r.owner != owner {
+		if r.owner != owner || r.used {
 			return ErrTaken
 		}
-		delete(p.resting, u) // stays taken
+		r.used = true
+		p.resting[u] = r
 		return nil
 	}
 	if !p.taken.set(u) {
@@ -211,10 +214,15 @@ func (p *Pool) Release(now core.Now, unit netip.Prefix, owner string, quarantine
 		}
 		return
 	}
-	if _, rests := p.resting[u]; rests {
+	r, rests := p.resting[u]
+	switch {
+	case rests && !r.used:
 		return
-	}
-	if quarantine <= 0 {
+	case rests && quarantine <= 0:
+		r.used = false
+		p.resting[u] = r
+		return
+	case quarantine <= 0:
 		p.taken.clear(u)
 		return
 	}
@@ -235,7 +243,9 @@ func (p *Pool) expire(now core.Now) {
 		p.head++
 		if r, ok := p.resting[u]; ok && r.until <= now.Boot {
 			delete(p.resting, u)
-			p.taken.clear(u)
+			if !r.used {
+				p.taken.clear(u)
+			}
 		}
 	}
 	if p.head == len(p.queue) || p.head > 1024 && p.head > len(p.queue)/2 {

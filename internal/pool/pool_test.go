@@ -113,6 +113,33 @@ func TestLargePool(t *testing.T) {
 	runtime.KeepAlive(p)
 }
 
+// TestTakenFromRest: a unit that its last owner takes and gives back at once rests on until its time; kept, it is his
+// beyond it; given back to rest, it rests anew.
+func TestTakenFromRest(t *testing.T) {
+	one := pfx("10.0.0.2/32")
+	p := must(t, Config{Prefix: pfx("10.0.0.0/30")})
+	take := func(s time.Duration, who string, want error) {
+		t.Helper()
+		if err := p.Take(at(s*time.Second), one, who); !errors.Is(err, want) {
+			t.Errorf("%d s, %s: %v, want %v", s, who, err, want)
+		}
+	}
+	take(0, "a", nil)
+	p.Release(at(0), one, "a", 10*time.Second)
+	take(1, "a", nil)
+	take(1, "a", ErrTaken)
+	p.Release(at(time.Second), one, "a", 0)
+	take(2, "b", ErrTaken)
+	take(3, "a", nil)
+	take(11, "b", ErrTaken) // the time is over, but he has it
+	p.Release(at(12*time.Second), one, "a", 10*time.Second)
+	take(21, "b", ErrTaken)
+	take(21, "a", nil)
+	p.Release(at(22*time.Second), one, "a", 10*time.Second)
+	take(23, "b", ErrTaken) // the end of the former rest is not that of the new one
+	take(32, "b", nil)
+}
+
 func TestReserveAndTake(t *testing.T) {
 	p := must(t, Config{Prefix: pfx("10.0.0.0/29")})
 	two, three := pfx("10.0.0.2/32"), pfx("10.0.0.3/32")
