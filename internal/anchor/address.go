@@ -68,7 +68,9 @@ func (m *Machine) arrange(r *registration, have binding.Homes, handoff bool) (p 
 	case len(have.Prefixes) > 0:
 		p.homes.Prefixes = have.Prefixes
 	case r.NonZero > 0:
-		refusal = m.takePrefixes(r, &p)
+		if refusal = m.takePrefixes(r, &p); refusal == nil && r.AllZero {
+			refusal = m.allocatePrefixes(r, &p) // RFC 5213 5.3.2 (1): one ALL_ZERO option is enough
+		}
 	default:
 		refusal = m.allocatePrefixes(r, &p)
 	}
@@ -136,24 +138,34 @@ func (m *Machine) dynamicV4(r *registration, p *pool.Pool) bool {
 	return p.Is4() && (len(names) == 0 && !r.profile.V4.IsValid() || slices.Contains(names, p.Name()))
 }
 
-// allocatePrefixes gives the subscriber's static prefixes, or free ones when another session of his has them.
+// allocatePrefixes gives the subscriber's static prefixes, or free ones when another session of his has them. Those that
+// the request names are there already and count.
 func (m *Machine) allocatePrefixes(r *registration, p *plan) *lma.Refusal {
-	static := slices.Clone(r.profile.HNP)
+	named := len(p.taken)
+	static := without(r.profile.HNP, p.homes.Prefixes)
 	for _, s := range static {
 		if err := m.take(r, p, m.pools.Around(r.domain, s.Addr()), s); err != nil {
-			m.putBack(r, p.taken)
-			p.taken, static = nil, nil
+			m.putBack(r, p.taken[named:])
+			p.taken, static = p.taken[:named], nil
 			break
 		}
 	}
+	count := len(static)
+	if count == 0 {
+		count = max(r.profile.Prefixes()-named, 1)
+	}
+	if named+count > binding.MaxPrefixes {
+		return &lma.Refusal{Status: mobility.InsufficientResources, Reason: wire.PoolExhausted,
+			Detail: fmt.Sprintf("a session has %d home network prefixes at most", binding.MaxPrefixes)}
+	}
 	if len(static) > 0 {
-		p.homes.Prefixes = static
+		p.homes.Prefixes = append(p.homes.Prefixes, static...)
 		return nil
 	}
 	if f := m.held(); f != nil {
 		return f
 	}
-	for range r.profile.Prefixes() {
+	for range count {
 		var got netip.Prefix
 		m.pools.Choose(r.domain, r.profile.HNPPools, false, func(from *pool.Pool) bool {
 			if m.dynamicV6(r, from) {

@@ -75,6 +75,66 @@ func TestHints(t *testing.T) {
 	}
 }
 
+// TestPrefixesPartlyNamed: an ALL_ZERO option beside named prefixes asks for more (RFC 5213 5.3.2 (1)), and the same
+// request, sent again because the answer was lost, finds the session that it made.
+func TestPrefixesPartlyNamed(t *testing.T) {
+	a, b := pfx("2001:db8:1000:a::/64"), pfx("2001:db8:1000:b::/64")
+	free := pfx("2001:db8:1000:77::/64")
+	for _, row := range []struct {
+		id   string
+		ask  []netip.Prefix
+		want []netip.Prefix
+	}{
+		{h1, []netip.Prefix{free, zeroHNP}, []netip.Prefix{free, pfx("2001:db8:1000::/64")}},
+		{h1, []netip.Prefix{zeroHNP, free, pfx("::/64")}, []netip.Prefix{free, pfx("2001:db8:1000::/64")}},
+		{h1, []netip.Prefix{zeroHNP, zeroHNP}, []netip.Prefix{pfx("2001:db8:1000::/64")}},
+		{"three@example.net", []netip.Prefix{free, zeroHNP}, []netip.Prefix{free, pfx("2001:db8:1000::/64"), pfx("2001:db8:1000:1::/64")}},
+		{"static@example.net", []netip.Prefix{b, zeroHNP}, []netip.Prefix{b, a}},
+	} {
+		r := start(t)
+		p := attach(mag1, row.id, mac1)
+		p.hnp = row.ask
+		for range 2 {
+			if got := prefixes(r.ok(p)); !slices.Equal(got, row.want) {
+				t.Errorf("%s asks for %v: got %v, want %v", row.id, row.ask, got, row.want)
+			}
+		}
+		if n := len(r.bindings(row.id)); n != 1 {
+			t.Errorf("%s asks for %v: %d sessions", row.id, row.ask, n)
+		}
+		r.leakless()
+	}
+	r := start(t) // eight are named: there is no room for what the anchor would add
+	p := attach(mag1, h1, mac1)
+	p.hnp = []netip.Prefix{zeroHNP}
+	for i := range 8 {
+		p.hnp = append(p.hnp, netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0x10, 0, 1, byte(i)}), 64))
+	}
+	r.is(p, mobility.InsufficientResources)
+	if used, _ := r.m.pools.ByName("hnp").Used(r.now); used != 0 {
+		t.Errorf("%d prefixes are used after a refusal", used)
+	}
+}
+
+// TestRefusalKeepsRest: an address that rests for its last host goes on resting when his request is refused.
+func TestRefusalKeepsRest(t *testing.T) {
+	r := start(t, func(c *Config) {
+		c.Pools = []pool.Config{{Name: "hnp", Prefix: pfx("2001:db8:1000::/64")}, {Name: "v4", Prefix: pfx("10.20.0.0/30")}}
+		c.Subscribers.List = nil
+	})
+	p := attach(mag1, h1, mac1)
+	p.lifetime = 1
+	r.ok(p)
+	r.pass(4 * time.Second)
+	p.hnp, p.v4 = []netip.Prefix{pfx("2001:db8:1000::/64")}, want36("192.0.2.1", 32)
+	r.is(p, mobility.NotAuthorizedForIPv4HoA)
+	other := attach(mag1, "h2@example.net", mac2)
+	other.v4 = nil
+	r.is(other, mobility.InsufficientResources)
+	p.v4 = nil
+	r.ok(p)
+}
+
 // TestNetworkRequest asks for an address out of a network (notes B17).
 func TestNetworkRequest(t *testing.T) {
 	spec.Covers(t, "S001-3.2.2-07")

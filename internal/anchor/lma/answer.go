@@ -52,14 +52,13 @@ func (r *Request) Acknowledge(a Answer) *mobility.BindingAck {
 		subtype = mobility.SubtypeNAI
 	}
 	o = o.Add(mobility.MobileNodeID{Subtype: subtype, ID: r.Node})
-	if a.Status < 128 {
-		if r.HNPOptions > 0 {
-			for _, p := range a.Prefixes {
-				o = o.Add(mobility.HomeNetworkPrefix{Prefix: p})
-			}
-		}
-	} else {
+	switch {
+	case a.Status >= 128, r.HNPOptions > 0 && len(a.Prefixes) == 0: // or a deregistration of what was not there
 		o = r.refusedPrefixes(o)
+	case r.HNPOptions > 0:
+		for _, p := range a.Prefixes {
+			o = o.Add(mobility.HomeNetworkPrefix{Prefix: p})
+		}
 	}
 	// The figures of the draft have no handoff indicator: it is answered when it was there.
 	if r.HasHI || r.Dialect != Draft02 {

@@ -45,11 +45,16 @@ func TestAnswerOptions(t *testing.T) {
 		{"both, draft", append(slices.Clone(all), v29), false, []mobility.OptionType{id, hnp, hnp, hi, att, 30}},
 		{"IPv4, draft: figure 5", []mobility.Value{node, mobility.AccessTechnology{Value: 3}, v29}, false, []mobility.OptionType{id, att, 30}},
 		{"IPv4, draft, refused", []mobility.Value{node, mobility.AccessTechnology{Value: 3}, v29}, true, []mobility.OptionType{id, att, 30}},
+		{"nothing of IPv6 is there", append(slices.Clone(all), mobility.Timestamp{}), false, []mobility.OptionType{id, hnp, hi, att, ts}},
 		{"nothing", nil, true, []mobility.OptionType{id, hnp, hi, att}},
 	} {
 		bu := &mobility.BindingUpdate{Sequence: 0x1234, Flags: mobility.BUProxy | mobility.BUAck, Lifetime: 10, Options: mobility.Options(nil).Add(row.request...)}
 		r := Read(bu, coa1, DialectSet())
-		ack := r.Accept(given)
+		answer := given
+		if row.name == "nothing of IPv6 is there" {
+			answer.Prefixes = nil // RFC 5844 3.1.2.6: at least one address option
+		}
+		ack := r.Accept(answer)
 		if row.refused {
 			ack = r.Refuse(refusal, netip.Prefix{}, true)
 		}

@@ -74,6 +74,20 @@ type Clock struct {
 	Free bool
 }
 
+// offset is how far a timestamp is ahead of the clock, in its units. The difference wraps where a field of 64 bits does.
+func (c Clock) offset(timestamp uint64) int64 {
+	return int64(timestamp - mobility.TimestampOf(c.Wall).Value)
+}
+
+// window is Window in units of the Timestamp option; a begun unit counts.
+func (c Clock) window() int64 {
+	return (int64(c.Window)<<16 + int64(time.Second) - 1) / int64(time.Second)
+}
+
+// Passed says whether a timestamp that was accepted can still be one of this clock. One that is ahead of it by more than
+// the window is not: the clock was set back. Nothing could follow it until that time comes again.
+func (c Clock) Passed(timestamp uint64) bool { return c.Free || c.offset(timestamp) <= c.window() }
+
 // InOrder is RFC 5213 5.5: timestamps when the option is there, else sequence numbers as in RFC 6275 9.5.1. A timestamp
 // that equals the last one is refused as lower: it is not greater, and 157 lets the gateway try again at once.
 func InOrder(r *Request, last Last, c Clock) *Refusal {
@@ -94,9 +108,7 @@ func InOrder(r *Request, last Last, c Clock) *Refusal {
 	if c.Free {
 		return nil
 	}
-	ahead := int64(r.Timestamp - now)                                             // the difference wraps where a field of 64 bits does
-	window := (int64(c.Window)<<16 + int64(time.Second) - 1) / int64(time.Second) // a begun unit counts
-	if ahead > window || ahead < -window {
+	if ahead := c.offset(r.Timestamp); ahead > c.window() || ahead < -c.window() {
 		by := "ahead of"
 		if ahead < 0 {
 			by, ahead = "behind", -ahead

@@ -68,7 +68,7 @@ func byHome(r *Request, s *Session, v6 bool) Decision {
 		}
 		return Decision{Verdict: Reject, Rule: rule + "(3)", Refusal: f}
 	}
-	if v6 && (r.TooMany || !sameSet(r.Prefixes[:r.NonZero], s.Prefixes)) {
+	if v6 && !r.matches(s.Prefixes) {
 		return Decision{Verdict: Reject, Ref: s.Ref, Rule: rule + "(4)", Refusal: refuse(mobility.BCEPrefixSetMismatch, wire.PrefixMismatch,
 			"the session has %v", s.Prefixes)}
 	}
@@ -117,12 +117,14 @@ func byNode(r *Request, node []Session, wait bool) Decision {
 }
 
 // unknown decides for a handoff of unknown kind when the mobile node has exactly one session: once the former gateway has
-// deregistered, it is that one. A deregistration does not wait for itself.
+// deregistered, it is that one. A deregistration waits for none: it is of this session when no identifier tells them
+// apart, and else of another interface, whose request may still wait or was refused.
 func unknown(r *Request, s *Session, wait bool, rule string) Decision {
+	same := r.Lifetime == 0 && r.Interface() == nil && s.LinkLayer == nil && r.ATT == s.ATT
 	switch {
-	case r.Lifetime == 0, s.Deprecated:
+	case same, s.Deprecated:
 		return Decision{Verdict: Update, Ref: s.Ref, Rule: rule}
-	case !wait:
+	case !wait, r.Lifetime == 0:
 		return anew(r, rule)
 	}
 	return Decision{Verdict: Await, Ref: s.Ref, Rule: rule}
@@ -134,6 +136,24 @@ func anew(r *Request, rule string) Decision {
 		return Decision{Verdict: Ignore, Rule: rule, Refusal: &Refusal{Reason: wire.NothingToDeregister, Silent: true, Detail: "no session matches"}}
 	}
 	return Decision{Verdict: Create, Rule: rule}
+}
+
+// matches says whether the request names the prefixes of a session. An ALL_ZERO option beside others stands for all that
+// it does not name: so a request that made a session finds it again.
+func (r *Request) matches(session []netip.Prefix) bool {
+	named := r.Prefixes[:r.NonZero]
+	switch {
+	case r.TooMany:
+		return false
+	case !r.AllZero:
+		return sameSet(named, session)
+	}
+	for i, p := range named {
+		if !slices.Contains(session, p) || slices.Contains(named[:i], p) {
+			return false
+		}
+	}
+	return true
 }
 
 // sameSet compares as sets of equal size: the order of options says nothing.

@@ -22,6 +22,7 @@ var (
 // ask is a request as far as the existence test looks at it.
 type ask struct {
 	hnp    []netip.Prefix
+	any    bool   // an ALL_ZERO prefix option beside them
 	v4     string // "" = no option, "0" = ALL_ZERO, "x" = hoa
 	ll     []byte
 	att    uint8
@@ -38,7 +39,10 @@ func (a ask) request() *Request {
 		r.Lifetime = 0
 	}
 	r.NonZero = copy(r.Prefixes[:], a.hnp)
-	r.HNPOptions = len(a.hnp)
+	r.HNPOptions, r.AllZero = len(a.hnp), a.any
+	if a.any {
+		r.HNPOptions++
+	}
 	if a.v4 != "" {
 		r.Dialect, r.V4Options, r.V4 = RFC5844, 1, netip.IPv4Unspecified()
 		if a.v4 == "x" {
@@ -89,6 +93,9 @@ func TestExistence(t *testing.T) {
 		{"1.4 equal count, other prefix", ask{hnp: []netip.Prefix{p2}, ll: llA, att: 3, hi: 5, coa: coa1}, ses(), nil, Reject, 7, 159},
 		{"1.4 one prefix twice", ask{hnp: []netip.Prefix{p1, p1}, ll: llA, att: 3, hi: 5, coa: coa1}, ses(two), nil, Reject, 7, 159},
 		{"1.5 order does not matter", ask{hnp: []netip.Prefix{p2, p1}, ll: llA, att: 3, hi: 5, coa: coa1}, ses(two), nil, Update, 7, 0},
+		{"1.4 an ALL_ZERO option stands for the others", ask{hnp: []netip.Prefix{p2}, any: true, ll: llA, att: 3, hi: 4, coa: coa2}, ses(two), nil, Update, 7, 0},
+		{"1.4 an ALL_ZERO option beside a prefix of another session", ask{hnp: []netip.Prefix{p1, p2}, any: true, ll: llA, att: 3, hi: 4, coa: coa2}, ses(), nil, Reject, 7, 159},
+		{"1.4 an ALL_ZERO option, one prefix twice", ask{hnp: []netip.Prefix{p1, p1}, any: true, ll: llA, att: 3, hi: 4, coa: coa2}, ses(two), nil, Reject, 7, 159},
 		{"1.5a same interface and technology", ask{hnp: h, ll: llA, att: 3, hi: 4, coa: coa2}, ses(), nil, Update, 7, 0},
 		{"1.5a not another interface", ask{hnp: h, ll: llB, att: 3, hi: 4, coa: coa2}, ses(), nil, Create, 0, 0},
 		{"1.5a not another technology", ask{hnp: h, ll: llA, att: 4, hi: 4, coa: coa2}, ses(), nil, Create, 0, 0},
@@ -127,7 +134,8 @@ func TestExistence(t *testing.T) {
 		{"2.4 handoff 4, one deregistered session", ask{ll: llB, att: 3, hi: 4, coa: coa2}, nil, []*Session{ses(deprecated)}, Update, 7, 0},
 		{"2.4 handoff 4, configured not to wait", ask{ll: llB, att: 3, hi: 4, coa: coa2, noWait: true}, nil, []*Session{ses()}, Create, 0, 0},
 		{"2.4 handoff 4, two sessions", ask{ll: []byte{9}, att: 3, hi: 4, coa: coa2}, nil, []*Session{ses(), ses(other)}, Create, 0, 0},
-		{"2.4 handoff 4, deregistration", ask{ll: llB, att: 3, hi: 4, coa: coa1, dereg: true}, nil, []*Session{ses()}, Update, 7, 0},
+		{"2.4 handoff 4, deregistration of another interface", ask{ll: llB, att: 3, hi: 4, coa: coa1, dereg: true}, nil, []*Session{ses()}, Ignore, 0, 0},
+		{"2.4 handoff 4, deregistration, deregistered", ask{ll: llB, att: 3, hi: 4, coa: coa1, dereg: true}, nil, []*Session{ses(deprecated)}, Update, 7, 0},
 		{"2.5 handoff 1", ask{ll: llB, att: 3, hi: 1, coa: coa2}, nil, []*Session{ses()}, Create, 0, 0},
 		{"2.5 handoff 3", ask{ll: llB, att: 3, hi: 3, coa: coa2}, nil, []*Session{ses()}, Create, 0, 0},
 		{"2.5 handoff 5", ask{ll: llB, att: 3, hi: 5, coa: coa2}, nil, []*Session{ses()}, Create, 0, 0},
@@ -143,6 +151,9 @@ func TestExistence(t *testing.T) {
 		{"3.3 handoff 4, configured not to wait", ask{att: 3, hi: 4, coa: coa2, noWait: true}, nil, []*Session{ses()}, Create, 0, 0},
 		{"3.3 handoff 4, two sessions", ask{att: 3, hi: 4, coa: coa2}, nil, []*Session{ses(), ses(other)}, Create, 0, 0},
 		{"3.3 handoff 4, no session", ask{att: 3, hi: 4, coa: coa2}, nil, nil, Create, 0, 0},
+		{"3.3 handoff 4, deregistration", ask{att: 3, hi: 4, coa: coa1, dereg: true}, nil, []*Session{ses(noLL)}, Update, 7, 0},
+		{"3.3 handoff 4, deregistration, the session has an identifier", ask{att: 3, hi: 4, coa: coa1, dereg: true}, nil, []*Session{ses()}, Ignore, 0, 0},
+		{"3.3 handoff 4, deregistration of another technology", ask{att: 4, hi: 4, coa: coa1, dereg: true}, nil, []*Session{ses(noLL)}, Ignore, 0, 0},
 		{"3.4 handoff 1", ask{att: 3, hi: 1, coa: coa2}, nil, []*Session{ses()}, Create, 0, 0},
 		{"3.4 handoff 5", ask{att: 3, hi: 5, coa: coa1}, nil, []*Session{ses()}, Create, 0, 0},
 		{"3.4 reserved handoff", ask{att: 3, hi: 200, coa: coa1}, nil, []*Session{ses()}, Create, 0, 0},

@@ -38,6 +38,7 @@ type Request struct {
 	Prefixes   [maxPrefixes]netip.Prefix // the NON_ZERO ones of the Home Network Prefix options
 	NonZero    int                       // how many of Prefixes
 	HNPOptions int                       // how many options, ALL_ZERO ones included
+	AllZero    bool                      // an option asks for a prefix of the anchor's choice
 	TooMany    bool                      // more NON_ZERO prefixes than Prefixes holds
 
 	Dialect   Dialect
@@ -79,6 +80,7 @@ func Read(bu *mobility.BindingUpdate, source netip.Addr, allowed Dialects) (r Re
 	for p := range o.HomeNetworkPrefixes() {
 		r.HNPOptions++
 		if p.Addr().IsUnspecified() {
+			r.AllZero = true
 			continue
 		}
 		if r.NonZero == len(r.Prefixes) {
