@@ -84,6 +84,9 @@ type Heartbeat struct {
 	heartbeat.Config
 }
 
+// maxInterfaces limits the sessions of one mobile node: each of its requests looks at all of them.
+const maxInterfaces = 32
+
 // maxLifetime is what the 16-bit Lifetime field can say (RFC 6275 6.1.7).
 const maxLifetime = 65535 * 4 * time.Second
 

@@ -40,6 +40,49 @@ func TestHundredThousandIdentities(t *testing.T) {
 	r.leakless()
 }
 
+// TestInterfacesOfOneNode: each request looks at all sessions of its mobile node, so they are few; others are served.
+func TestInterfacesOfOneNode(t *testing.T) {
+	r := start(t)
+	for i := range maxInterfaces + 1 {
+		p := attach(mag1, h1, []byte{2, 0, 0, 0, 1, byte(i)})
+		p.v4, p.hi = nil, mobility.HandoffNewInterface
+		if i < maxInterfaces {
+			r.ok(p)
+			continue
+		}
+		r.is(p, mobility.InsufficientResources)
+	}
+	if n := r.m.refused[wire.SessionLimit]; n != 1 {
+		t.Errorf("counted %d", n)
+	}
+	r.ok(attach(mag1, "h2@example.net", mac1))
+	r.leakless()
+}
+
+// TestOddIdentifiers: an identifier is a row of octets, of any content and of any length that fits the option; what the
+// anchor keeps, stores and answers is the same row.
+func TestOddIdentifiers(t *testing.T) {
+	r := start(t)
+	every := make([]byte, 254)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	ids := []string{"\x00", "\x00\x00", "\xff\xfe@\x80", "h\n@x", "\x1b[2J@example.net", strings.Repeat("a", 15), strings.Repeat("a", 16), strings.Repeat("\x00", 253), strings.Repeat("a", 254), string(every)}
+	for round := range 2 {
+		for _, id := range ids {
+			a := r.ok(attach(mag1, id, mac1))
+			if got, _ := a.Options.MobileNodeID(); got.ID != id {
+				t.Errorf("%q is answered as %q", id, got.ID)
+			}
+			if n := len(r.bindings(id)); n != 1 {
+				t.Errorf("round %d: %d sessions of %q", round, n, id)
+			}
+		}
+		r.restart()
+	}
+	r.leakless()
+}
+
 // TestRequestRate drops, silently, what a peer sends beyond its rate, and forgets nothing when it slows down.
 func TestRequestRate(t *testing.T) {
 	r := start(t, func(c *Config) { c.Limits.RequestsPerPeer = 10 })

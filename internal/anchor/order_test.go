@@ -121,7 +121,6 @@ func TestRestartMargin(t *testing.T) {
 		p.ts = &ts
 		r.sendNow(p)
 		r.keepLazy = false
-		r.pass(310 * time.Millisecond)
 		r.restart()
 		r.is(p, mobility.TimestampLowerThanPrevious)
 		r.ok(attach(mag1, h1, mac1))
@@ -138,6 +137,58 @@ func TestClockStep(t *testing.T) {
 		t.Fatalf("%d sessions after the clock jumped ahead", n)
 	}
 	r.ok(attach(mag1, h1, mac1))
+}
+
+// TestClockSetBack: a timestamp of the future that a clock left behind shuts nobody out, neither the host that gave it
+// nor, after a restart with a wrong clock, all the others; and within the session the new time orders as the old did.
+func TestClockSetBack(t *testing.T) {
+	back := func(r *rig) { r.now.Wall = r.now.Wall.Add(-time.Hour) }
+	check := func(t *testing.T, r *rig) {
+		t.Helper()
+		old := attach(mag1, h1, mac1)
+		ts := mobility.TimestampOf(r.now.Wall)
+		old.ts = &ts
+		r.pass(10 * time.Millisecond)
+		r.ok(attach(mag2, h1, mac1))
+		r.is(old, mobility.TimestampLowerThanPrevious)
+		if got := r.one(h1).ProxyCoA; got != mag2 {
+			t.Errorf("the session is at %v", got)
+		}
+		r.leakless()
+	}
+	t.Run("running", func(t *testing.T) {
+		r := start(t)
+		r.ok(attach(mag1, h1, mac1))
+		back(r)
+		check(t, r)
+	})
+	t.Run("restarted with a clock that was ahead", func(t *testing.T) {
+		r := start(t)
+		p := attach(mag1, h1, mac1)
+		p.lifetime = 900
+		r.ok(p)
+		r.now.Wall = r.now.Wall.Add(time.Hour)
+		r.restart()
+		back(r)
+		check(t, r)
+	})
+	t.Run("restarted with a clock that was set back meanwhile", func(t *testing.T) {
+		r := start(t)
+		r.ok(attach(mag1, h1, mac1))
+		back(r)
+		replay := attach(mag1, h1, mac1)
+		ts := mobility.TimestampOf(r.now.Wall)
+		replay.ts = &ts
+		r.restart()
+		r.is(replay, mobility.TimestampLowerThanPrevious)
+		check(t, r)
+	})
+	t.Run("hosts' clocks", func(t *testing.T) {
+		r := start(t, func(c *Config) { c.PMIP6.MobileNodeTimestamps = true })
+		r.ok(attach(mag1, h1, mac1))
+		back(r)
+		r.is(attach(mag1, h1, mac1), mobility.TimestampLowerThanPrevious)
+	})
 }
 
 // TestClockOffset tells how far a gateway's clock is off, at most once a minute.

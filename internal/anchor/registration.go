@@ -70,8 +70,7 @@ func (m *Machine) examine(r *registration) (d lma.Decision, refusal *lma.Refusal
 	}
 	r.session = binding.Index(d.Ref)
 	m.clock(r)
-	clock := lma.Clock{Wall: m.now.Wall, Window: m.cfg.Timers.TimestampWindow, Free: m.cfg.PMIP6.MobileNodeTimestamps}
-	if refusal = lma.InOrder(&r.Request, last, clock); refusal != nil { // step 9
+	if refusal = lma.InOrder(&r.Request, last, m.time()); refusal != nil { // step 9
 		return d, refusal
 	}
 	if refusal = lma.Complete(&r.Request); refusal != nil { // steps 10 to 12
@@ -160,7 +159,7 @@ func (m *Machine) look(r *registration) (last lma.Last) {
 	v := &m.view
 	v.node, v.prefixes, v.hasKey = v.node[:0], v.prefixes[:0], false
 	for i := range m.cache.ByNode(r.Node) {
-		last.Timestamp = max(last.Timestamp, m.cache.At(i).Timestamp)
+		last.Timestamp = max(last.Timestamp, m.accepted(i))
 		v.node = append(v.node, m.see(i))
 	}
 	key, found := binding.Index(0), false
@@ -177,6 +176,20 @@ func (m *Machine) look(r *registration) (last lma.Last) {
 		v.byKey.Foreign = !m.cache.IsNode(key, r.Node)
 	}
 	return last
+}
+
+// time is the clock that timestamps are held against.
+func (m *Machine) time() lma.Clock {
+	return lma.Clock{Wall: m.now.Wall, Window: m.cfg.Timers.TimestampWindow, Free: m.cfg.PMIP6.MobileNodeTimestamps}
+}
+
+// accepted is the timestamp that requests must exceed, 0 = any will do. One that a clock gave which was set back since
+// must not shut its host out until its lifetime ends: the window alone tells old from new then.
+func (m *Machine) accepted(i binding.Index) uint64 {
+	if t := m.cache.At(i).Timestamp; m.time().Passed(t) {
+		return t
+	}
+	return 0
 }
 
 func (m *Machine) see(i binding.Index) lma.Session {

@@ -129,7 +129,7 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 		return fmt.Errorf("session %d of %s ends: %w", id, rec.node, err)
 	}
 	m.restoreEntry(e, rec)
-	m.advance(e)
+	m.advance(i)
 	e.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
 	if rec.state == binding.Active {
 		e.Expires = m.now.Boot + lifetime(e.Lifetime)
@@ -154,14 +154,15 @@ func (m *Machine) restoreEntry(e *binding.Entry, rec record) {
 	e.Dialect, e.ATT, e.Handoff = from.Dialect, from.ATT, from.Handoff
 }
 
-// advance moves the ordering state past what may have been accepted and not written. Timestamps older than the window
-// are refused anyway; those of a mobile node's clock are written at once.
-func (m *Machine) advance(e *binding.Entry) {
+// advance moves the ordering state past what may have been accepted and not written: refreshes of the last second. A
+// gateway whose clock lags is refused as long as it lags. Timestamps of a mobile node's clock are written at once.
+func (m *Machine) advance(i binding.Index) {
+	e := m.cache.At(i)
 	switch {
 	case e.Timestamp == 0:
 		e.Sequence += sequenceMargin
 	case !m.cfg.PMIP6.MobileNodeTimestamps:
-		e.Timestamp = max(e.Timestamp, mobility.TimestampOf(m.now.Wall.Add(-m.cfg.Timers.TimestampWindow)).Value)
+		e.Timestamp = max(m.accepted(i), mobility.TimestampOf(m.now.Wall).Value)
 	}
 }
 

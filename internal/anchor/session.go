@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -44,7 +45,13 @@ func (m *Machine) create(r *registration) {
 func (m *Machine) room(r *registration) *lma.Refusal {
 	from := r.path.Remote.Addr()
 	f := &lma.Refusal{Status: mobility.InsufficientResources}
+	interfaces := 0
+	for range m.cache.ByNode(r.Node) {
+		interfaces++
+	}
 	switch {
+	case interfaces >= maxInterfaces:
+		f.Reason, f.Detail = wire.SessionLimit, fmt.Sprintf("the mobile node has %d sessions", interfaces)
 	case m.cache.Len() >= m.cfg.Limits.Sessions:
 		f.Reason = wire.SessionLimit
 	case m.gateways.sessions(from) >= m.cfg.Limits.SessionsPerGateway, m.gateways.full(from):
@@ -132,7 +139,7 @@ func (m *Machine) refresh(r *registration, p *plan) {
 func (m *Machine) fill(i binding.Index, r *registration, p *plan) {
 	e := m.cache.At(i)
 	e.CareOf, e.Anchor = r.CareOf.As16(), r.path.Local.Addr().As16()
-	m.order(e, r)
+	m.order(i, r)
 	e.Lifetime = m.granted(r.Lifetime)
 	e.Expires = m.now.Boot + lifetime(e.Lifetime)
 	e.ATT, e.Handoff = r.ATT, r.Asked()
@@ -154,10 +161,11 @@ func (m *Machine) fill(i binding.Index, r *registration, p *plan) {
 }
 
 // order remembers what orders the next request.
-func (m *Machine) order(e *binding.Entry, r *registration) {
+func (m *Machine) order(i binding.Index, r *registration) {
+	e := m.cache.At(i)
 	e.Sequence = r.Sequence
 	if r.HasTimestamp {
-		e.Timestamp = max(e.Timestamp, r.Timestamp)
+		e.Timestamp = max(m.accepted(i), r.Timestamp)
 	} else {
 		e.Timestamp = 0 // RFC 5213 5.1: ALL_ZERO in the sequence number based scheme
 	}
@@ -203,7 +211,7 @@ func (m *Machine) deregister(r *registration) {
 	}
 	before := m.encode(i)
 	id := e.ID
-	m.order(e, r)
+	m.order(i, r)
 	ack := func() *mobility.BindingAck {
 		a := m.answer(r, e, have, nil)
 		a.Lifetime = 0

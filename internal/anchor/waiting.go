@@ -104,6 +104,10 @@ func (m *Machine) await(r *registration, bu *mobility.BindingUpdate) {
 	of := m.cache.At(r.session).ID
 	key := keep.waitKey()
 	if q := m.waiting.byKey[key]; q != nil && q.of == of {
+		if late := q.before(r); late != nil {
+			m.refuse(r, late)
+			return
+		}
 		q.registration = keep
 		return
 	}
@@ -129,16 +133,33 @@ func (m *Machine) forget(r *registration) {
 	if len(m.waiting.byKey) == 0 {
 		return
 	}
-	if q := m.waiting.byKey[r.waitKey()]; q != nil {
+	if q := m.waiting.byKey[r.waitKey()]; q != nil && q.before(r) == nil {
 		m.waiting.drop(q)
 		m.transition(q.id, binding.Pending, binding.None, "replaced", q.fields())
 	}
 }
 
-// released lets the requests go on that wait for a session: it is deregistered or gone.
+// before is nil when the request that waits is older than another one of its gateway; else the other one is late, or a
+// copy, and gets no answer: it would be taken for that of the one that waits.
+func (q *request) before(r *registration) *lma.Refusal {
+	f := lma.InOrder(&r.Request, lma.Last{Timestamp: q.Timestamp, Known: true, Sequence: q.Sequence}, lma.Clock{Free: true})
+	if f != nil {
+		f.Silent = true
+	}
+	return f
+}
+
+// released lets the requests go on that wait for a session: it is deregistered or gone. The newest comes first, so that
+// of two gateways the one gets the session that has the host.
 func (m *Machine) released(id core.ID) {
 	for qs := m.waiting.bySes[id]; len(qs) > 0; qs = m.waiting.bySes[id] {
-		m.resume(qs[0], "deregistered")
+		newest := qs[0]
+		for _, q := range qs {
+			if q.Timestamp >= newest.Timestamp {
+				newest = q
+			}
+		}
+		m.resume(newest, "deregistered")
 	}
 }
 
@@ -150,5 +171,25 @@ func (m *Machine) resume(q *request, why string) {
 	r := &q.registration
 	m.look(r)
 	d := lma.Exists(&r.Request, m.view.key(), m.view.node, false)
+	if f := m.overtaken(r, d); f != nil {
+		r.rule, r.session = d.Rule, binding.Index(d.Ref)
+		m.refuse(r, f)
+		return
+	}
 	m.decide(r, d)
+}
+
+// overtaken refuses a request that waited when a newer one of another gateway has the session by now.
+func (m *Machine) overtaken(r *registration, d lma.Decision) *lma.Refusal {
+	if d.Verdict != lma.Update {
+		return nil
+	}
+	i := binding.Index(d.Ref)
+	e := m.cache.At(i)
+	if e.State != binding.Active || addr(e.CareOf) == r.CareOf {
+		return nil
+	}
+	c := m.time()
+	c.Free = true // how late it is says nothing: it waited
+	return lma.InOrder(&r.Request, lma.Last{Timestamp: m.accepted(i), Known: true, Sequence: e.Sequence}, c)
 }
