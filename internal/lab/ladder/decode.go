@@ -173,6 +173,20 @@ func (f *Frame) mh(b []byte) bool {
 		if rc, ok := o.RestartCounter(); ok {
 			f.Label += fmt.Sprintf(", restart counter %d", rc.Value)
 		}
+	case *mobility.Revocation:
+		f.Kind, f.Short = "MH", "BRI"
+		f.Label = fmt.Sprintf("BRI seq %d, trigger %d%s", m.Sequence, m.Code, wants(o))
+		if m.Ack {
+			f.Short = "BRA"
+			f.Label = fmt.Sprintf("BRA seq %d", m.Sequence)
+			if m.Code >= 128 {
+				f.Short = fmt.Sprintf("BRA (%d)", m.Code)
+				f.Label += fmt.Sprintf(" refused: %d", m.Code)
+			}
+		}
+	case *mobility.BindingError:
+		f.Kind, f.Short = "MH", "Binding Error"
+		f.Label = fmt.Sprintf("Binding Error %d %s", m.Status, m.Home.Unmap())
 	default:
 		f.Kind, f.Short = "MH", m.Type().String()
 		f.Label = f.Short

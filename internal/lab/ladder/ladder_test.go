@@ -212,6 +212,23 @@ func TestSVGIsXML(t *testing.T) {
 	}
 }
 
+// TestRevocationLabels: revocations say what they revoke, and how they ended.
+func TestRevocationLabels(t *testing.T) {
+	o := mobility.Options(nil).Add(mobility.MobileNodeID{Subtype: 1, ID: "h1@example.net"}, mobility.HomeNetworkPrefix{Prefix: netip.MustParsePrefix("2001:db8:1000::/64")})
+	for want, m := range map[string]mobility.Message{
+		"BRI seq 5, trigger 2, 2001:db8:1000::/64": &mobility.Revocation{Code: 2, Sequence: 5, Proxy: true, Options: o},
+		"BRA seq 5":                  &mobility.Revocation{Ack: true, Sequence: 5, Proxy: true},
+		"BRA seq 5 refused: 132":     &mobility.Revocation{Ack: true, Code: 132, Sequence: 5, Proxy: true},
+		"Binding Error 1 10.20.0.10": &mobility.BindingError{Status: 1, Home: netip.MustParseAddr("::ffff:10.20.0.10")},
+	} {
+		d := diagram()
+		add(t, d, "core", 1, eth(core.MAC{}, core.MAC{2}, 0x86dd, mh(t, mag, lma, m)))
+		if text := d.Text(); !strings.Contains(text, want+"\n") {
+			t.Errorf("want %q in\n%s", want, text)
+		}
+	}
+}
+
 // TestLongDiagram is thinned out: heartbeats and neighbour discovery go first, registrations last.
 func TestLongDiagram(t *testing.T) {
 	d := diagram()
