@@ -97,7 +97,7 @@ func eventText(ev api.Event) string {
 	for _, k := range slices.Sorted(maps.Keys(body)) {
 		fmt.Fprintf(&b, " %s=%v", k, body[k])
 	}
-	return b.String()
+	return printable(b.String())
 }
 
 func or(a, b string) string {

@@ -241,7 +241,7 @@ func (c *explainCmd) Run(e *env) error {
 			if i > 0 {
 				fmt.Fprintln(e.stdout)
 			}
-			fmt.Fprintf(e.stdout, "%s at the %s\n", x.ID, x.Role)
+			fmt.Fprintf(e.stdout, "%s at the %s\n", printable(x.ID), x.Role)
 			if x.Profile != "" {
 				fmt.Fprintf(e.stdout, "  profile: %s\n", x.Profile)
 			}

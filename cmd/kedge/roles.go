@@ -20,7 +20,6 @@ import (
 func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 	a := cfg.Anchor
 	out := anchor.Config{
-		Name:      cfg.Name,
 		Addresses: a.Addresses,
 		Device:    cfg.Dataplane.Device,
 		HomeLink:  a.HomeLink,
@@ -55,6 +54,7 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 			Retries: cmp.Or(a.Timers.BRIMaxRetries, -1), MinDelay: a.Timers.InitMinDelayBRIs, MaxTimeout: a.Timers.MaxBrackTimeout,
 		},
 		Heartbeat:  anchor.Heartbeat{Off: a.Heartbeat.Off, Config: heartbeatConfig(a.Heartbeat)},
+		LinkLocal:  a.PMIP6.LinkLocal,
 		FirstStart: firstStart,
 	}
 	for _, p := range a.Pools {
@@ -69,6 +69,9 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 		profile := subscriber.Profile{
 			ID: s.ID, Domain: s.Domain, Families: families[subscriber.Families](s.Families),
 			V4: s.V4, V4Pools: s.V4Pools, HNP: s.HNP, HNPPools: s.HNPPools, HNPCount: s.Prefixes, Gateways: s.Gateways,
+		}
+		if s.NoPMIP6 {
+			profile.Services = subscriber.DSMIP6
 		}
 		out.Subscribers.List = append(out.Subscribers.List, profile)
 	}

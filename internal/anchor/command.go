@@ -22,6 +22,8 @@ func (m *Machine) command(ev core.Command) {
 		reply.Body = m.bindings(c.Filter)
 	case core.Explain:
 		reply.Body = m.explain(c.ID)
+	case core.Revoke:
+		reply.Body, reply.Err = m.commandRevoke(c.ID)
 	default:
 		reply.Err = fmt.Errorf("an anchor does not know the command %T", ev.Body)
 	}

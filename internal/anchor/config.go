@@ -14,7 +14,6 @@ import (
 
 // Config is what an anchor is. Zero durations and limits mean the defaults named beside them.
 type Config struct {
-	Name string
 	// Addresses are the LMAAs: where gateways send to and tunnels end. At least one of IPv6 (S001-1-06).
 	Addresses []netip.Addr
 	// Device is the TUN that home prefixes are routed to; "" = kedge0.
@@ -46,7 +45,6 @@ type Peer struct {
 
 // PMIP6 is the service of RFC 5213.
 type PMIP6 struct {
-	Off      bool
 	Gateways []string  // names of Peers; empty = all
 	Dialects []Dialect // that are answered; empty = all
 	// NoIPv4, NoIPv6: the family is not routed in the home network (statuses 170, 172).
@@ -55,8 +53,6 @@ type PMIP6 struct {
 	MobileNodeTimestamps bool
 	// NoRevocation: gateways that hosts have left are not told (RFC 5846).
 	NoRevocation bool
-	// DHCPRelay answers option 39 with S=0: gateways relay DHCP. False: gateways serve DHCP themselves.
-	DHCPRelay bool
 }
 
 // Limits of what others can make the anchor hold or do.

@@ -38,7 +38,6 @@ func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
 
 func testConfig() Config {
 	return Config{
-		Name:      "lma1",
 		Addresses: []netip.Addr{lmaa},
 		Pools: []pool.Config{
 			{Name: "hnp", Prefix: pfx("2001:db8:1000::/36")},

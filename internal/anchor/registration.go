@@ -132,7 +132,7 @@ func (m *Machine) authorize(r *registration) *lma.Refusal {
 		return deny(mobility.MAGNotAuthorized, wire.NotAuthorized, "peer "+r.peer.Name+" may not register this subscriber")
 	case !known:
 		return deny(mobility.NotLMAForThisMobileNode, wire.UnknownSubscriber, "no profile")
-	case m.cfg.PMIP6.Off || !profile.May(subscriber.PMIP6):
+	case !profile.May(subscriber.PMIP6):
 		return deny(mobility.ProxyRegNotEnabled, wire.ServiceDisabled, "no proxy registration for this subscriber")
 	}
 	r.profile, r.domain = profile, profile.Domain
@@ -227,7 +227,7 @@ func (m *Machine) refuse(r *registration, f *lma.Refusal) {
 
 // answer is what an accepted request is told about its session.
 func (m *Machine) answer(r *registration, e *binding.Entry, h binding.Homes, v4 *lma.Refusal) *mobility.BindingAck {
-	a := lma.Answer{Lifetime: e.Lifetime, Prefixes: h.Prefixes, V4: h.V4, LinkLocal: addr(e.LinkLocal), DHCP: !m.cfg.PMIP6.DHCPRelay}
+	a := lma.Answer{Lifetime: e.Lifetime, Prefixes: h.Prefixes, V4: h.V4, LinkLocal: addr(e.LinkLocal)}
 	if h.V4.IsValid() {
 		a.Router = netip.AddrFrom4(e.Router4)
 	}

@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -24,15 +25,21 @@ type departure struct {
 // departing takes down what the former gateway knows of a session, before a handover changes it. nil: nobody has to be
 // told.
 func (m *Machine) departing(i binding.Index, r *registration) *departure {
+	d := m.served(i)
+	// The same gateway by another care-of address learns all from the answer.
+	if d == nil || d.CareOf == r.CareOf || d.Gateway == r.path.Remote.Addr() {
+		return nil
+	}
+	return d
+}
+
+// served is what the gateway of a session knows of it; nil: no gateway can be told.
+func (m *Machine) served(i binding.Index) *departure {
 	e := m.cache.At(i)
-	if m.cfg.PMIP6.NoRevocation || e.State != binding.Active || e.Gateway == 0 || addr(e.CareOf) == r.CareOf {
+	if m.cfg.PMIP6.NoRevocation || e.State != binding.Active || e.Gateway == 0 {
 		return nil
 	}
-	g := m.gateways.at(e.Gateway)
-	if g.addr == r.path.Remote.Addr() { // the same gateway by another care-of address: its answer says it all
-		return nil
-	}
-	h := m.cache.Homes(i)
+	g, h := m.gateways.at(e.Gateway), m.cache.Homes(i)
 	d := &departure{att: e.ATT, Registration: revocation.Registration{
 		ID: e.ID, Node: m.cache.Node(i), Gateway: g.addr, Anchor: g.local, CareOf: addr(e.CareOf),
 		Prefixes: h.Prefixes, V4: h.V4, Draft02: Dialect(e.Dialect) == lma.Draft02,
@@ -80,12 +87,7 @@ func (m *Machine) inquired(e revocation.End) {
 	}
 	switch e.Status {
 	case mobility.RevocationSuccess, mobility.RevocationPartial, mobility.RevocationNoBinding:
-		m.serve(s, netip.Addr{}, netip.Addr{})
-		s.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
-		m.cache.Schedule(i)
-		m.setState(i, binding.Deprecated, "revoked", netip.Addr{}, "")
-		m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
-		m.effect(core.Forward{Ops: m.forwarding(i, 0)})
+		m.deprecate(i)
 		m.released(e.ID)
 	case mobility.RevocationNodeAttached:
 		for qs := m.waiting.bySes[e.ID]; len(qs) > 0; qs = m.waiting.bySes[e.ID] {
@@ -94,15 +96,65 @@ func (m *Machine) inquired(e revocation.End) {
 	}
 }
 
-func (m *Machine) indicateTo(d *departure, trigger uint8, why string) {
+// deprecate treats a session as if its gateway had deregistered it (RFC 5213 5.3.5).
+func (m *Machine) deprecate(i binding.Index) {
+	e := m.cache.At(i)
+	m.serve(e, netip.Addr{}, netip.Addr{})
+	e.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
+	m.cache.Schedule(i)
+	m.setState(i, binding.Deprecated, "revoked", netip.Addr{}, "")
+	m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
+	m.effect(core.Forward{Ops: m.forwarding(i, 0)})
+}
+
+// commandRevoke ends the sessions of an identifier, or the one that has an address or prefix, and tells their gateways
+// (RFC 5846 8.1). It bars nobody: a host whose profile is still there may register again.
+func (m *Machine) commandRevoke(id string) (out core.Revoked, err error) {
+	var ends []binding.Index
+	if i, ok := m.byAddress(id); ok {
+		ends = append(ends, i)
+	} else {
+		ends = slices.Collect(m.cache.ByNode(id))
+	}
+	busy := false
+	for _, i := range ends {
+		e := m.cache.At(i)
+		if e.State != binding.Active {
+			continue
+		}
+		if m.flights.open(e.ID) {
+			busy = true
+			continue
+		}
+		d := m.served(i)
+		m.deprecate(i)
+		out.Sessions++
+		if d != nil && m.indicateTo(d, mobility.TriggerAdministrative, "command") {
+			out.Told++
+		}
+		m.released(e.ID)
+	}
+	switch {
+	case out.Sessions > 0:
+	case busy:
+		err = fmt.Errorf("a change of the session of %q is under way: try again", id)
+	default:
+		err = fmt.Errorf("%w: %q has no session here", wire.UnknownHost, id)
+	}
+	return out, err
+}
+
+// indicateTo sends the first indication; false: none can be sent.
+func (m *Machine) indicateTo(d *departure, trigger uint8, why string) bool {
 	o, reason := m.revocations.Revoke(m.now, d.Registration, trigger)
 	if reason != "" {
 		m.refused[reason]++
 		m.revoked(d.ID, "not-sent", string(reason), Fields{Sub: d.Node, ProxyCoA: d.Gateway})
-		return
+		return false
 	}
 	m.indicate(o)
 	m.revoked(d.ID, "sent", why, Fields{Sub: d.Node, ProxyCoA: d.Gateway, Seq: o.Message.Sequence})
+	return true
 }
 
 func (m *Machine) indicate(o revocation.Outgoing) {

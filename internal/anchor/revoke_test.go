@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -642,4 +643,85 @@ func TestSupposedHandover(t *testing.T) {
 		w.flush()
 		w.leakless()
 	})
+}
+
+// TestRevokeCommand: an administrator ends sessions; their gateways are told, others are not touched, and the host may
+// come back.
+func TestRevokeCommand(t *testing.T) {
+	spec.Covers(t, "RFC5846-3.4.1", "RFC5846-8.1")
+	revoke := func(r *rig, id string) (core.Revoked, error) {
+		r.t.Helper()
+		r.handle(core.Command{Ref: 9, Body: core.Revoke{ID: id}})
+		out, _ := r.reply.Body.(core.Revoked)
+		return out, r.reply.Err
+	}
+	for name, id := range map[string]func(a *mobility.BindingAck) string{
+		"identifier": func(*mobility.BindingAck) string { return h1 },
+		"address":    func(a *mobility.BindingAck) string { return v4of(t, a).String() },
+		"prefix":     func(a *mobility.BindingAck) string { return prefixes(a)[0].String() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t)
+			a := r.ok(attach(mag1, h1, mac1))
+			other := r.ok(attach(mag1, "other@example.net", mac2))
+			n := len(r.sent)
+			out, err := revoke(r, id(a))
+			if want := (core.Revoked{Sessions: 1, Told: 1}); err != nil || out != want {
+				t.Fatalf("%+v %v", out, err)
+			}
+			b := r.bri(n, mag1)
+			if b.Code != mobility.TriggerAdministrative || !b.Options.Has(mobility.OptTimestamp) {
+				t.Errorf("%+v", b)
+			}
+			if s := r.one(h1); s.State != "deprecated" || r.delivered(v4of(t, a)) != netip.IPv6Unspecified() || r.delivered(v4of(t, other)) != mag1 {
+				t.Errorf("%+v", s)
+			}
+			r.hear(mag1, bra(b, 0))
+			if _, err := revoke(r, h1); !errors.Is(err, wire.UnknownHost) {
+				t.Errorf("again: %v", err)
+			}
+			r.restart()
+			if s := r.one(h1); s.State != "deprecated" {
+				t.Errorf("after a restart: %+v", s)
+			}
+			if back := r.ok(attach(mag2, h1, mac1)); v4of(t, back) != v4of(t, a) || r.delivered(v4of(t, a)) != mag2 {
+				t.Errorf("back with %v", v4of(t, back))
+			}
+			if bs := r.bris(n); len(bs) != 1 {
+				t.Errorf("%d indications", len(bs))
+			}
+			r.leakless()
+		})
+	}
+	r := start(t)
+	r.ok(attach(mag1, h1, mac1))
+	p := attach(mag2, h1, mac2)
+	p.hi = mobility.HandoffNewInterface
+	r.ok(p)
+	n := len(r.sent)
+	if out, err := revoke(r, h1); err != nil || out.Sessions != 2 || out.Told != 2 || len(r.bris(n)) != 2 {
+		t.Errorf("two interfaces: %+v %v", out, err)
+	}
+	for _, id := range []string{"nobody@example.net", "", "10.20.99.99", "192.0.2.1", "2001:db8:1000:fff::/64"} {
+		if _, err := revoke(r, id); !errors.Is(err, wire.UnknownHost) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	r = start(t, func(c *Config) { c.PMIP6.NoRevocation = true })
+	r.ok(attach(mag1, h1, mac1))
+	if out, err := revoke(r, h1); err != nil || out != (core.Revoked{Sessions: 1}) {
+		t.Errorf("without revocation: %+v %v", out, err)
+	}
+	r.leakless()
+	r = start(t)
+	r.hold = true
+	r.sendNow(attach(mag1, h1, mac1))
+	if _, err := revoke(r, h1); err == nil || errors.Is(err, wire.UnknownHost) {
+		t.Errorf("while it is not durable: %v", err)
+	}
+	r.flush()
+	if out, err := revoke(r, h1); err != nil || out.Sessions != 1 {
+		t.Errorf("%+v %v", out, err)
+	}
+	r.leakless()
 }

@@ -95,7 +95,6 @@ func TestEveryRejectStatus(t *testing.T) {
 				}
 			}},
 		{name: "152 subscriber without the service", request: change(func(p *pbu) { p.id = "host@example.net" }), status: 152, reason: wire.ServiceDisabled, v4: 128},
-		{name: "152 service off", config: func(c *Config) { c.PMIP6.Off = true }, request: change(func(*pbu) {}), status: 152, reason: wire.ServiceDisabled, v4: 128},
 		{name: "153 unknown subscriber", config: func(c *Config) { c.Subscribers.Accept = false }, request: change(func(*pbu) {}),
 			status: 153, reason: wire.UnknownSubscriber, v4: 128},
 		{name: "153 identifier that is no NAI", request: change(func(p *pbu) {

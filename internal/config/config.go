@@ -143,6 +143,8 @@ type PMIP6 struct {
 	Revoke   bool     // tell a gateway that its host is elsewhere (RFC 5846)
 	// MobileNodeTimestamps is MobileNodeGeneratedTimestampInUse (RFC 5213 9.3): the validity window is not checked.
 	MobileNodeTimestamps bool
+	// LinkLocal is the router's address on access links, for gateways that ask for one.
+	LinkLocal netip.Addr
 }
 
 // Subscribers says who may register.
@@ -157,6 +159,7 @@ type Subscriber struct {
 	ID       string
 	Domain   core.Domain
 	Families Families
+	NoPMIP6  bool           // not authorized for network-based mobility (RFC 5213 5.3.1)
 	V4       netip.Addr     // static home address; invalid = from a pool
 	V4Pools  []string       // pools of home addresses: each simultaneous interface draws from another one; empty = any
 	HNP      []netip.Prefix // static home network prefixes; empty = from a pool

@@ -93,7 +93,7 @@ func TestDefaults(t *testing.T) {
 				{Name: "hnp", Prefix: px("2001:db8:1000::/36"), Delegate: 64},
 				{Name: "v4", Prefix: px("10.20.0.0/16"), Router: ip("10.20.0.1"), Reserve: []netip.Prefix{px("10.20.0.1/32")}},
 			},
-			PMIP6: PMIP6{Gateways: []string{"mag1"}, Dialects: []string{DialectRFC5844, DialectDraft02}, Families: Families{true, true}, Revoke: true},
+			PMIP6: PMIP6{Gateways: []string{"mag1"}, Dialects: []string{DialectRFC5844, DialectDraft02}, Families: Families{true, true}, Revoke: true, LinkLocal: ip("fe80::200:5eff:fe00:5213")},
 			Subscribers: Subscribers{Common: Families{true, true},
 				List: []Subscriber{{ID: "02-00-00-00-00-0a@example.net", Families: Families{true, true}, Prefixes: 1}}},
 			PrefixesPerSession: 1,

@@ -115,6 +115,7 @@ type rawPMIP6 struct {
 	Families list[leaf[string]] `yaml:"families" doc:"Families that the home network routes; a request for another one is refused with status 170 or 172 (RFC 5844 3.1.2)." enum:"v4|v6" def:"v4 v6"`
 	Revoke   leaf[bool]         `yaml:"revoke" doc:"Tell the gateway that a host has left that another one has it (RFC 5846), so that the host can come back at any time." def:"true"`
 	Stamps   leaf[bool]         `yaml:"mobile-node-timestamps" doc:"MobileNodeGeneratedTimestampInUse (RFC 5213 9.3): timestamps come from hosts' clocks, the validity window is not checked." def:"false"`
+	Local    leaf[netip.Addr]   `yaml:"link-local" doc:"Router's address on access links, answered to gateways that ask for one: the router.link-local of ours, FixedMAGLinkLocalAddressOnAllAccessLinks." family:"6" rfc:"RFC 5213 9.3, RFC 6543" def:"fe80::200:5eff:fe00:5213"`
 }
 
 type rawSubscribers struct {
@@ -129,6 +130,7 @@ type rawSubscriber struct {
 	ID       leaf[string]       `yaml:"id" doc:"MN-Identifier (RFC 4283), a network access identifier." ex:"\"02-00-00-00-00-0a@example.net\"" req:"1"`
 	Domain   leaf[core.Domain]  `yaml:"domain" doc:"Routing domain of the host." def:"0"`
 	Families list[leaf[string]] `yaml:"families" doc:"Families that the host may have." enum:"v4|v6" def:"v4 v6"`
+	PMIP6    leaf[bool]         `yaml:"pmip6" doc:"Network-based mobility. false: requests for the host are refused with status 152 (RFC 5213 5.3.1)." def:"true"`
 	V4       leaf[string]       `yaml:"v4" doc:"IPv4 home address; pool: drawn from a pool." ex:"10.20.0.10" def:"pool"`
 	HNP      list[leaf[string]] `yaml:"hnp" doc:"Home network prefix or a list of them; pool: drawn from a pool." ex:"\"2001:db8:1000:1::/64\"" def:"pool" single:"1"`
 	Pools    list[leaf[string]] `yaml:"pools" doc:"Pools to draw from. With several IPv4 pools each interface of the host draws from another one. Default: any pool of the domain." ex:"[v4]"`

@@ -209,7 +209,8 @@ func (v *validator) pmip6(r *rawPMIP6) PMIP6 {
 	}
 	empty(v, &r.Dialects, "is empty", "write rfc5844, draft-pmip6-v4-02 or both")
 	p.Families = v.families(&r.Families)
-	p.MobileNodeTimestamps, p.Revoke = r.Stamps.v, r.Revoke.v
+	p.MobileNodeTimestamps, p.Revoke, p.LinkLocal = r.Stamps.v, r.Revoke.v, r.Local.v
+	v.linkLocal(&r.Local)
 	return p
 }
 
@@ -230,7 +231,7 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 	ids, homes := map[string]int{}, map[static]string{}
 	for i := range r.List.items {
 		q := &r.List.items[i]
-		sub := Subscriber{ID: v.identifier(&q.ID), Domain: q.Domain.v, Families: v.families(&q.Families), Prefixes: a.PrefixesPerSession}
+		sub := Subscriber{ID: v.identifier(&q.ID), Domain: q.Domain.v, Families: v.families(&q.Families), NoPMIP6: !q.PMIP6.v, Prefixes: a.PrefixesPerSession}
 		if q.Prefixes.set {
 			sub.Prefixes = q.Prefixes.v
 		}

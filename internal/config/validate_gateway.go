@@ -111,6 +111,13 @@ func words(l *list[leaf[string]]) []string {
 	return out
 }
 
+// linkLocal wants a link-local address.
+func (v *validator) linkLocal(l *leaf[netip.Addr]) {
+	if l.v.IsValid() && !l.v.IsLinkLocalUnicast() {
+		v.fail(l, l.v.String()+" is no link-local address", `write one as in "fe80::1", the same on every gateway`)
+	}
+}
+
 func (v *validator) access(g *Gateway, q *rawAccess) Access {
 	a := Access{Interface: v.iface(&q.Interface), LinkLocal: q.Router.LinkLocal.v, MAC: q.Router.MAC.v,
 		Technology: technologies[q.Technology.v], AttachOn: words(&q.AttachOn), DetachOn: words(&q.DetachOn),
@@ -118,9 +125,7 @@ func (v *validator) access(g *Gateway, q *rawAccess) Access {
 	v.unique("sign", q.AttachOn.items)
 	v.unique("sign", q.DetachOn.items)
 	empty(v, &q.AttachOn, "is empty: no host could ever attach", "write signs of a host, or leave it out for all")
-	if l := &q.Router.LinkLocal; l.v.IsValid() && !l.v.IsLinkLocalUnicast() {
-		v.fail(l, l.v.String()+" is no link-local address", `write one as in "fe80::1", the same on every gateway`)
-	}
+	v.linkLocal(&q.Router.LinkLocal)
 	if l := &q.Router.MAC; l.set && (l.v == core.MAC{} || l.v[0]&1 != 0) && !v.blamed(q.Router.path, "mac") {
 		v.fail(l, l.v.String()+" is no unicast MAC address", `write one as in "02:00:5e:00:00:01", the same on every gateway`)
 	}

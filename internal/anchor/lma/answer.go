@@ -20,7 +20,6 @@ type Answer struct {
 	LinkLocal netip.Addr
 	Timestamp uint64 // 0 = the request's
 	Sequence  uint16
-	DHCP      bool // option 39 says that the gateway is the DHCP server
 	// Drafts: the draft's dialect is served; a request without any home address gets option 30 as well (draft 3.3.2).
 	Drafts bool
 }
@@ -115,7 +114,8 @@ func (r *Request) refusedPrefixes(o mobility.Options) mobility.Options {
 // and those that the answer adds would not fit one message.
 const maxCopied = 48
 
-// reply5844 adds options 37, 38 and 39: address and length of the request when it is refused.
+// reply5844 adds options 37, 38 and 39: address and length of the request when it is refused. Gateways serve DHCP
+// themselves (flag S).
 func (r *Request) reply5844(o mobility.Options, a Answer) mobility.Options {
 	if a.Status >= 128 {
 		return o.Add(mobility.IPv4HomeAddressReply{Status: a.Address, PrefixLen: r.V4Bits, Addr: r.V4})
@@ -127,7 +127,7 @@ func (r *Request) reply5844(o mobility.Options, a Answer) mobility.Options {
 	if a.Router.IsValid() {
 		o = o.Add(mobility.IPv4DefaultRouter{Addr: a.Router})
 	}
-	return o.Add(mobility.IPv4DHCPSupportMode{Server: a.DHCP})
+	return o.Add(mobility.IPv4DHCPSupportMode{Server: true})
 }
 
 // replyDraft adds option 30: the address of the mobile node whatever the status, with a length only on success (RFC 5555

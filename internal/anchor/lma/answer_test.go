@@ -26,7 +26,7 @@ func TestAnswerOptions(t *testing.T) {
 	prefix := mobility.HomeNetworkPrefix{Prefix: p1}
 	all := []mobility.Value{node, prefix, mobility.HandoffIndicator{Value: 4}, mobility.AccessTechnology{Value: 3}}
 	v36, v29 := mobility.IPv4HomeAddressRequest{Addr: hoa, PrefixLen: 32}, mobility.IPv4HomeAddress{Addr: hoa, PrefixLen: 32}
-	given := Answer{Lifetime: 5, Prefixes: []netip.Prefix{p1, p2}, V4: netip.PrefixFrom(hoa, 24), Router: netip.MustParseAddr("10.20.0.1"), DHCP: true}
+	given := Answer{Lifetime: 5, Prefixes: []netip.Prefix{p1, p2}, V4: netip.PrefixFrom(hoa, 24), Router: netip.MustParseAddr("10.20.0.1")}
 	refusal := &Refusal{Status: 130}
 	for _, row := range []struct {
 		name    string

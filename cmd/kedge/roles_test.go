@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"kedge/internal/config"
+)
+
+const (
+	anchorHead = `version: 1
+name: lma1
+store: { kind: bolt, path: /tmp/lma1.db }
+dataplane: { device: tun9, uplink-grace: 1s }
+security:
+  peers:
+    - { name: mag1, addresses: ["2001:db8:a::11"], protection: none }
+`
+	// everyKey sets what an anchor may be told, and off what is told by leaving out or by a switch.
+	everyKey = anchorHead + `anchor:
+  addresses: ["2001:db8:a::1"]
+  home-link: { interface: lo }
+  pools:
+    - { name: hnp, domain: 7, prefix: "2001:db8:1000::/36", delegate: 64 }
+    - { name: v4, domain: 7, prefix: 10.20.0.0/16, router: 10.20.0.1, reserve: [10.20.0.128/25] }
+  services: { pmip6: { gateways: [mag1], dialects: [rfc5844], families: [v4], mobile-node-timestamps: true, link-local: "fe80::7", revoke: false } }
+  subscribers:
+    default: accept
+    families: [v4]
+    list:
+      - { id: alice@example.net, domain: 7, families: [v6, v4], pmip6: false, v4: 10.20.0.10, hnp: "2001:db8:1000:1::/64", gateways: [mag1] }
+      - { id: bob@example.net, domain: 7, pools: [v4, hnp], prefixes: 2 }
+  prefixes-per-session: 3
+  heartbeat: { interval: 61s, timeout: 5s, max-missing: 4 }
+  limits: { sessions: 1000, sessions-per-gateway: 100, requests-per-peer: 2001/s, pending-per-peer: 7 }
+  timers: { lifetime-max: 2h, min-delay-before-bce-delete: 11s, max-delay-before-new-bce-assign: 1s, timestamp-window: 1s, bri-max-retries: 2, init-min-delay-bris: 2s, max-brack-timeout: 9s }
+`
+	off = anchorHead + `anchor:
+  addresses: ["2001:db8:a::1"]
+  pools: [ { name: hnp, prefix: "2001:db8:1000::/36" } ]
+  services: { pmip6: { gateways: [mag1], families: [v6] } }
+  heartbeat: { interval: 0s }
+`
+)
+
+// TestEveryAnchorSetting: nothing that an anchor can be told is out of the reach of its file.
+func TestEveryAnchorSetting(t *testing.T) {
+	set := map[string]bool{}
+	var walk func(path string, v reflect.Value)
+	walk = func(path string, v reflect.Value) {
+		switch {
+		case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct && v.Type().Elem().PkgPath() != "net/netip":
+			for i := range v.Len() {
+				walk(path+"[]", v.Index(i))
+			}
+		case v.Kind() == reflect.Struct && v.Type().PkgPath() != "net/netip":
+			for i := range v.NumField() {
+				walk(path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		default:
+			set[path] = set[path] || !v.IsZero()
+		}
+	}
+	for _, text := range []string{everyKey, off} {
+		cfg, _, err := config.Parse("anchor.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		walk("", reflect.ValueOf(anchorConfig(cfg, true)))
+	}
+	for path, ok := range set {
+		switch path {
+		case ".Subscribers.Default.ID": // has none
+		case ".Subscribers.Default.Domain", ".Subscribers.Default.Services", ".Subscribers.Default.V4", ".Subscribers.Default.V4Pools",
+			".Subscribers.Default.HNP", ".Subscribers.Default.HNPPools", ".Subscribers.Default.Gateways": // for those that are listed
+		default:
+			if !ok {
+				t.Errorf("no key of the file sets %s", path[1:])
+			}
+		}
+	}
+}
+
+// TestPrintable: what another node chose cannot speak to the terminal.
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"host@example.net": "host@example.net", "bücher@例え": "bücher@例え",
+		"\x1b[2J@x": `\x1b[2J@x`, "a\nb": `a\nb`, "\xff": `\xff`, "\u202egnp": `\u202egnp`,
+	} {
+		if got := printable(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+	tab := newTable("ID")
+	tab.add("\x1b]0;x\a")
+	var b bytes.Buffer
+	if err := tab.write(&b, ""); err != nil || bytes.ContainsAny(b.Bytes(), "\x1b\a") {
+		t.Errorf("%q %v", b.String(), err)
+	}
+}
