@@ -162,16 +162,24 @@ func (l *Line) is(name string, about func(*Frame) bool) bool {
 	return l.From >= 0 && l.Frame.Short == name && (about == nil || about(&l.Frame))
 }
 
-// quiet are kinds that text leaves out when a diagram has more than maxLines lines.
-var quiet = []string{"HEARTBEAT", "MLD", "ARP", "NS", "NA"}
+// quiet are kinds that a drawing leaves out when it has more than maxLines lines.
+var quiet = []string{"MLD", "ARP", "NS", "NA", "HEARTBEAT"}
 
-// maxLines bounds a diagram that people read; the pcap has all.
-const maxLines = 400
+// maxLines bounds a drawing; the pcap has all. One of more than manyLines leaves out how infrastructure finds its neighbours.
+const (
+	maxLines  = 400
+	manyLines = 60
+)
 
-// forPeople thins out lines until they fit.
+// forPeople folds and thins out lines until they can be read, and says how many messages are not in any.
 func (d *Diagram) forPeople() (lines []Line, left int) {
-	lines = d.Lines()
+	lines = foldHeartbeats(d.Lines())
 	all := len(lines)
+	if len(lines) > manyLines {
+		lines = slices.DeleteFunc(lines, func(l Line) bool {
+			return l.From >= 0 && slices.Contains([]string{"ARP", "NS", "NA"}, l.Frame.Kind) && len(d.Nodes[l.From].MACs)+len(d.Nodes[l.To].MACs) == 0
+		})
+	}
 	for _, k := range quiet {
 		if len(lines) <= maxLines {
 			break
@@ -182,6 +190,28 @@ func (d *Diagram) forPeople() (lines []Line, left int) {
 		lines = lines[:maxLines]
 	}
 	return lines, all - len(lines)
+}
+
+// foldHeartbeats makes one line of the heartbeats of a direction up to what the lab does next: whether they go on then, and
+// are answered, is what one wants to see.
+func foldHeartbeats(in []Line) (out []Line) {
+	first := map[run]int{}
+	for _, l := range in {
+		switch {
+		case l.From < 0:
+			clear(first)
+		case l.Frame.Kind == "HEARTBEAT":
+			key := run{l.From, l.To, l.Frame.Short}
+			if i, ok := first[key]; ok {
+				out[i].Count++
+				out[i].Text = fmt.Sprintf("%s (%d from here)", l.Frame.Short, out[i].Count)
+				continue
+			}
+			first[key] = len(out)
+		}
+		out = append(out, l)
+	}
+	return out
 }
 
 func (d *Diagram) zero(lines []Line) time.Time {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -188,57 +189,156 @@ func TestText(t *testing.T) {
 	}
 }
 
-func TestSVGIsXML(t *testing.T) {
-	d := diagram()
-	d.Title = `<&"figure">`
-	add(t, d, "core", 2, pbu(t, 2))
-	d.Note(at(4), "a <note>")
-	dec := xml.NewDecoder(strings.NewReader(d.SVG()))
-	lines := 0
+// text is one text of a picture, with the space that it may take.
+type text struct {
+	class, body  string
+	x0, x1, base int
+}
+
+// picture reads what a viewer would draw.
+func picture(t *testing.T, svg string) (width, height int, texts []text, shapes map[string]int) {
+	t.Helper()
+	dec := xml.NewDecoder(strings.NewReader(svg))
+	shapes = map[string]int{}
+	num := func(e xml.StartElement, name string) (n int) {
+		for _, a := range e.Attr {
+			if a.Name.Local == name {
+				n, _ = strconv.Atoi(a.Value)
+			}
+		}
+		return n
+	}
+	attr := func(e xml.StartElement, name string) string {
+		for _, a := range e.Attr {
+			if a.Name.Local == name {
+				return a.Value
+			}
+		}
+		return ""
+	}
+	var cur *text
+	depth := 0
 	for {
 		tok, err := dec.Token()
 		if errors.Is(err, io.EOF) {
-			break
+			return width, height, texts, shapes
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s, ok := tok.(xml.StartElement); ok && s.Name.Local == "line" {
-			lines++
+		switch e := tok.(type) {
+		case xml.StartElement:
+			switch {
+			case e.Name.Local == "svg":
+				width, height = num(e, "width"), num(e, "height")
+			case e.Name.Local == "text":
+				texts = append(texts, text{class: attr(e, "class"), x0: num(e, "x"), base: num(e, "y")})
+				cur, depth = &texts[len(texts)-1], 0
+				cur.body = attr(e, "text-anchor")
+			case cur != nil:
+				depth++ // the tooltip
+			default:
+				shapes[e.Name.Local+" "+attr(e, "class")]++
+			}
+		case xml.CharData:
+			if cur != nil && depth == 0 {
+				anchor := cur.body
+				cur.body = string(e)
+				w := textWidth(cur.body)
+				switch anchor {
+				case "end":
+					cur.x0, cur.x1 = cur.x0-w, cur.x0
+				case "middle":
+					cur.x0, cur.x1 = cur.x0-w/2, cur.x0+w/2
+				default:
+					cur.x1 = cur.x0 + w
+				}
+			}
+		case xml.EndElement:
+			if e.Name.Local == "text" {
+				cur = nil
+			} else if cur != nil {
+				depth--
+			}
 		}
-	}
-	if lines != 4 {
-		t.Errorf("%d lines, want three lanes and one message", lines)
 	}
 }
 
-// TestRevocationLabels: revocations say what they revoke, and how they ended.
-func TestRevocationLabels(t *testing.T) {
-	o := mobility.Options(nil).Add(mobility.MobileNodeID{Subtype: 1, ID: "h1@example.net"}, mobility.HomeNetworkPrefix{Prefix: netip.MustParsePrefix("2001:db8:1000::/64")})
-	for want, m := range map[string]mobility.Message{
-		"BRI seq 5, trigger 2, 2001:db8:1000::/64": &mobility.Revocation{Code: 2, Sequence: 5, Proxy: true, Options: o},
-		"BRA seq 5":                  &mobility.Revocation{Ack: true, Sequence: 5, Proxy: true},
-		"BRA seq 5 refused: 132":     &mobility.Revocation{Ack: true, Code: 132, Sequence: 5, Proxy: true},
-		"Binding Error 1 10.20.0.10": &mobility.BindingError{Status: 1, Home: netip.MustParseAddr("::ffff:10.20.0.10")},
-	} {
-		d := diagram()
-		add(t, d, "core", 1, eth(core.MAC{}, core.MAC{2}, 0x86dd, mh(t, mag, lma, m)))
-		if text := d.Text(); !strings.Contains(text, want+"\n") {
-			t.Errorf("want %q in\n%s", want, text)
+// TestPicture: well-formed, and no text lies on another one or past the edge, whatever the names and messages are.
+func TestPicture(t *testing.T) {
+	long := New("a figure <&\"of\"> document 001 with a title that is rather long for so few lanes", t0, []Node{
+		{Name: "h1", MACs: []core.MAC{hmac}}, {Name: "gateway0123", Addrs: []netip.Addr{mag}, Access: []string{"air1"}}, {Name: "lma1", Addrs: []netip.Addr{lma}}})
+	wide := diagram()
+	for _, d := range []*Diagram{diagram(), long, wide} {
+		for i := range 3 * svgRepeat {
+			f, ok := Decode("core", at(i*100), pbu(t, 2))
+			if !ok {
+				t.Fatal("not read")
+			}
+			if d == wide {
+				f.Label = strings.Repeat("2001:db8:1000::/64 ", 9)
+			}
+			d.Add(f)
+			add(t, d, "air1", i*100+1, eth(hmac, gmac, 0x86dd, ip6(netip.MustParseAddr("2001:db8:a::99"), netip.MustParseAddr("2001:db8:1000::1"), 17, make([]byte, 16))))
+			add(t, d, "core", i*100+2, pba(t, 0))
+			add(t, d, "core", i*100+3, eth(core.MAC{}, core.MAC{2}, 0x86dd, ip6(lma, mag, 41, ip6(lma, mag, 17, make([]byte, 8)))))
 		}
+		d.Note(at(77), "h1 moves to <air2>")
+		w, h, texts, shapes := picture(t, d.SVG())
+		if w < 560 || w > 1100 || shapes["line lane"] != 3 || shapes["line mh"] < 100 || shapes["rect pipe"] < 50 || shapes["rect band"] != 1 {
+			t.Errorf("%d wide, with %v", w, shapes)
+		}
+		for i, a := range texts {
+			limit := a.x1
+			if a.class == "title" {
+				limit = a.x0 + (a.x1-a.x0)*3/2
+			}
+			if a.x0 < 0 || limit > w || a.base < 10 || a.base > h {
+				t.Errorf("%q from %d to %d at %d lies past the edge of %d x %d", a.body, a.x0, limit, a.base, w, h)
+			}
+			for _, b := range texts[i+1:] {
+				if a.x0 < b.x1 && b.x0 < a.x1 && a.base-b.base < 12 && b.base-a.base < 12 {
+					t.Errorf("%q lies on %q", a.body, b.body)
+				}
+			}
+		}
+	}
+	if svg := wide.SVG(); !strings.Contains(svg, "…<title>2001:db8:1000::/64 2001") {
+		t.Error("what was cut is not in a tooltip")
 	}
 }
 
-// TestLongDiagram is thinned out: heartbeats and neighbour discovery go first, registrations last.
+// TestLongDiagram: heartbeats are folded up to the next event; how infrastructure finds its neighbours is left out of what is
+// long; neighbour discovery goes before registrations do.
 func TestLongDiagram(t *testing.T) {
 	d := diagram()
+	cn := netip.MustParseAddr("2001:db8:a::12")
+	d.Nodes = append(d.Nodes, Node{Name: "mag2", Addrs: []netip.Addr{cn}})
+	d.addr[cn] = 3
+	na := ip6(lma, cn, 58, append([]byte{136, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 16)...))
 	hb := eth(core.MAC{}, core.MAC{2}, 0x86dd, mh(t, mag, lma, &mobility.Heartbeat{Sequence: 1}))
 	for i := range 2 * maxLines {
 		add(t, d, "core", i, hb)
+		if i < 2 {
+			add(t, d, "core", i, eth(core.MAC{}, core.MAC{2}, 0x86dd, na))
+		}
 	}
-	add(t, d, "core", 1, pbu(t, 2))
+	d.Note(at(1000), "mag1: kill")
+	add(t, d, "core", 1001, hb)
+	add(t, d, "core", 1002, pbu(t, 2))
 	text := d.Text()
-	if !strings.Contains(text, "PBU") || strings.Contains(text, "Heartbeat") || !strings.Contains(text, "800 further lines") {
+	for _, want := range []string{"Heartbeat (800 from here)", "Heartbeat seq 1\n", "PBU", "Neighbor Advertisement"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	solicit := ip6(netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2"), 58, append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 16)...))
+	for i := range maxLines {
+		add(t, d, "air1", 2000+i, eth(gmac, hmac, 0x86dd, solicit))
+	}
+	add(t, d, "core", 3000, pba(t, 0))
+	text = d.Text()
+	if strings.Contains(text, "Neighbor") || !strings.Contains(text, "PBU") || !strings.Contains(text, "PBA") || !strings.Contains(text, "402 further lines") {
 		t.Errorf("the long diagram:\n%s", text)
 	}
 }
