@@ -103,7 +103,7 @@ func magAddr(i int) netip.Addr {
 
 func (d *domain) anchorConfig() anchor.Config {
 	c := anchor.Config{
-		Name: "lma1", Addresses: []netip.Addr{lmaa}, FirstStart: d.lma == nil || d.lma.life <= 1,
+		Addresses: []netip.Addr{lmaa}, FirstStart: d.lma == nil || d.lma.life <= 1,
 		Pools: []pool.Config{
 			{Name: "hnp", Prefix: netip.MustParsePrefix("2001:db8:1000::/36")},
 			{Name: "v4", Prefix: netip.MustParsePrefix("10.20.0.0/16")},
