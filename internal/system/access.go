@@ -144,7 +144,7 @@ func (p *AccessPort) reconcile() (retry bool) {
 			ifi = link.Attrs().Index
 		}
 		p.mu.RLock()
-		same := l.ifi == ifi && ifi != 0
+		same := l.ifi == ifi && ifi != 0 && bound(l.fd) == ifi
 		p.mu.RUnlock()
 		if same {
 			continue
@@ -163,6 +163,16 @@ func (p *AccessPort) reconcile() (retry bool) {
 		retry = retry || err != nil
 	}
 	return retry
+}
+
+// bound is the index of a packet socket's interface: none when that went, though another may have its index by now.
+func bound(fd int) int {
+	if a, err := unix.Getsockname(fd); err == nil {
+		if sll, ok := a.(*unix.SockaddrLinklayer); ok {
+			return sll.Ifindex
+		}
+	}
+	return 0
 }
 
 // drop closes a link's socket.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -363,6 +364,26 @@ func TestAccessLinkReturns(t *testing.T) {
 	if v, err := gw.GetSysctl("net.ipv6.conf.acc0.disable_ipv6"); v != "1" {
 		t.Errorf("the new link was not prepared: disable_ipv6=%s, %v", v, err)
 	}
+
+	// Removed, and made anew with the same index before anybody looked.
+	same := strconv.Itoa(gw.Index("acc1"))
+	p.mu.Lock() // holds the port's own look up
+	must(t, gw.DeleteLink("acc1"))
+	ip(t, gw, "link", "add", "acc1", "index", same, "type", "veth", "peer", "name", "h1", "netns", host.Name)
+	must(t, gw.Up("acc1"))
+	must(t, host.SetMAC("h1", hostMAC))
+	must(t, host.Up("h1"))
+	p.mu.Unlock()
+	for end := time.Now().Add(5 * time.Second); ; <-time.After(time.Millisecond) {
+		if v, _ := gw.GetSysctl("net.ipv6.conf.acc1.disable_ipv6"); v == "1" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a link that came back with its index was not prepared")
+		}
+	}
+	waitLink(t, p, "acc1", there)
+	works("acc1", "h1")
 }
 
 // TestPrepareAccess: the kernel is deaf and mute on the link, and as before afterwards.

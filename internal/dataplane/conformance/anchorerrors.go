@@ -69,6 +69,16 @@ var anchorErrorCases = []testCase{
 		b.dropped(wire.Unsolicited, 1, func() {
 			b.pass("a host at another gateway", tunnelError(LMAA, 1, 3, 0, wrap(LMAA, CoA2, udpPacket(CN6, H16, hdr{}, 1400))))
 		})
+		// Whoever knows the two ends of a tunnel does not know who is behind it.
+		b.dropped(wire.Unsolicited, 4, func() {
+			b.pass("too big, to nobody", tunnelError(LMAA, 2, 0, 1280, wrap(LMAA, CoA1, udpPacket(CN6, Nobody, hdr{}, 1400))))
+			b.pass("too big, to a host at another gateway", tunnelError(LMAA, 2, 0, 1280, wrap(LMAA, CoA1, udpPacket(CN6, H26, hdr{}, 1400))))
+			b.pass("too big, inner packet shorter than the outer one says", tunnelError(LMAA, 2, 0, 1280, v6(LMAA, CoA1, 41, hdr{}, append(udpPacket(CN6, H16, hdr{}, 100), filling(1300)...))))
+			b.pass("too big, inner packet longer", tunnelError(LMAA, 2, 0, 1280, wrap(LMAA, CoA1, udpPacket(CN6, H16, hdr{}, 1400)[:1390])))
+		})
+		b.pass("too big, no inner packet left", tunnelError(LMAA, 2, 0, 1280, sent[:40]))
+		b.pass("too big, a later fragment", tunnelError(LMAA, 2, 0, 1280, cut(wrap(LMAA, CoA1, udpPacket(CN6, H16, hdr{hop: 63}, 2800)), 1500)[1]))
+		b.pass("too big, another protocol", tunnelError(LMAA, 2, 0, 1280, v6(LMAA, CoA1, 135, hdr{}, filling(1400))))
 		still("forged ones")
 	}},
 	{name: "anchor/errors in the tunnel", o: anchor, f: func(b *bench) {

@@ -65,7 +65,8 @@ func (e *Engine) errorSource(is4 bool, host hostKey) netip.Addr {
 
 // TunnelError takes an ICMPv6 error, from its type on, that somebody sent about an outer packet. Packet Too Big lowers the path
 // MTU; what the inner source should know is relayed to it (RFC 2473 8). The quoted packet must be one that this router can have
-// sent: of a known tunnel, and of a session in it.
+// sent: of a known tunnel, of a session in it, and as long as the inner packet asks. Whoever only knows the two addresses of a
+// tunnel changes nothing. Of a packet that was fragmented outside only the first fragment, the longest, says so much.
 func (e *Engine) TunnelError(now time.Duration, msg []byte, out *Out) {
 	if len(msg) < 8 {
 		e.drops[malformed].Add(1)
@@ -87,9 +88,6 @@ func (e *Engine) TunnelError(now time.Duration, msg []byte, out *Out) {
 	e.drops[tunnelError].Add(1)
 	u, err := ip.FindUpper(quoted, &h)
 	info := binary.BigEndian.Uint32(msg[4:])
-	if msg[0] == 2 && !tun.tooBig(now, info, &h) {
-		return
-	}
 	if err != nil || u.FragOff != 0 || u.Proto != ip.IPv4 && u.Proto != ip.IPv6 {
 		return // of the inner packet nothing is left to tell about
 	}
@@ -99,8 +97,11 @@ func (e *Engine) TunnelError(now time.Duration, msg []byte, out *Out) {
 		return
 	}
 	s := e.sender(tun, &ih, now)
-	if s == nil {
+	if s == nil || !u.Fragment && u.Off+ih.Len != h.Len {
 		e.drops[unsolicited].Add(1)
+		return
+	}
+	if msg[0] == 2 && !tun.tooBig(now, info, &h) {
 		return
 	}
 	p, value := ip.Unreachable, uint32(0)

@@ -2,6 +2,7 @@ package user
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -41,42 +42,68 @@ func (p *Plane) openAccess(links []Link) (err error) {
 	if err := unix.SetsockoptTimeval(p.frames, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
 		return err
 	}
+	if p.watch, err = openLinkWatch(); err != nil {
+		return err
+	}
 	for _, l := range links {
-		for _, s := range [][2]string{
-			{"ipv6/conf/" + l.Name + "/disable_ipv6", "1"}, {"ipv4/conf/" + l.Name + "/forwarding", "0"},
-			{"ipv4/conf/" + l.Name + "/arp_ignore", "8"}, {"ipv4/conf/" + l.Name + "/rp_filter", "1"},
-		} {
-			if err := p.swapSysctl(s[0], s[1]); err != nil {
-				return fmt.Errorf("data plane: access link %s: %w", l.Name, err)
-			}
-		}
-		s, err := p.openLink(l)
-		if err != nil {
+		if err := p.openLink(p.links[l.If]); err != nil {
 			return fmt.Errorf("data plane: access link %s: %w", l.Name, err)
 		}
-		p.goes(func() { p.readAccess(s, l) })
 	}
+	p.goes(p.followLinks)
 	return nil
 }
 
-func (p *Plane) openLink(l Link) (*socket, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := prepareLink(fd, l); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	s, err := newSocket(fd, l.Name)
-	if err != nil {
-		return nil, err
-	}
-	p.socks = append(p.socks, s)
-	return s, nil
+// accessLink is a link, by its name, and the socket on it.
+type accessLink struct {
+	Link
+	index atomic.Int32 // its present index, 0 = it is not there
+	sock  *socket
+	undo  undo
 }
 
-func prepareLink(fd int, l Link) error {
+func (p *Plane) openLink(l *accessLink) error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	if err := prepareSocket(fd); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	if l.sock, err = newSocket(fd, l.Name); err != nil {
+		return err
+	}
+	p.socks = append(p.socks, l.sock)
+	if err := p.takeLink(l, l.If); err != nil {
+		return err
+	}
+	p.goes(func() { p.readAccess(l.sock, l) })
+	return nil
+}
+
+// takeLink puts a link's socket on the interface that has its name now.
+func (p *Plane) takeLink(l *accessLink, index int) error {
+	for _, s := range [][2]string{
+		{"ipv6/conf/" + l.Name + "/disable_ipv6", "1"}, {"ipv4/conf/" + l.Name + "/forwarding", "0"},
+		{"ipv4/conf/" + l.Name + "/arp_ignore", "8"}, {"ipv4/conf/" + l.Name + "/rp_filter", "1"},
+	} {
+		if err := p.swapSysctl(&l.undo, s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	var err error
+	if cerr := l.sock.conn.Control(func(fd uintptr) { err = bindLink(int(fd), l.Link, index) }); cerr != nil {
+		return cerr
+	}
+	if err == nil {
+		l.index.Store(int32(index))
+	}
+	return err
+}
+
+// prepareSocket sets what does not depend on an interface.
+func prepareSocket(fd int) error {
 	raw, err := bpf.Assemble(onlyIP)
 	if err != nil {
 		return err
@@ -88,20 +115,21 @@ func prepareLink(fd int, l Link) error {
 	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
 		return fmt.Errorf("filter: %w", err)
 	}
-	if err := opts(fd,
+	return opts(fd,
 		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer},
 		[3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
-		[3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1},
-	); err != nil {
-		return err
-	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: l.If}); err != nil {
+		[3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1})
+}
+
+// bindLink makes the socket one of an interface. The memberships on a former one went with it.
+func bindLink(fd int, l Link, index int) error {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	// The interface takes frames to the router's MAC, whatever its own is, and all multicast: a host may first be seen by it.
 	for _, m := range []unix.PacketMreq{
-		{Ifindex: int32(l.If), Type: unix.PACKET_MR_UNICAST, Alen: 6, Address: [8]uint8{l.MAC[0], l.MAC[1], l.MAC[2], l.MAC[3], l.MAC[4], l.MAC[5]}},
-		{Ifindex: int32(l.If), Type: unix.PACKET_MR_ALLMULTI},
+		{Ifindex: int32(index), Type: unix.PACKET_MR_UNICAST, Alen: 6, Address: [8]uint8{l.MAC[0], l.MAC[1], l.MAC[2], l.MAC[3], l.MAC[4], l.MAC[5]}},
+		{Ifindex: int32(index), Type: unix.PACKET_MR_ALLMULTI},
 	} {
 		if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
 			return fmt.Errorf("membership: %w", err)
@@ -111,12 +139,16 @@ func prepareLink(fd int, l Link) error {
 }
 
 // readAccess takes the frames of one access link.
-func (p *Plane) readAccess(s *socket, l Link) {
+func (p *Plane) readAccess(s *socket, l *accessLink) {
 	out, b := new(mem.Out), newSendBatch()
 	now := p.now()
 	s.recv(func(i int, raw []byte) {
 		if i == 0 {
 			now = p.now()
+		}
+		if l.index.Load() == 0 { // the interface has another name now, or is about to go
+			p.Count(wire.UnknownHost)
+			return
 		}
 		if s.truncated(i) || len(raw) < ip.VNetLen+etherLen {
 			p.Count(wire.Malformed)

@@ -468,3 +468,53 @@ func TestDeviceInUse(t *testing.T) {
 	must(t, err)
 	must(t, two.Close())
 }
+
+// TestDeviceRemoved: a plane whose device somebody removes says so, for it never carries anything again.
+func TestDeviceRemoved(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	namespaces(t)
+	p, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
+	must(t, err)
+	select {
+	case err := <-p.Failed():
+		t.Fatalf("failed at once: %v", err)
+	default:
+	}
+	l, err := netlink.LinkByName(p.Device())
+	must(t, err)
+	must(t, netlink.LinkDel(l))
+	select {
+	case err := <-p.Failed():
+		if !bytes.Contains([]byte(err.Error()), []byte("kedge0 was removed")) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nothing was said within 5 s")
+	}
+	must(t, p.Close())
+}
+
+// TestSettingsByTheCaller: with a function for settings the plane changes none by itself.
+func TestSettingsByTheCaller(t *testing.T) {
+	outside, inside := namespaces(t)
+	link(t, outside, inside, "acc1")
+	var asked []string
+	refuse := errors.New("the journal cannot be written")
+	cfg := Config{Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc1", MAC: conformance.RouterMAC}},
+		Sysctl: func(name, value string) error { asked = append(asked, name+"="+value); return nil }}
+	p, err := New(cfg)
+	must(t, err)
+	must(t, p.Close())
+	if want := "net/ipv6/conf/acc1/disable_ipv6=1"; !slices.Contains(asked, want) || len(asked) != 4 {
+		t.Errorf("asked for %q, want %s and three more", asked, want)
+	}
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/acc1/disable_ipv6")
+	must(t, err)
+	if string(bytes.TrimSpace(b)) != "0" {
+		t.Error("the plane changed the setting by itself")
+	}
+	cfg.Sysctl = func(string, string) error { return refuse }
+	if _, err := New(cfg); !errors.Is(err, refuse) {
+		t.Errorf("settings that cannot be made: %v", err)
+	}
+}

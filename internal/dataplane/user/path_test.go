@@ -398,6 +398,84 @@ func TestLinkFlaps(t *testing.T) {
 	p.reach(p.host2, "203.0.113.9", p.cn)
 }
 
+// TestAccessLinkReturns: an access link that is removed and made again, with another index, carries its hosts' packets again; so
+// does one that had another name for a while, and meanwhile nothing of it is let in.
+func TestAccessLinkReturns(t *testing.T) {
+	p := newPath(t, 1500)
+	index := func() (i int) {
+		p.must(p.mag, func() error {
+			l, err := netlink.LinkByName("acc1")
+			if err == nil {
+				i = l.Attrs().Index
+			}
+			return err
+		})
+		return i
+	}
+	var mac net.HardwareAddr
+	p.must(p.host, func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err == nil {
+			mac = l.Attrs().HardwareAddr
+		}
+		return err
+	})
+	old := index()
+	// remake removes the link and makes it again, with an index of the kernel's choice if it is 0.
+	remake := func(want int) {
+		p.must(p.mag, func() error {
+			l, err := netlink.LinkByName("acc1")
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.LinkDel(l), netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "acc1", Index: want}, PeerName: "eth0",
+				PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(p.host)}))
+		})
+		p.up(p.mag, "acc1", nil)
+		p.up(p.host, "eth0", []string{"2001:db8:1000:1::a/64", "10.20.0.10/24"}, "::/0 via fe80::1", "0.0.0.0/0 via 10.20.0.1")
+		p.must(p.host, func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			for _, router := range []string{"fe80::1", "10.20.0.1"} {
+				if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: net.ParseIP(router), HardwareAddr: net.HardwareAddr(conformance.RouterMAC[:]), State: netlink.NUD_PERMANENT}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		p.reach(p.host, "203.0.113.9", p.cn)
+		p.reach(p.host, "[2001:db8:c::c]", p.cn)
+		p.reach(p.host2, "203.0.113.9", p.cn) // the other one goes on
+		p.must(p.mag, func() error {
+			b, err := os.ReadFile("/proc/sys/net/ipv6/conf/acc1/disable_ipv6")
+			if err == nil && strings.TrimSpace(string(b)) != "1" {
+				err = fmt.Errorf("the new link still has IPv6: %s", b)
+			}
+			return err
+		})
+	}
+	remake(0)
+	if index() == old {
+		t.Fatal("the link has its old index: the test shows nothing")
+	}
+	remake(index())
+
+	rename := func(from, to string) {
+		p.must(p.mag, func() error {
+			l, err := netlink.LinkByName(from)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetName(l, to)
+		})
+	}
+	rename("acc1", "away")
+	rename("away", "acc1")
+	p.reach(p.host, "203.0.113.9", p.cn)
+}
+
 // up2 gives an interface an address back that the kernel took away with the link.
 func (p *path) up2(n netns.NsHandle, name, addr string) {
 	p.t.Helper()

@@ -154,19 +154,19 @@ func (b *sendBatch) plain4(run []mem.Packet) int {
 }
 
 // framed fills in Ethernet frames from the router's MAC on each link.
-func (b *sendBatch) framed(run []mem.Packet, links map[int]Link) int {
+func (b *sendBatch) framed(run []mem.Packet, links map[int]*accessLink) int {
 	for i := range run {
 		proto := [2]byte{0x86, 0xdd}
 		if run[i].B[0]>>4 == 4 {
 			proto = [2]byte{0x08, 0x00}
 		}
 		head := &b.heads[i]
-		mac := links[run[i].If].MAC
+		l := links[run[i].If]
 		copy(head[0:], run[i].MAC[:])
-		copy(head[6:], mac[:])
+		copy(head[6:], l.MAC[:])
 		copy(head[12:], proto[:])
 		b.link[i] = unix.RawSockaddrLinklayer{
-			Family: unix.AF_PACKET, Ifindex: int32(run[i].If), Halen: uint8(len(core.MAC{})),
+			Family: unix.AF_PACKET, Ifindex: l.index.Load(), Halen: uint8(len(core.MAC{})),
 			Protocol: uint16(proto[0]) | uint16(proto[1])<<8, // network order
 		}
 		copy(b.link[i].Addr[:], run[i].MAC[:])

@@ -14,8 +14,22 @@ func setSysctl(name, value string) error {
 	return nil
 }
 
-// swapSysctl is setSysctl that Close takes back.
-func (p *Plane) swapSysctl(name, value string) error {
+// undo is what puts settings back, in the order in which they were made.
+type undo []func()
+
+// run puts back, newest first; a second run does nothing.
+func (u *undo) run() {
+	for i := len(*u) - 1; i >= 0; i-- {
+		(*u)[i]()
+	}
+	*u = nil
+}
+
+// swapSysctl is setSysctl that undo takes back.
+func (p *Plane) swapSysctl(u *undo, name, value string) error {
+	if p.cfg.Sysctl != nil {
+		return p.cfg.Sysctl("net/"+name, value)
+	}
 	f, err := os.OpenFile("/proc/sys/net/"+name, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("net/%s = %s: %w", name, value, err)
@@ -32,7 +46,7 @@ func (p *Plane) swapSysctl(name, value string) error {
 		return fmt.Errorf("net/%s = %s: %w", name, value, err)
 	}
 	// The file stays open: it belongs to this namespace and interface, whatever thread closes the plane.
-	p.undo = append(p.undo, func() {
+	*u = append(*u, func() {
 		_, _ = f.WriteAt([]byte(was), 0) // the interface may be gone
 		f.Close()
 	})

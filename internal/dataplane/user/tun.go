@@ -53,7 +53,7 @@ func (p *Plane) openTUN() error {
 		}
 	}
 	// A redirect is sent where the interface or "all" allows it; with this, each interface decides for itself.
-	if err := p.swapSysctl("ipv4/conf/all/send_redirects", "0"); err != nil {
+	if err := p.swapSysctl(&p.undo, "ipv4/conf/all/send_redirects", "0"); err != nil {
 		return fail("sysctl", err)
 	}
 	if err := netlink.LinkSetAlias(link, Tag); err != nil {
@@ -81,12 +81,18 @@ func (p *Plane) readTUN() {
 	}
 	out, b := new(mem.Out), newSendBatch()
 	buf := make([]byte, ip.MaxPacket+1)
+	gone := false
 	for {
 		err := conn.Read(func(fd uintptr) bool {
 			out.Reset()
 			got := 0
 			for now := p.now(); got < batchSize; got++ {
 				n, err := unix.Read(int(fd), buf)
+				if errors.Is(err, unix.EBADFD) { // somebody removed it, and its routes with it
+					p.fail(fmt.Errorf("data plane: device %s was removed: start again", p.cfg.Device))
+					gone = true
+					break
+				}
 				if err != nil {
 					if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 						p.Count(wire.Malformed)
@@ -100,9 +106,9 @@ func (p *Plane) readTUN() {
 				p.Native(now, mem.Native{B: buf[:n]}, out)
 			}
 			p.send(out, b)
-			return got > 0
+			return got > 0 || gone
 		})
-		if err != nil {
+		if err != nil || gone {
 			return // closed
 		}
 	}

@@ -7,7 +7,8 @@
 // side of a gateway: a packet socket on each access link.
 //
 // The kernel must not forward or answer on access links as well: New takes IPv6 off them (disable_ipv6), silences ARP
-// (arp_ignore 8) and switches IPv4 forwarding off there; Close puts that back. The links must have no address, and be up.
+// (arp_ignore 8) and switches IPv4 forwarding off there; Close puts that back. The links must have no address, and be up. A link
+// that goes and returns under its name, with the same index or another, is taken again; its Link.If stays what it was at first.
 //
 // One goroutine reads each socket and carries its packets to the end, so packets of a flow stay in order. Needs CAP_NET_ADMIN
 // and CAP_NET_RAW. ECMP of the core sees flow label 0 (RFC 2473 6.5).
@@ -57,6 +58,9 @@ type Config struct {
 	MTU                int
 	EncapsulationLimit uint8                // RFC 2473 4.1.1; 0 = none
 	Now                func() time.Duration // nil = CLOCK_BOOTTIME
+	// Sysctl sets settings of the host ("net/ipv4/conf/all/send_redirects") instead of the plane. Its maker puts them back then,
+	// also after a crash. nil: Close puts them back.
+	Sysctl func(name, value string) error
 }
 
 // Plane is the running data plane.
@@ -69,10 +73,12 @@ type Plane struct {
 	out6   int      // whole IPv6 packets
 	out4   int      // whole IPv4 packets of this router
 	frames int      // frames to hosts
-	links  map[int]Link
+	links  map[int]*accessLink
+	watch  *linkWatch // gateway
 	socks  []*socket
 	routes *routes
-	undo   []func()
+	undo   undo // of what is not an access link's
+	failed chan error
 
 	done sync.WaitGroup
 	once sync.Once
@@ -88,13 +94,13 @@ func New(cfg Config) (_ *Plane, err error) {
 	if cfg.Now == nil {
 		cfg.Now = bootTime
 	}
-	p := &Plane{cfg: cfg, now: cfg.Now, out6: -1, out4: -1, frames: -1, links: map[int]Link{}}
+	p := &Plane{cfg: cfg, now: cfg.Now, out6: -1, out4: -1, frames: -1, links: map[int]*accessLink{}, failed: make(chan error, 1)}
 	access, err := findLinks(cfg.Access)
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range access {
-		p.links[l.If] = l
+		p.links[l.If] = &accessLink{Link: l}
 	}
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
@@ -183,17 +189,30 @@ func (p *Plane) Close() error {
 			p.tun.Close()
 		}
 		p.routes.close()
+		p.watch.stop()
 		p.done.Wait()
+		p.watch.close()
 		for _, fd := range []int{p.out6, p.out4, p.frames} {
 			if fd >= 0 {
 				unix.Close(fd)
 			}
 		}
-		for i := len(p.undo) - 1; i >= 0; i-- {
-			p.undo[i]()
+		for _, l := range p.links {
+			l.undo.run()
 		}
+		p.undo.run()
 	})
 	return nil
+}
+
+// Failed gives the error that ended the plane's work, if there ever is one: its device was removed. Only a new plane helps.
+func (p *Plane) Failed() <-chan error { return p.failed }
+
+func (p *Plane) fail(err error) {
+	select {
+	case p.failed <- err:
+	default: // one is enough
+	}
 }
 
 // Device is the interface name of the anchor's TUN.
@@ -250,11 +269,17 @@ func (p *Plane) flush(b *sendBatch, fd, n int) {
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if errors.Is(err, unix.EMSGSIZE) {
+		switch {
+		case errors.Is(err, unix.EMSGSIZE):
 			// The route carries less than was thought: look again; the source hears of it with its next packet.
 			p.routes.lookAgain()
 			p.Count(wire.TooBig)
-		} else {
+		case errors.Is(err, unix.EAGAIN):
+			// A device stood still for sendWait. The others must not wait as long for each packet of a batch.
+			for ; at < n; at++ {
+				p.Count(wire.SendFailed)
+			}
+		default:
 			p.Count(wire.SendFailed)
 		}
 		at++
