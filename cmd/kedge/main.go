@@ -39,6 +39,7 @@ type grammar struct {
 	Events   eventsCmd   `cmd:"" help:"Show what happened, and what happens."`
 	Attach   attachCmd   `cmd:"" help:"Tell a gateway that a host is on an access link."`
 	Detach   detachCmd   `cmd:"" help:"Tell a gateway that a host left an access link."`
+	Revoke   revokeCmd   `cmd:"" help:"Have an anchor end the sessions of a host and tell its gateways."`
 	Lab      labCmd      `cmd:"" help:"Build whole networks on this machine, with hosts that roam, and see what happens."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }

@@ -73,6 +73,15 @@ func (c *Client) Detach(ctx context.Context, d core.Detach) error {
 	return c.post(ctx, "/v1/detach", d)
 }
 
+// Revoke has an anchor end the sessions of an identifier, address or prefix.
+func (c *Client) Revoke(ctx context.Context, id string) (*core.Revoked, error) {
+	b, err := json.Marshal(core.Revoke{ID: id})
+	if err != nil {
+		return nil, err
+	}
+	return fetch[core.Revoked](ctx, c, "POST", "/v1/revoke", b)
+}
+
 // Metrics gives the Prometheus text.
 func (c *Client) Metrics(ctx context.Context) (string, error) {
 	res, err := c.do(ctx, "GET", "/metrics", nil)
@@ -173,7 +182,12 @@ func (c *Client) post(ctx context.Context, path string, body any) error {
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (*T, error) {
-	res, err := c.do(ctx, "GET", path, nil)
+	return fetch[T](ctx, c, "GET", path, nil)
+}
+
+// fetch makes a request and reads the answer.
+func fetch[T any](ctx context.Context, c *Client, method, path string, body []byte) (*T, error) {
+	res, err := c.do(ctx, method, path, body)
 	if err != nil {
 		return nil, err
 	}

@@ -168,6 +168,7 @@ func (s *Server) Handler() http.Handler {
 	s.add(mux, "GET", "/v1/events", s.events)
 	s.add(mux, "POST", "/v1/attach", s.attach)
 	s.add(mux, "POST", "/v1/detach", s.detach)
+	s.add(mux, "POST", "/v1/revoke", s.revoke)
 	s.addPublic(mux)
 	return mux
 }
@@ -326,6 +327,26 @@ func (s *Server) detach(w http.ResponseWriter, r *http.Request) error {
 	return s.toGateway(w, r, &body, func() (any, error) { return body, required(body.If, body.MAC) })
 }
 
+func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
+	var body core.Revoke
+	if err := read(r, &body); err != nil {
+		return err
+	}
+	if body.ID == "" {
+		return &Error{Status: http.StatusBadRequest, Message: "id is missing", Want: `send {"id": "alice@example.net"}`}
+	}
+	for _, role := range s.cfg.Roles {
+		if role.Name == "anchor" {
+			out, err := ask[core.Revoked](r.Context(), role, body)
+			if err != nil {
+				return err
+			}
+			return answer(w, out)
+		}
+	}
+	return &Error{Status: http.StatusConflict, Message: "this daemon is no anchor", Want: "ask the anchor that has the session"}
+}
+
 func required(ifname string, mac core.MAC) error {
 	if ifname == "" || mac == (core.MAC{}) {
 		return &Error{Status: http.StatusBadRequest, Message: "interface or mac is missing", Want: `send {"interface": "acc0", "mac": "02:00:00:00:00:0a"}`}
@@ -333,8 +354,8 @@ func required(ifname string, mac core.MAC) error {
 	return nil
 }
 
-// toGateway reads a command strictly and puts it to the gateway.
-func (s *Server) toGateway(w http.ResponseWriter, r *http.Request, into any, command func() (any, error)) error {
+// read reads a command strictly.
+func read(r *http.Request, into any) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
@@ -345,6 +366,14 @@ func (s *Server) toGateway(w http.ResponseWriter, r *http.Request, into any, com
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return &Error{Status: http.StatusBadRequest, Message: "something follows the JSON object", Want: "send one object"}
+	}
+	return nil
+}
+
+// toGateway reads a command and puts it to the gateway.
+func (s *Server) toGateway(w http.ResponseWriter, r *http.Request, into any, command func() (any, error)) error {
+	if err := read(r, into); err != nil {
+		return err
 	}
 	body, err := command()
 	if err != nil {

@@ -26,7 +26,17 @@ type (
 		If  string `json:"interface"`
 		MAC MAC    `json:"mac"`
 	}
+	// Revoke tells an anchor to end the sessions of an identifier, or the one that has an address or prefix: Revoked.
+	Revoke struct {
+		ID string `json:"id"`
+	}
 )
+
+// Revoked answers Revoke.
+type Revoked struct {
+	Sessions int `json:"sessions"` // that were ended
+	Told     int `json:"told"`     // of them, those whose gateways are being told
+}
 
 // Binding is one mobility session as users see it: a binding cache entry on an anchor, a binding update list entry on a
 // gateway.
