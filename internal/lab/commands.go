@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
-
-	"kedge/internal/lab/scenario"
 )
 
 // Console is where a command writes. ErrFailed after a run means: the results are printed, and not all are good.
@@ -40,7 +38,8 @@ type RunCommand struct {
 	Live      bool     `help:"Show a live screen: hosts, where each is, addresses, traffic, handover phases."`
 	Out       string   `default:"lab-out" help:"Folder for captures, ladders, events and logs; a sub-folder for each scenario."`
 	Parallel  int      `short:"j" default:"1" help:"How many scenarios run at the same time."`
-	Dataplane string   `help:"Data plane back end of all daemons, instead of what the scenarios say."`
+	Dataplane string   `xor:"plane" help:"Data plane back end of all daemons, instead of what the scenarios say."`
+	Matrix    bool     `xor:"plane" help:"Run scenarios that say \"matrix: true\" with each data plane back end that this machine can run."`
 	Seed      uint64   `help:"Seed of the links' impairments, to repeat a run. Default: random."`
 	Quiet     bool     `short:"q" help:"Print results only."`
 }
@@ -48,10 +47,20 @@ type RunCommand struct {
 // Do runs the scenarios.
 func (c *RunCommand) Do(ctx context.Context, con Console) error {
 	type job struct {
-		sc    *scenario.Scenario
+		Job
 		files func(string) ([]byte, error)
 	}
 	var jobs []job
+	var backends []string
+	if c.Matrix {
+		var why []string
+		if backends, why = Usable(Backends); !con.JSON {
+			fmt.Fprintln(con.Out, matrixText(backends, why))
+		}
+		if len(backends) == 0 {
+			return errors.New("this machine can run no data plane back end")
+		}
+	}
 	for _, name := range c.Scenario {
 		names := []string{name}
 		if name == "all" {
@@ -71,7 +80,12 @@ func (c *RunCommand) Do(ctx context.Context, con Console) error {
 			if err != nil {
 				return err
 			}
-			jobs = append(jobs, job{sc, files})
+			for _, j := range Matrix(sc, backends) {
+				if c.Dataplane != "" {
+					j.Dataplane = c.Dataplane
+				}
+				jobs = append(jobs, job{j, files})
+			}
 		}
 	}
 	results := make([]Result, len(jobs))
@@ -86,7 +100,10 @@ func (c *RunCommand) Do(ctx context.Context, con Console) error {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			opt := Options{Out: filepath.Join(c.Out, j.sc.Name), Files: j.files, Dataplane: c.Dataplane, Seed: c.Seed}
+			opt := Options{Out: filepath.Join(c.Out, j.Scenario.Name), Files: j.files, Dataplane: j.Dataplane, Seed: c.Seed}
+			if c.Matrix {
+				opt.Out = j.Out(c.Out)
+			}
 			if !c.Quiet && !con.JSON && c.Parallel <= 1 {
 				opt.Log = con.Err
 			}
@@ -94,7 +111,7 @@ func (c *RunCommand) Do(ctx context.Context, con Console) error {
 				opt.Live = NewLive(f)
 				opt.Log = opt.Live
 			}
-			results[i], errs[i] = Scenario(ctx, j.sc, opt)
+			results[i], errs[i] = Scenario(ctx, j.Scenario, opt)
 			if opt.Live != nil {
 				opt.Live.Close()
 			}

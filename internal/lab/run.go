@@ -36,6 +36,7 @@ type Options struct {
 // Result of a run.
 type Result struct {
 	Scenario string           `json:"scenario"`
+	Plane    string           `json:"dataplane,omitempty"` // the back end, if the run chose one
 	OK       bool             `json:"ok"`
 	Failure  string           `json:"failure,omitempty"`
 	Covers   []string         `json:"covers,omitempty"`
@@ -333,7 +334,7 @@ func clearDir(dir string) error {
 
 func (r *Run) result(fail error, took time.Duration) Result {
 	res := Result{
-		Scenario: r.sc.Name, OK: fail == nil, Seconds: took.Seconds(), Budget: r.sc.Budget.Seconds(), Steps: r.steps,
+		Scenario: r.sc.Name, Plane: r.opt.Dataplane, OK: fail == nil, Seconds: took.Seconds(), Budget: r.sc.Budget.Seconds(), Steps: r.steps,
 		Out: r.dir, Seed: r.seed, Handover: r.phaseFigures(), Hosts: r.hosts, Probes: map[string]Stats{}, Moves: len(r.handovers),
 	}
 	if fail == nil {

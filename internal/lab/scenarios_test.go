@@ -3,10 +3,12 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -47,40 +49,43 @@ func TestScenarios(t *testing.T) {
 	if out == "" {
 		out = "../../lab-out"
 	}
+	backends, why := Usable(Backends)
+	t.Log(matrixText(backends, why))
 	type outcome struct {
-		res Result
-		err error
-		log bytes.Buffer
+		res  Result
+		err  error
+		log  bytes.Buffer
+		done chan struct{}
 	}
-	results := map[string]*outcome{}
-	done := map[string]chan struct{}{}
-	slots := make(chan struct{}, atOnce)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	defer func() { cancel(); wg.Wait() }() // also when a subtest ends the test early: nothing may be left behind
-	for _, s := range all {
-		results[s.Name], done[s.Name] = &outcome{}, make(chan struct{})
-	}
-	wg.Go(func() {
-		for _, s := range all {
-			if s.Long && os.Getenv("KEDGE_LONG") == "" {
-				continue
-			}
-			slots <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-slots; close(done[s.Name]) }()
-				o := results[s.Name]
-				o.res, o.err = Scenario(ctx, s, Options{Binary: bin, Out: filepath.Join(out, s.Name), Files: templates(""), Log: &o.log, MHCheck: "../../tools/mhcheck"})
-			})
-		}
-	})
+	var jobs []Job
+	outcomes := map[Job]*outcome{}
 	for _, s := range all {
 		if s.Long && os.Getenv("KEDGE_LONG") == "" {
 			continue
 		}
-		t.Run(s.Name, func(t *testing.T) {
-			<-done[s.Name]
-			o := results[s.Name]
+		for _, j := range Matrix(s, backends) {
+			jobs = append(jobs, j)
+			outcomes[j] = &outcome{done: make(chan struct{})}
+		}
+	}
+	slots := make(chan struct{}, atOnce)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer func() { cancel(); wg.Wait() }() // also when a subtest ends the test early: nothing may be left behind
+	wg.Go(func() {
+		for _, j := range jobs {
+			slots <- struct{}{}
+			wg.Go(func() {
+				o := outcomes[j]
+				defer func() { <-slots; close(o.done) }()
+				o.res, o.err = Scenario(ctx, j.Scenario, Options{Binary: bin, Out: j.Out(out), Files: templates(""), Dataplane: j.Dataplane, Log: &o.log, MHCheck: "../../tools/mhcheck"})
+			})
+		}
+	})
+	for _, j := range jobs {
+		t.Run(j.Name(), func(t *testing.T) {
+			o := outcomes[j]
+			<-o.done
 			if o.err != nil {
 				t.Fatal(o.err)
 			}
@@ -90,8 +95,8 @@ func TestScenarios(t *testing.T) {
 				t.Fatalf("%s\nwhat happened:\n%s\nladder:\n%s", text.String(), o.log.String(), head(filepath.Join(o.res.Out, "ladder.txt"), 120))
 			}
 			t.Log("\n" + text.String())
-			if len(s.Covers) > 0 {
-				spec.Covers(t, s.Covers...)
+			if len(j.Scenario.Covers) > 0 {
+				spec.Covers(t, j.Scenario.Covers...)
 			}
 		})
 	}
@@ -107,6 +112,52 @@ func head(file string, lines int) string {
 		all = append(all[:lines:lines], []byte(fmt.Sprintf("... %d more lines\n", len(all)-lines)))
 	}
 	return string(bytes.Join(all, nil))
+}
+
+// TestMatrix: a scenario that asks for it runs once with each back end that the machine has, others once.
+func TestMatrix(t *testing.T) {
+	backends := []Backend{
+		{Name: "fast", usable: func() error { return nil }},
+		{Name: "none", usable: func() error { return errors.New("this kernel has no such thing") }},
+		{Name: "user", usable: func() error { return nil }},
+	}
+	names, why := Usable(backends)
+	if got := matrixText(names, why); got != "data plane back ends: fast, user; not here: none (this kernel has no such thing)" {
+		t.Error(got)
+	}
+	for _, tt := range []struct {
+		matrix bool
+		names  []string
+		want   string
+	}{{true, names, "a-fast a-user"}, {true, nil, "a"}, {false, names, "a"}} {
+		var got []string
+		for _, j := range Matrix(&scenario.Scenario{Name: "a", Matrix: tt.matrix}, tt.names) {
+			got = append(got, j.Name())
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("matrix %v with %v: %v, want %s", tt.matrix, tt.names, got, tt.want)
+		}
+	}
+}
+
+// TestMatrixCommand: the command says what it runs with, and every daemon runs with that.
+func TestMatrixCommand(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tiny.yaml")
+	text := strings.Replace(fmt.Sprintf(tiny, "mtu: 1500", ""), "budget:", "matrix: true\nbudget:", 1)
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	dir := t.TempDir()
+	c := RunCommand{Scenario: []string{file}, Out: dir, Matrix: true, Quiet: true, Parallel: 1}
+	if err := c.Do(t.Context(), Console{Out: &out, Err: &out}); err != nil {
+		t.Fatal(err, out.String())
+	}
+	for _, want := range []string{"data plane back ends: user", "tiny with data plane user in", filepath.Join(dir, "tiny-user")} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in %s", want, out.String())
+		}
+	}
 }
 
 // TestScenarioFiles holds that all files parse, and bear the names of their scenarios.

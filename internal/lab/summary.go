@@ -14,7 +14,11 @@ func (res *Result) Print(w io.Writer) {
 	if !res.OK {
 		state = "FAILED"
 	}
-	fmt.Fprintf(w, "%-6s %s in %.1f s (budget %.0f s)\n", state, res.Scenario, res.Seconds, res.Budget)
+	with := ""
+	if res.Plane != "" {
+		with = " with data plane " + res.Plane
+	}
+	fmt.Fprintf(w, "%-6s %s%s in %.1f s (budget %.0f s)\n", state, res.Scenario, with, res.Seconds, res.Budget)
 	if !res.OK {
 		fmt.Fprintf(w, "       %s\n", strings.ReplaceAll(res.Failure, "\n", "\n       "))
 	}
