@@ -38,6 +38,7 @@ const (
 	idleTimeout     = 60 * time.Second
 	keepAlive       = 15 * time.Second // between two signs of life on an idle event stream
 	maxMetricsConns = 32               // of the TCP listener
+	maxConns        = 512              // of the unix socket: clients that hang must not eat the daemon's files
 	defaultLimit    = 10_000           // bindings in one answer
 	maxBacklog      = 1_000_000
 )

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -383,6 +384,69 @@ func TestSocket(t *testing.T) {
 	l.Close()
 	c, _ := serve(t, Config{Socket: stale, Roles: []Role{{Name: "anchor", Commander: &machine{}}}})
 	if err := c.Health(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSocketRace: of daemons that start at once over a stale socket exactly one gets it, and can be reached.
+func TestSocketRace(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	for round := range 20 {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		l.Close()
+		var won []*Server
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				s := New(Config{Socket: socket})
+				if err := s.Listen(); err == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					won = append(won, s)
+				} else if !strings.Contains(err.Error(), "another daemon listens there") {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(won) != 1 {
+			t.Fatalf("round %d: %d daemons have the socket", round, len(won))
+		}
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatalf("round %d: the one that has it cannot be reached: %v", round, err)
+		}
+		c.Close()
+		won[0].Close()
+		won[0].Close()
+		if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("round %d: a closed server leaves its socket: %v", round, err)
+		}
+	}
+}
+
+// TestRoleAfterListen: a machine that came up after the server listened is served.
+func TestRoleAfterListen(t *testing.T) {
+	s := New(Config{Socket: filepath.Join(t.TempDir(), "s")})
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	s.AddRole(Role{Name: "anchor", Commander: &machine{}})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	c := NewClient(s.cfg.Socket)
+	defer c.Close()
+	if st, err := c.Status(t.Context()); err != nil || len(st.Roles) != 1 {
+		t.Errorf("status %+v, %v; want one role", st, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -46,6 +45,7 @@ type Config struct {
 // Server serves the API. Listen, then Run.
 type Server struct {
 	cfg       Config
+	lock      *os.File
 	unix, tcp net.Listener
 	ready     chan struct{}
 }
@@ -70,15 +70,16 @@ func (s *Server) MetricsAddr() net.Addr {
 // Listen opens the socket, so that a daemon fails before it touches the network if it cannot be controlled. A socket
 // file that nobody listens on is replaced.
 func (s *Server) Listen() error {
-	l, err := listenUnix(s.cfg.Socket)
+	l, err := s.listenUnix()
 	if err != nil {
+		s.Close()
 		return err
 	}
-	s.unix = l
+	s.unix = netutil.LimitListener(l, maxConns)
 	if s.cfg.Metrics.IsValid() {
 		t, err := net.Listen("tcp", s.cfg.Metrics.String())
 		if err != nil {
-			l.Close()
+			s.Close()
 			return fmt.Errorf("metrics: %w: free the address, or write another in api.metrics", err)
 		}
 		s.tcp = netutil.LimitListener(t, maxMetricsConns)
@@ -87,35 +88,9 @@ func (s *Server) Listen() error {
 	return nil
 }
 
-// listenUnix opens a socket that its group may use.
-func listenUnix(path string) (net.Listener, error) {
-	if st, err := os.Lstat(path); err == nil {
-		if st.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("socket %s: a file that is no socket is there: remove it, or write another path in api.socket", path)
-		}
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			c.Close()
-			return nil, fmt.Errorf("socket %s: another daemon listens there: stop it, or write another path in api.socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("stale socket: %w", err)
-		}
-	} else if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o660); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	return l, nil
-}
-
 // Run serves until ctx ends, which is no error. It listens, if Listen was not called before.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
 	if s.unix == nil {
 		if err := s.Listen(); err != nil {
 			return err

@@ -1,0 +1,65 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// AddRole adds a machine that came up after Listen; not after Run.
+func (s *Server) AddRole(r Role) { s.cfg.Roles = append(s.cfg.Roles, r) }
+
+// Close ends listening, for a server that is not run. A second call does nothing.
+func (s *Server) Close() {
+	for _, l := range []net.Listener{s.unix, s.tcp} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
+
+// listenUnix opens a socket that its group may use. Of two daemons that start at once, one gets the lock beside it; it ends with
+// the process, however that ends.
+func (s *Server) listenUnix() (net.Listener, error) {
+	path := s.cfg.Socket
+	busy := fmt.Errorf("socket %s: another daemon listens there: stop it, or write another path in api.socket", path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("socket %s: a file that is no socket is there: remove it, or write another path in api.socket", path)
+	}
+	var err error
+	if s.lock, err = os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, busy
+	} else if err != nil {
+		return nil, fmt.Errorf("socket: lock %s.lock: %w", path, err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil { // a program of somebody else
+		c.Close()
+		return nil, busy
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("stale socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	return l, nil
+}
