@@ -477,6 +477,9 @@ func (r *rig) leakless() {
 	if n := len(r.m.waiting.byKey) + len(r.m.waiting.queue) + len(r.m.waiting.bySes); n != 0 {
 		r.t.Errorf("%d requests still wait", n)
 	}
+	if n := r.m.revocations.Outstanding(); n != 0 {
+		r.t.Errorf("%d revocations never end", n)
+	}
 	if n := len(r.m.gateways.byAddr); n != 0 {
 		r.t.Errorf("%d gateways are left", n)
 	}
