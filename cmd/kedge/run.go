@@ -49,12 +49,6 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 	hub := observe.New(observe.Options{Self: cfg.Name, Log: log, Events: stream, Keep: cfg.Events.Keep, Redact: cfg.Log.Redact})
 	defer hub.Close()
 
-	st, firstStart, err := openStore(cfg.Store, log)
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-
 	server := api.Config{
 		Socket: cfg.API.Socket, Metrics: cfg.API.Metrics, Self: cfg.Name, Version: version, File: cfg.File, Started: started,
 		Hub: hub, Gatherer: hub.Gatherer(),
@@ -62,6 +56,19 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 	for _, w := range warnings {
 		server.Warnings = append(server.Warnings, api.Warning{Where: fmt.Sprintf("%s:%d", w.File, w.Line), Key: w.Key, Kind: string(w.Kind), Text: w.Text})
 	}
+	// First of all: the socket keeps a second daemon of this file from touching the network.
+	control := api.New(server)
+	if err := control.Listen(); err != nil {
+		return err
+	}
+	defer control.Close()
+
+	st, firstStart, err := openStore(cfg.Store, log)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+
 	var roles []*role
 	defer func() {
 		for _, r := range roles {
@@ -81,18 +88,22 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			Name: cfg.Name + "/" + name, Machine: r.machine, Host: r.host, Ports: r.ports, Data: r.data, Store: st, Observer: hub.Role(name),
 		})
 		hub.AddSource(r.source(name))
-		server.Roles = append(server.Roles, api.Role{Name: name, Commander: r.loop})
+		control.AddRole(api.Role{Name: name, Commander: r.loop})
 	}
 
-	control := api.New(server)
-	if err := control.Listen(); err != nil {
-		return err
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Run(ctx) })
 	for _, r := range roles {
 		g.Go(func() error { return r.loop.Run(ctx) })
 		g.Go(func() error { return r.settle(ctx, log) })
+		g.Go(func() error {
+			select {
+			case err := <-r.data.Failed():
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		})
 	}
 	return g.Wait()
 }
@@ -104,6 +115,7 @@ type role struct {
 	data    *user.Plane
 	ports   []loop.Port
 	loop    *loop.Loop
+	set     []core.HostOp // settings that the data plane asked for
 }
 
 func (r *role) close() {
@@ -111,8 +123,25 @@ func (r *role) close() {
 		r.data.Close()
 	}
 	if r.host != nil {
+		for i := len(r.set) - 1; i >= 0; i-- {
+			op := r.set[i]
+			op.Del = true
+			_ = r.host.Apply([]core.HostOp{op}) // what cannot be put back now is in the journal
+		}
 		r.host.Close()
 	}
+}
+
+// sysctl makes a setting for the data plane that a later run puts back after a crash.
+func (r *role) sysctl(name, value string) error {
+	op := core.HostOp{Kind: "sysctl", Name: name, Value: value}
+	if err := r.host.Apply([]core.HostOp{op}); err != nil {
+		return err
+	}
+	if !slices.Contains(r.set, op) {
+		r.set = append(r.set, op)
+	}
+	return nil
 }
 
 // source gives the values that a scrape reads.
@@ -170,7 +199,7 @@ func openAnchor(cfg *config.Config, firstStart bool) (*role, error) {
 		return nil, err
 	}
 	r.data, err = user.New(user.Config{
-		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: withIPv4(cfg, cfg.Anchor.Addresses), MTU: cfg.Dataplane.MTU,
+		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: withIPv4(cfg, cfg.Anchor.Addresses), MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
 	})
 	if err != nil {
 		r.close()
@@ -207,6 +236,7 @@ func openGateway(cfg *config.Config, _ bool) (*role, error) {
 	}
 	r.data, err = user.New(user.Config{
 		Role: dataplane.Gateway, Local: withIPv4(cfg, []netip.Addr{g.Address}), Access: links, LocalRouting: g.LocalRouting, MTU: cfg.Dataplane.MTU,
+		Sysctl: r.sysctl,
 	})
 	if err != nil {
 		r.close()

@@ -24,6 +24,7 @@
 package observe
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -159,18 +160,38 @@ func (h *Hub) Line(r *Record) Line {
 	return Line{Boot: int64(r.Boot), Wall: r.Wall, Self: h.self, Shard: r.Shard, Kind: r.Kind, Name: r.Name, ID: r.ID, Body: b}
 }
 
-// drainFile writes the event stream.
+// drainFile writes the event stream. What cannot be written is lost, and told as such in the stream when it can be again.
 func (h *Hub) drainFile(sub *Subscription, w io.Writer, log *slog.Logger) {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	failed := false
-	sub.each(func(r *Record, lost uint64) {
-		if lost > 0 {
-			_ = enc.Encode(h.Line(lostRecord(r, lost)))
+	var buf bytes.Buffer
+	torn, missed := false, uint64(0)
+	write := func(r *Record) bool {
+		buf.Reset()
+		if torn { // half a line is there
+			buf.WriteByte('\n')
 		}
-		if err := enc.Encode(h.Line(r)); err != nil && !failed && log != nil {
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(h.Line(r)) // a Line always encodes
+		n, err := w.Write(buf.Bytes())
+		if err != nil && missed == 0 && log != nil { // once for each time: the log would be flooded
 			log.Error("events cannot be written", "err", err)
-			failed = true // once: the log would be flooded
+		}
+		if n > 0 {
+			torn = buf.Bytes()[n-1] != '\n'
+		}
+		return err == nil
+	}
+	sub.each(func(r *Record, lost uint64) {
+		missed += lost
+		if missed > 0 {
+			if !write(lostRecord(r, missed)) {
+				missed++
+				return
+			}
+			missed = 0
+		}
+		if !write(r) {
+			missed++
 		}
 	})
 }

@@ -495,3 +495,60 @@ func TestClassify(t *testing.T) {
 		}
 	}
 }
+
+// smallDisk takes room octets, then none until room is made.
+type smallDisk struct {
+	bytes.Buffer
+	room int
+}
+
+func (d *smallDisk) Write(b []byte) (int, error) {
+	n := min(len(b), d.room)
+	d.room -= n
+	d.Buffer.Write(b[:n])
+	if n < len(b) {
+		return n, errors.New("no space left on device")
+	}
+	return n, nil
+}
+
+// TestEventsAfterAFullDisk: the stream goes on when there is room again, says how much is missing, and every line but the torn one
+// can be read.
+func TestEventsAfterAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &smallDisk{room: 300}
+		var log bytes.Buffer
+		h := New(Options{Self: "mag1", Events: disk, Log: plainLog(&log, slog.LevelError)})
+		emit := func(name string) {
+			h.Role("gateway").Emit(at, 0, core.Emit{Name: name})
+			synctest.Wait()
+		}
+		for range 10 {
+			emit("early")
+		}
+		disk.room = 1 // no room for a line, but for its beginning
+		emit("early")
+		disk.room = 1 << 20
+		emit("late")
+		h.Close()
+		var names []string
+		torn := 0
+		for line := range strings.Lines(disk.String()) {
+			var l Line
+			if json.Unmarshal([]byte(line), &l) != nil {
+				torn++
+				continue
+			}
+			names = append(names, l.Name)
+			if l.Name == "records-lost" && !strings.Contains(string(l.Body), `"count":`+fmt.Sprint(11-len(names)+1)) {
+				t.Errorf("it says %s after %d of 11 lines", l.Body, len(names)-1)
+			}
+		}
+		if n := len(names); torn != 1 || n < 3 || names[n-2] != "records-lost" || names[n-1] != "late" {
+			t.Errorf("%d torn lines, and %q; want one, and the end to be records-lost, late", torn, names)
+		}
+		if n := strings.Count(log.String(), "cannot be written"); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+	})
+}
