@@ -146,8 +146,11 @@ func TestNetworkRequest(t *testing.T) {
 		r := start(t)
 		p := attach(mag1, h1, mac1)
 		p.v4 = draft29(row.net, row.plen)
-		if got := v4of(t, r.ok(p)); !pfx(row.in).Contains(got) {
-			t.Errorf("%s/%d: got %v", row.net, row.plen, got)
+		got := v4of(t, r.ok(p))
+		p.id = "h2@example.net"
+		other := v4of(t, r.ok(p))
+		if !pfx(row.in).Contains(got) || !pfx(row.in).Contains(other) || got == other {
+			t.Errorf("%s/%d: got %v and %v", row.net, row.plen, got, other)
 		}
 	}
 	r := start(t) // a network that is not here
@@ -158,7 +161,7 @@ func TestNetworkRequest(t *testing.T) {
 
 // TestDraftAnswers is section 3.3.2 of the draft with the codes of RFC 5555 in option 30, and partial success.
 func TestDraftAnswers(t *testing.T) {
-	spec.Covers(t, "S001-3.3.2-11", "S001-3.3.2-28", "S001-3.3.2-30")
+	spec.Covers(t, "S001-3.3.2-11", "S001-3.3.2-28", "S001-3.3.2-30", "S001-3.3.2-33")
 	for _, row := range []struct {
 		name   string
 		id     string
@@ -210,6 +213,35 @@ func TestDraftAnswers(t *testing.T) {
 			}
 			r.leakless()
 		})
+	}
+}
+
+// TestDraftExhausted: without an address left the request is refused, whatever else is in it.
+func TestDraftExhausted(t *testing.T) {
+	spec.Covers(t, "S001-3.3.2-13", "S001-3.3.2-33")
+	for _, v6 := range []bool{true, false} {
+		for ask, want := range map[string]mobility.AddressStatus{"0.0.0.0": mobility.DynamicAddressNotAvailable, "10.20.0.0": mobility.DynamicAddressNotAvailable} {
+			r := start(t, func(c *Config) {
+				c.Pools = []pool.Config{c.Pools[0], {Name: "v4", Prefix: pfx("10.20.0.0/30")}}
+				c.Subscribers.List = nil
+			})
+			p := attach(mag1, h1, mac1)
+			p.v4 = draft29("0.0.0.0", 0)
+			r.ok(p)
+			p.id, p.v4 = "h2@example.net", draft29(ask, 30)
+			if !v6 {
+				p.hnp = nil
+			}
+			n := len(r.keys)
+			a := r.is(p, mobility.InsufficientResources)
+			if v, _ := a.Options.IPv4AddressAck(); v.Status != want || !v.Addr.IsUnspecified() || v.PrefixLen != 0 {
+				t.Errorf("%s, IPv6 %v: option 30 %+v, want status %d and 0.0.0.0", ask, v6, v, want)
+			}
+			if len(r.bindings("h2@example.net")) != 0 || len(r.keys) != n {
+				t.Errorf("%s, IPv6 %v: the refused host has something", ask, v6)
+			}
+			r.leakless()
+		}
 	}
 }
 

@@ -39,6 +39,11 @@ func TestTimestamps(t *testing.T) {
 	other := attach(mag1, h1, mac2)
 	other.hi, other.ts = mobility.HandoffNewInterface, &ts
 	r.is(other, mobility.TimestampLowerThanPrevious)
+	other.ts = nil
+	r.ok(other) // a second session: now that one has the newest
+	before := mobility.TimestampOf(r.now.Wall.Add(-time.Millisecond / 2))
+	p.ts = &before
+	r.is(p, mobility.TimestampLowerThanPrevious)
 	// Within the window, behind the anchor's clock but ahead of the last: fine.
 	r.pass(time.Second)
 	slow := attach(mag2, h1, mac1)
