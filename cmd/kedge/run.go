@@ -84,6 +84,11 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		roles = append(roles, r)
+		for _, a := range r.local { // it may come later, as with DHCP or a link that is slow to come up: signalling works from then on
+			if f := system.CheckAddress(a.String()); f.Severity != system.Fine {
+				log.Warn("own address", "address", a, "found", f.Detail, "do", f.Do)
+			}
+		}
 		r.loop = loop.New(loop.Config{
 			Name: cfg.Name + "/" + name, Machine: r.machine, Host: r.host, Ports: r.ports, Data: r.data, Store: st, Observer: hub.Role(name),
 		})
@@ -114,6 +119,7 @@ type role struct {
 	host    *system.Host
 	data    *user.Plane
 	ports   []loop.Port
+	local   []netip.Addr // that signalling comes from
 	loop    *loop.Loop
 	set     []core.HostOp // settings that the data plane asked for
 }
@@ -185,8 +191,8 @@ func openAnchor(cfg *config.Config, firstStart bool) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}}
-	if r.host, err = openHost(cfg, cfg.Anchor.Addresses, 0); err != nil {
+	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Anchor.Addresses}
+	if r.host, err = openHost(cfg, r.local, 0); err != nil {
 		return nil, err
 	}
 	// An anchor is a router between the core and its home networks.
@@ -223,7 +229,7 @@ func openGateway(cfg *config.Config, _ bool) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &role{machine: m}
+	r := &role{machine: m, local: []netip.Addr{g.Address}}
 	var names []string
 	var links []dataplane.Link
 	for _, a := range gc.Access {
@@ -231,7 +237,7 @@ func openGateway(cfg *config.Config, _ bool) (*role, error) {
 		links = append(links, dataplane.Link{Name: a.Link.Name, If: a.Link.If, MAC: a.Link.MAC, LinkLocal: a.Link.LinkLocal})
 	}
 	r.ports = []loop.Port{{Kind: "mh"}, {Kind: "access", Ifs: names}}
-	if r.host, err = openHost(cfg, []netip.Addr{g.Address}, 1); err != nil {
+	if r.host, err = openHost(cfg, r.local, 1); err != nil {
 		return nil, err
 	}
 	r.data, err = user.New(user.Config{
