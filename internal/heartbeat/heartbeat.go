@@ -10,13 +10,13 @@ package heartbeat
 
 import (
 	"cmp"
-	"container/heap"
 	"encoding/binary"
 	"io"
 	"net/netip"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/due"
 	"kedge/wire/mobility"
 )
 
@@ -80,7 +80,7 @@ type Monitor struct {
 	restart uint32
 	rand    io.Reader
 	peers   map[netip.Addr]*peer
-	due     queue
+	due     due.Queue[*peer]
 	ignored uint64
 }
 
@@ -112,7 +112,7 @@ func New(cfg Config, restart uint32, rand io.Reader) *Monitor {
 	if cfg.MaxMissing <= 0 {
 		cfg.MaxMissing = DefaultMaxMissing
 	}
-	return &Monitor{cfg: cfg, restart: restart, rand: rand, peers: make(map[netip.Addr]*peer)}
+	return &Monitor{cfg: cfg, restart: restart, rand: rand, peers: make(map[netip.Addr]*peer), due: due.New(earlier, func(p *peer) *int { return &p.index })}
 }
 
 // Add watches a peer; nothing happens when it is watched already. The first request leaves within a tenth of the
@@ -128,7 +128,7 @@ func (m *Monitor) Add(now core.Now, addr netip.Addr) bool {
 	p := &peer{addr: addr, sequence: m.random(), index: -1}
 	p.next = now.Boot + time.Duration(float64(m.cfg.Interval/10)*float64(m.random())/(1<<32))
 	m.peers[addr] = p
-	heap.Push(&m.due, p)
+	m.due.Set(p)
 	return true
 }
 
@@ -196,8 +196,7 @@ func (m *Monitor) Announcement() *mobility.Heartbeat {
 
 // Tick sends the requests that are due and says who is dead by now.
 func (m *Monitor) Tick(now core.Now) (send []Outgoing, news []News) {
-	for len(m.due) > 0 && m.due[0].next <= now.Boot {
-		p := m.due[0]
+	for p, ok := m.due.Min(); ok && p.next <= now.Boot; p, ok = m.due.Min() {
 		if p.waiting {
 			p.missing++
 			if p.missing > m.cfg.MaxMissing && !p.dead {
@@ -215,10 +214,11 @@ func (m *Monitor) Tick(now core.Now) (send []Outgoing, news []News) {
 
 // Deadline is when Tick has something to do.
 func (m *Monitor) Deadline() (time.Duration, bool) {
-	if len(m.due) == 0 {
+	p, ok := m.due.Min()
+	if !ok {
 		return 0, false
 	}
-	return m.due[0].next, true
+	return p.next, true
 }
 
 // Status of a peer: whether it answered lately, its restart counter (0 until known), and when anything came from it.
@@ -238,17 +238,17 @@ func (m *Monitor) counter() mobility.Options {
 
 func (m *Monitor) schedule(p *peer, at time.Duration) {
 	p.next = at
-	if p.index < 0 {
-		heap.Push(&m.due, p)
-		return
-	}
-	heap.Fix(&m.due, p.index)
+	m.due.Set(p)
 }
 
-func (m *Monitor) unschedule(p *peer) {
-	if p.index >= 0 {
-		heap.Remove(&m.due, p.index)
+func (m *Monitor) unschedule(p *peer) { m.due.Remove(p) }
+
+// earlier orders peers by their next request; equal times by address, so that runs can be repeated.
+func earlier(a, b *peer) bool {
+	if c := cmp.Compare(a.next, b.next); c != 0 {
+		return c < 0
 	}
+	return a.addr.Less(b.addr)
 }
 
 // random gives 32 bits. A source that fails gives zeros: times are then not spread, and nothing else suffers.
@@ -256,32 +256,4 @@ func (m *Monitor) random() uint32 {
 	var b [4]byte
 	_, _ = io.ReadFull(m.rand, b[:])
 	return binary.BigEndian.Uint32(b[:])
-}
-
-// queue orders peers by their next request; equal times by address, so that runs can be repeated.
-type queue []*peer
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	if c := cmp.Compare(q[i].next, q[j].next); c != 0 {
-		return c < 0
-	}
-	return q[i].addr.Less(q[j].addr)
-}
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-func (q *queue) Push(x any) {
-	p := x.(*peer)
-	p.index = len(*q)
-	*q = append(*q, p)
-}
-func (q *queue) Pop() any {
-	old := *q
-	p := old[len(old)-1]
-	old[len(old)-1] = nil
-	*q = old[:len(old)-1]
-	p.index = -1
-	return p
 }

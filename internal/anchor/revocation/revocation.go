@@ -15,14 +15,13 @@ package revocation
 
 import (
 	"cmp"
-	"container/heap"
 	"encoding/binary"
 	"io"
 	"net/netip"
-	"slices"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/due"
 	"kedge/wire"
 	"kedge/wire/mobility"
 )
@@ -102,7 +101,7 @@ type Initiator struct {
 	seq   uint16
 	bySeq map[uint16]*pending
 	byKey map[key]*pending
-	due   queue
+	due   due.Queue[*pending]
 	quiet map[netip.Addr]quiet
 }
 
@@ -145,7 +144,7 @@ func New(cfg Config, rand io.Reader) *Initiator {
 	_, _ = io.ReadFull(rand, b[:]) // without randomness numbers begin at 0, and work
 	return &Initiator{
 		cfg: cfg, seq: binary.BigEndian.Uint16(b[:]), bySeq: make(map[uint16]*pending), byKey: make(map[key]*pending),
-		quiet: make(map[netip.Addr]quiet),
+		quiet: make(map[netip.Addr]quiet), due: due.New(earlier, func(p *pending) *int { return &p.index }),
 	}
 }
 
@@ -175,7 +174,7 @@ func (r *Initiator) Revoke(now core.Now, reg Registration, trigger uint8) (Outgo
 		p.out.Remote = reg.Gateway
 	}
 	r.bySeq[m.Sequence], r.byKey[k] = p, p
-	heap.Push(&r.due, p)
+	r.due.Set(p)
 	first := p.out
 	p.out.Again = true
 	return first, ""
@@ -247,7 +246,7 @@ func (r *Initiator) Acknowledged(now core.Now, from netip.Addr, m *mobility.Revo
 // finds nothing.
 func (r *Initiator) Unsupported(now core.Now, from netip.Addr) bool {
 	var gateway netip.Addr
-	for _, p := range r.due {
+	for _, p := range r.due.Items() {
 		if p.out.Remote == from || p.gateway == from {
 			gateway = p.gateway
 			break
@@ -273,7 +272,7 @@ func (r *Initiator) Restarted(gateway netip.Addr) {
 }
 
 func (r *Initiator) abandon(gateway netip.Addr) {
-	for _, p := range slices.Clone(r.due) { // the heap moves under it
+	for _, p := range r.due.Items() {
 		if p.gateway == gateway {
 			r.end(p)
 		}
@@ -288,13 +287,12 @@ func (r *Initiator) remember(gateway netip.Addr, q quiet) {
 
 // Tick gives the indications that are sent again (RFC 5846 6.3) and those that nobody answered.
 func (r *Initiator) Tick(now core.Now) (send []Outgoing, ends []End) {
-	for len(r.due) > 0 && r.due[0].next <= now.Boot {
-		p := r.due[0]
+	for p, ok := r.due.Min(); ok && p.next <= now.Boot; p, ok = r.due.Min() {
 		if p.tries < r.cfg.Retries {
 			p.tries++
 			p.timeout = min(2*p.timeout, r.cfg.MaxTimeout)
 			p.next = now.Boot + p.timeout
-			heap.Fix(&r.due, 0)
+			r.due.Set(p)
 			send = append(send, p.out)
 			continue
 		}
@@ -315,45 +313,26 @@ func (r *Initiator) Tick(now core.Now) (send []Outgoing, ends []End) {
 
 // Deadline is when Tick has something to do.
 func (r *Initiator) Deadline() (time.Duration, bool) {
-	if len(r.due) == 0 {
+	p, ok := r.due.Min()
+	if !ok {
 		return 0, false
 	}
-	return r.due[0].next, true
+	return p.next, true
 }
 
 // Outstanding counts the indications without an answer.
 func (r *Initiator) Outstanding() int { return len(r.bySeq) }
 
 func (r *Initiator) end(p *pending) {
-	heap.Remove(&r.due, p.index)
+	r.due.Remove(p)
 	delete(r.bySeq, p.out.Message.Sequence)
 	delete(r.byKey, p.key)
 }
 
-// queue orders by the next transmission, equal times by sequence number, so that runs can be repeated.
-type queue []*pending
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	if c := cmp.Compare(q[i].next, q[j].next); c != 0 {
+// earlier orders by the next transmission, equal times by sequence number, so that runs can be repeated.
+func earlier(a, b *pending) bool {
+	if c := cmp.Compare(a.next, b.next); c != 0 {
 		return c < 0
 	}
-	return q[i].out.Message.Sequence < q[j].out.Message.Sequence
-}
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-func (q *queue) Push(x any) {
-	p := x.(*pending)
-	p.index = len(*q)
-	*q = append(*q, p)
-}
-func (q *queue) Pop() any {
-	old := *q
-	p := old[len(old)-1]
-	old[len(old)-1] = nil
-	*q = old[:len(old)-1]
-	p.index = -1
-	return p
+	return a.out.Message.Sequence < b.out.Message.Sequence
 }

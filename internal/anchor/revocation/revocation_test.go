@@ -379,10 +379,10 @@ func TestRandom(t *testing.T) {
 				r.Tick(at(now))
 			},
 			"": func(rt *rapid.T) {
-				if len(r.bySeq) != len(r.byKey) || len(r.bySeq) != len(r.due) {
-					rt.Fatalf("%d, %d, %d", len(r.bySeq), len(r.byKey), len(r.due))
+				if len(r.bySeq) != len(r.byKey) || len(r.bySeq) != r.due.Len() {
+					rt.Fatalf("%d, %d, %d", len(r.bySeq), len(r.byKey), r.due.Len())
 				}
-				for i, p := range r.due {
+				for i, p := range r.due.Items() {
 					if p.index != i || r.bySeq[p.out.Message.Sequence] != p || r.byKey[p.key] != p {
 						rt.Fatal("the tables do not agree")
 					}
