@@ -110,6 +110,16 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			}
 		})
 	}
+	g.Go(func() error {
+		for _, r := range roles {
+			select {
+			case <-r.loop.Ready():
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		return markStore(cfg.Store)
+	})
 	return g.Wait()
 }
 
@@ -302,6 +312,25 @@ func withIPv4(cfg *config.Config, local []netip.Addr) []netip.Addr {
 	return local
 }
 
+// mark is the file beside a store that says that the store was in use.
+func mark(cfg config.Store) string { return cfg.Path + ".mark" }
+
+// markStore leaves the mark. It comes when the roles have written their first records: a start that fails before it, or is
+// killed, is none, and the next one is the first again.
+func markStore(cfg config.Store) error {
+	if cfg.Kind == config.StoreMem {
+		return nil
+	}
+	if _, err := os.Stat(mark(cfg)); err == nil {
+		return nil
+	}
+	text := "Kedge: " + filepath.Base(cfg.Path) + " was here. If it is missing at a start it was lost, and hosts may still hold addresses.\n"
+	if err := os.WriteFile(mark(cfg), []byte(text), 0o640); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
 // openStore opens what is durable. A file that is gone although its mark is there was lost: firstStart is false then.
 func openStore(cfg config.Store, log *slog.Logger) (st core.Store, firstStart bool, err error) {
 	if cfg.Kind == config.StoreMem {
@@ -310,8 +339,7 @@ func openStore(cfg config.Store, log *slog.Logger) (st core.Store, firstStart bo
 	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o750); err != nil {
 		return nil, false, fmt.Errorf("store: %w", err)
 	}
-	mark := cfg.Path + ".mark"
-	_, err = os.Stat(mark)
+	_, err = os.Stat(mark(cfg))
 	marked := err == nil
 	b, lost, err := bolt.Recover(cfg.Path, time.Now())
 	if err != nil {
@@ -320,11 +348,10 @@ func openStore(cfg config.Store, log *slog.Logger) (st core.Store, firstStart bo
 	if lost != nil {
 		log.Error("the store was damaged and is lost", "path", cfg.Path, "moved", lost.Moved, "err", lost.Err)
 	}
-	if !marked {
-		text := "Kedge: " + filepath.Base(cfg.Path) + " was here. If it is missing at a start it was lost, and hosts may still hold addresses.\n"
-		if err := os.WriteFile(mark, []byte(text), 0o640); err != nil {
+	if lost != nil { // also for a start that follows on this one and finds an empty file
+		if err := markStore(cfg); err != nil {
 			b.Close()
-			return nil, false, fmt.Errorf("store: %w", err)
+			return nil, false, err
 		}
 	}
 	if marked && b.Fresh() || lost != nil {
