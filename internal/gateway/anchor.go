@@ -20,6 +20,7 @@ type anchor struct {
 	dialect  Dialect // in use
 	proven   bool    // it answered about IPv4 in this dialect
 	sessions int     // bound
+	relay    bool    // it wants DHCP relayed, RFC 5844 3.3.4
 	offset   time.Duration
 	offsetAt time.Time // when its clock was last seen to differ
 }
@@ -165,6 +166,32 @@ func (m *Machine) clockOff(a *anchor, b *mobility.BindingAck) {
 		"peer": a.Name, "offset_ms": float64(a.offset) / float64(time.Millisecond)}})
 }
 
+// dhcpMode notes which DHCP function an anchor wants (RFC 5844 3.2.3.2): without the S flag, and without the option, a
+// relay. There is none here. The address is the one that the anchor registered in either case, so the server of the link
+// gives it out; but people must know that nobody else's DHCP server is asked for options. Document 001 has no such option.
+func (m *Machine) dhcpMode(e *entry, r *request, b *mobility.BindingAck) {
+	if r.dialect != RFC5844 || e.link.Link.DHCP.Off {
+		return
+	}
+	v, ok := b.Options.IPv4DHCPSupportMode()
+	relay := !v.Server
+	if relay {
+		m.counts["dhcp-relay-unsupported"]++
+	}
+	if relay == e.anchor.relay {
+		return
+	}
+	e.anchor.relay = relay
+	switch {
+	case !relay:
+		m.emitPeer(e.anchor, "dhcp relay", "dhcp server", "option 39")
+	case ok:
+		m.emitPeer(e.anchor, "", "dhcp relay", "option 39 without S: not supported, DHCP is answered by this gateway")
+	default:
+		m.emitPeer(e.anchor, "", "dhcp relay", "no option 39: not supported, DHCP is answered by this gateway")
+	}
+}
+
 func (m *Machine) emitPeer(a *anchor, from, to, why string) {
 	m.emit(core.Emit{Name: "peer", From: from, To: to, Why: why, Fields: map[string]any{"peer": a.Name, "address": a.Address.String()}})
 }
@@ -216,6 +243,7 @@ func (m *Machine) started() {
 // an anchor barred until an administrator acts. At most max identifiers; the oldest go first.
 type memory struct {
 	max   int
+	evict func(mn string) // what was stored of it goes as well
 	hosts map[string]*learned
 	order []string
 }
@@ -225,12 +253,15 @@ type learned struct {
 	barred access.Families
 }
 
-func newMemory(most int) memory { return memory{max: most, hosts: map[string]*learned{}} }
+func newMemory(most int, evict func(mn string)) memory {
+	return memory{max: most, evict: evict, hosts: map[string]*learned{}}
+}
 
 func (k *memory) of(mn string) *learned {
 	l := k.hosts[mn]
 	if l == nil {
 		if len(k.order) >= k.max {
+			k.evict(k.order[0])
 			delete(k.hosts, k.order[0])
 			k.order = k.order[1:]
 		}
@@ -266,6 +297,13 @@ func (k *memory) learn(m *Machine, mn string, home netip.Prefix) {
 	a := home.Addr().As4()
 	m.out = append(m.out, core.Persist{Key: []byte(learnedPrefix + mn), Lazy: true,
 		Val: append(append([]byte{recordVersion}, a[:]...), byte(home.Bits()))})
+}
+
+// unlearn deletes the record of an identifier that memory has no room for: the store is as bounded as the memory.
+func (m *Machine) unlearn(mn string) {
+	if m.known.ipv4(mn).IsValid() {
+		m.out = append(m.out, core.Persist{Key: []byte(learnedPrefix + mn), Lazy: true})
+	}
 }
 
 // bar remembers that families must not be asked for until an administrator acts (RFC 5213 6.9.1.2 (7), RFC 5844 3.2.3.2).

@@ -28,8 +28,11 @@ func (m *Machine) answer(a *anchor, b *mobility.BindingAck) {
 	r := e.req
 	if why, detail := m.implausible(e, r, tx, b); why != "" {
 		m.ignored(a.Address, e.mn, why, detail)
-		if why == wire.IdentifierMismatch {
+		switch why {
+		case wire.IdentifierMismatch:
 			m.quarantine(e)
+		case wire.PrefixNotAsked:
+			e.differs = true
 		}
 		return
 	}
@@ -60,17 +63,27 @@ func (m *Machine) asker(a *anchor, b *mobility.BindingAck) (*entry, transmission
 		candidates = m.ordered()
 	}
 	asked := false
+	var other *entry // its number fits, but the rest does not: the answer may be for another session of the host
+	var otherTx transmission
 	for _, e := range candidates {
 		if e.req == nil || e.anchor != a {
 			continue
 		}
 		asked = true
 		if tx, ok := e.req.match(b.Sequence); ok {
-			return e, tx
+			if why, _ := m.implausible(e, e.req, tx, b); why == "" {
+				return e, tx
+			}
+			if other == nil {
+				other, otherTx = e, tx
+			}
 		}
 		if b.Status == mobility.SequenceOutOfWindow && m.cfg.SequenceOrdering && len(candidates) == 1 {
 			return e, e.req.sent[(e.req.n-1)%len(e.req.sent)] // carries the anchor's number, RFC 6275 6.1.8
 		}
+	}
+	if other != nil {
+		return other, otherTx
 	}
 	mn := id.ID
 	if len(m.byID[mn]) == 0 {
@@ -184,14 +197,41 @@ func (m *Machine) accepted(e *entry, r *request, tx transmission, b *mobility.Bi
 		m.rejected(e, r, b) // refused in its own option
 		return
 	}
+	if o := m.claimed(e, prefixes, home); o != nil {
+		m.giveBack(e, r, prefixes, home, o)
+		return
+	}
 	again := silent && m.otherDialect(e, r)
 	m.endRequest(e)
-	e.reassert, e.confirmed, e.accepted = false, m.now.Boot, tx.stamp
+	e.reassert, e.differs, e.confirmed, e.accepted = false, false, m.now.Boot, tx.stamp
 	m.known.learn(m, e.mn, home)
 	m.install(e, r, tx, b, grant{prefixes: prefixes, home: home, router: v4.router, again: again})
 	if again {
 		m.register(e, "IPv4 in the other dialect")
 	}
+}
+
+// claimed finds a session of another anchor that has one of these addresses. An anchor rules over its own sessions, and may
+// move an address from one to another; what another anchor's hosts have, it cannot give away.
+func (m *Machine) claimed(e *entry, prefixes []netip.Prefix, home netip.Prefix) *entry {
+	if home.IsValid() {
+		prefixes = append(slices.Clone(prefixes), netip.PrefixFrom(home.Addr(), 32))
+	}
+	for _, k := range prefixes {
+		if o := m.owners[k]; o != nil && o.anchor != e.anchor {
+			return o
+		}
+	}
+	return nil
+}
+
+// giveBack refuses what an anchor gave, because a host of another anchor has it.
+func (m *Machine) giveBack(e *entry, r *request, prefixes []netip.Prefix, home netip.Prefix, o *entry) {
+	m.past(e.mn, "gave addresses back", string(wire.AddressClaimed), "they are of a session with "+o.anchor.Name)
+	m.endRequest(e)
+	e.prefixes, e.ipv4 = prefixes, home
+	m.request(e, r.families, 0, true)
+	m.refuse(e, r.families, wire.AddressClaimed)
 }
 
 // otherDialect tries the other dialect for an anchor that ignores the IPv4 option, once for a host.
@@ -338,6 +378,16 @@ func (m *Machine) askAny(e *entry, f access.Families, reason wire.Reason) {
 	}
 	m.endRequest(e)
 	m.shrink(e, "its address is not allowed any more")
+	m.register(e, "ask for any address")
+}
+
+// askAnew follows an anchor that does not give what is asked for by name: home networks may have been renumbered (RFC 5213
+// 6.12). One answer does not end a binding, since it may be late or forged; but without a binding any address will do.
+func (m *Machine) askAnew(e *entry) {
+	m.past(e.mn, "asks for any address instead", string(wire.PrefixNotAsked), "")
+	e.differs, e.noHint = false, [2]bool{true, true}
+	e.prefixes, e.ipv4, e.router4 = nil, netip.Prefix{}, netip.Addr{}
+	m.endRequest(e)
 	m.register(e, "ask for any address")
 }
 

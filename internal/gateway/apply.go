@@ -52,6 +52,9 @@ func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.Bin
 	e.refreshAt = max(tx.at+time.Duration(0.9*part)+m.spread(time.Duration(0.1*part)), m.now.Boot+10*time.Millisecond)
 	e.lost, e.tries = false, 0
 	e.handoff = m.cfg.FirstHandoff
+	if got.home.IsValid() {
+		m.dhcpMode(e, r, b)
+	}
 	m.setState(e, active, "accepted")
 	m.arm(e, tRefresh, e.refreshAt)
 	m.arm(e, tExpire, max(e.expires, m.now.Boot+10*time.Millisecond))

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"kedge/internal/access"
 	"kedge/internal/core"
@@ -164,21 +166,49 @@ func (m *Machine) notServed(l *link, mac core.MAC, r wire.Reason) {
 	m.emit(core.Emit{Name: "refused", Why: string(r), Fields: map[string]any{"if": l.Link.Name, "mac": mac.String()}})
 }
 
-// evict makes room by forgetting the host without a session that was silent for longest. False: all have one.
+// evictEvery is how often a link may look through a full table for hosts to forget, and maxVictims how many it then notes:
+// more than it may take in that time. Looking once for each newcomer would let a flood of them use up the processor.
+const (
+	evictEvery = time.Second
+	maxVictims = 1024
+)
+
+// evict makes room by forgetting a host without a session that was silent for long. False: there is none.
 func (m *Machine) evict(l *link) bool {
-	var victim *entry
-	for _, e := range m.hosts {
-		if (e.state == idle || e.state == refused) && (e.link == l || l.hosts < m.cfg.Limits.HostsPerAccess) &&
-			(victim == nil || e.heard < victim.heard || e.heard == victim.heard && e.id < victim.id) {
-			victim = e
+	for {
+		for len(l.victims) > 0 {
+			e := l.victims[0]
+			l.victims = l.victims[1:]
+			if m.hosts[e.mac] == e && m.evictable(e, l) {
+				m.forget(e, "evicted")
+				return true
+			}
 		}
+		if l.looked != never && m.now.Boot-l.looked < evictEvery {
+			return false
+		}
+		l.looked = m.now.Boot
+		var all []*entry
+		for _, e := range m.hosts {
+			if m.evictable(e, l) {
+				all = append(all, e)
+			}
+		}
+		if len(all) == 0 {
+			return false
+		}
+		slices.SortFunc(all, func(a, b *entry) int {
+			return cmp.Or(cmp.Compare(a.heard, b.heard), cmp.Compare(a.id, b.id))
+		})
+		l.victims = slices.Clone(all[:min(len(all), maxVictims)])
 	}
-	// A host that was just seen keeps its place: otherwise a flood of inventions would drive the real ones out.
-	if victim == nil || m.now.Boot-victim.heard < m.cfg.Timers.NUDReachable {
-		return false
-	}
-	m.forget(victim, "evicted")
-	return true
+}
+
+// evictable tells whether a host may go to make room on a link. One that was just seen keeps its place: otherwise a flood
+// of inventions would drive the real ones out.
+func (m *Machine) evictable(e *entry, l *link) bool {
+	return (e.state == idle || e.state == refused) && (e.link == l || l.hosts < m.cfg.Limits.HostsPerAccess) &&
+		m.now.Boot-e.heard >= m.cfg.Timers.NUDReachable
 }
 
 // of names the host with a MAC address.

@@ -249,6 +249,7 @@ type reply struct {
 	ll       []byte
 	stamp    uint64
 	drop     bool // no echoed options at all
+	relay    bool // no option 39, which means a DHCP relay
 }
 
 // ack builds the answer to an update.
@@ -312,6 +313,9 @@ func (r reply) ack(u update) *mobility.BindingAck {
 			o = o.Add(mobility.IPv4HomeAddressReply{Status: r.v4status, PrefixLen: uint8(r.v4.Bits()), Addr: r.v4.Addr()})
 			if r.v4status < 128 {
 				o = o.Add(mobility.IPv4DefaultRouter{Addr: rtr4})
+				if !r.relay {
+					o = o.Add(mobility.IPv4DHCPSupportMode{Server: true})
+				}
 			}
 		}
 	}

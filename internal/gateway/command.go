@@ -112,6 +112,10 @@ func (m *Machine) status() core.Status {
 		if a.Protection == "none" {
 			s.Notes = append(s.Notes, fmt.Sprintf("signalling with %s is not protected", a.Name))
 		}
+		if a.relay {
+			s.Notes = append(s.Notes, fmt.Sprintf("%s wants DHCP relayed (option 39, RFC 5844 3.3.4), which is not supported: this gateway "+
+				"answers DHCP itself, with the addresses that it registers", a.Name))
+		}
 		if !a.offsetAt.IsZero() {
 			s.Notes = append(s.Notes, fmt.Sprintf("the clock of %s differed by %v at %s: synchronize both to one source",
 				a.Name, a.offset.Round(time.Millisecond), a.offsetAt.Format(time.RFC3339)))

@@ -212,6 +212,9 @@ func (c *Config) validate() error {
 	}
 	set(&c.Restart, 1)
 	c.Limits.defaults()
+	if c.Limits.HostsPerAccess > access.MaxHosts {
+		return fmt.Errorf("%d hosts on one access link: want at most %d", c.Limits.HostsPerAccess, access.MaxHosts)
+	}
 	return c.Timers.validate()
 }
 

@@ -4,7 +4,7 @@
 // RFC 5213 section 6 and 9.2; RFC 5844 3.2 and 3.4 (DHCP server mode); draft-ietf-netlmm-pmip6-ipv4-support-02 3.1-3.2 as
 // a second dialect; RFC 4283 (identifiers), RFC 5846 (revocation, of one session at a time), RFC 5847 (heartbeats, in
 // package heartbeat), RFC 6275 11.8 (back-off), RFC 6543 (fixed router addresses, in package access). Left out: signalling
-// over IPv4 and through NAT, DHCP relay, multicast.
+// over IPv4 and through NAT, DHCP relay (an anchor that wants it is reported), multicast.
 //
 // One Machine holds everything: one access.HomeLink for each access link, the Binding Update List, one heartbeat.Monitor.
 // It has no I/O, no clock and no lock; the goroutine that calls Handle owns it. Times are boot time but for the Timestamp

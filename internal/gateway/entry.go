@@ -74,13 +74,14 @@ type entry struct {
 	by      string // what attached it
 	handoff uint8  // Handoff Indicator of the next registration that is no refresh
 
-	wants  access.Families  // what the host asked for and its profile allows
-	denied [2]denial        // by family
-	noHint [2]bool          // the anchor refused the address or prefixes we proposed: ask for any
-	tried  map[Dialect]bool // dialects in which the anchor did not answer about IPv4
-	hint   netip.Addr       // IPv4 address the host asked for by DHCP
-	left   bool             // DHCPRELEASE: no IPv4 until DHCP asks again
-	reason wire.Reason      // of the last refusal
+	wants   access.Families  // what the host asked for and its profile allows
+	denied  [2]denial        // by family
+	noHint  [2]bool          // the anchor refused the address or prefixes we proposed: ask for any
+	differs bool             // the anchor answered with addresses that were not asked for
+	tried   map[Dialect]bool // dialects in which the anchor did not answer about IPv4
+	hint    netip.Addr       // IPv4 address the host asked for by DHCP
+	left    bool             // DHCPRELEASE: no IPv4 until DHCP asks again
+	reason  wire.Reason      // of the last refusal
 
 	prefixes  []netip.Prefix
 	ipv4      netip.Prefix
@@ -278,6 +279,13 @@ func (b *bucket) take(now time.Duration) bool {
 	}
 	b.tokens--
 	return true
+}
+
+// spend uses a token for what cannot wait; the next take then waits longer.
+func (b *bucket) spend(now time.Duration) {
+	if !b.take(now) {
+		b.tokens--
+	}
 }
 
 // wait is how long after the last failed take the next one works.

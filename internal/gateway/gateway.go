@@ -32,6 +32,7 @@ type Machine struct {
 	owners   map[netip.Prefix]*entry // of keys in the data plane
 	due      dueQueue
 	sessions uint64 // number of the last session
+	seq      uint16 // of the last update, with timestamps
 	pending  int    // requests without an answer
 	states   [gone]int
 
@@ -56,7 +57,9 @@ type link struct {
 	down           bool
 	downAt         time.Duration // since when, if down and its hosts are still there; else never
 	newHosts       bucket
-	strangers      [4096]bucket // by Machine.slot
+	strangers      [4096]bucket  // by Machine.slot
+	victims        []*entry      // of evict, the one silent for longest in front
+	looked         time.Duration // when evict last looked through the table, or never
 	attach, detach map[string]bool
 }
 
@@ -68,9 +71,10 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	m := &Machine{
 		cfg: cfg, rand: rand, restart: cfg.Restart,
 		hosts: map[core.MAC]*entry{}, byID: map[string][]*entry{}, owners: map[netip.Prefix]*entry{}, waiting: map[core.Ref]*handover{}, counts: map[string]uint64{},
-		known: newMemory(cfg.Limits.Hosts), past_: newHistory(),
+		past_: newHistory(),
 	}
-	m.seed = m.random()
+	m.known = newMemory(cfg.Limits.Hosts, m.unlearn)
+	m.seed, m.seq = m.random(), uint16(m.random())
 	m.profiles = make(map[string]Profile, len(cfg.Profiles))
 	for _, p := range cfg.Profiles {
 		m.profiles[p.ID] = p
@@ -81,7 +85,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	}
 	for _, a := range cfg.Access {
 		l := &link{
-			Access: a, home: access.NewHomeLink(a.Link, rand), down: a.Down, downAt: never, attach: words(a.AttachOn), detach: words(a.DetachOn),
+			Access: a, home: access.NewHomeLink(a.Link, rand), down: a.Down, downAt: never, looked: never, attach: words(a.AttachOn), detach: words(a.DetachOn),
 			newHosts: bucket{rate: cfg.Limits.NewHosts, burst: max(2*cfg.Limits.NewHosts, 1)},
 		}
 		for i := range l.strangers {
@@ -189,8 +193,11 @@ func (m *Machine) expired(e *entry) {
 // message takes what came from a link or from the core network.
 func (m *Machine) message(ev *core.Message) {
 	if f, ok := ev.Body.(*access.Frame); ok {
-		if f != nil {
+		switch {
+		case f != nil:
 			m.frame(ev, f)
+		case ev.Err != nil:
+			m.count(reasonOf(ev.Err)) // not even an Ethernet header
 		}
 		return
 	}

@@ -125,7 +125,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	if len(h) != historyDepth || h[len(h)-1].What != fmt.Sprint(historyDepth+9) || h[0].What != "10" {
 		t.Errorf("history %v", h)
 	}
-	k := newMemory(10)
+	k := newMemory(10, func(string) {})
 	for i := range 100 {
 		k.set(fmt.Sprint(i), hoa)
 	}

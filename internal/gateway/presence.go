@@ -87,6 +87,10 @@ func (m *Machine) expire(e *entry) {
 	m.withdraw(e)
 	m.setState(e, registering, "binding expired")
 	e.handoff = m.cfg.FirstHandoff
+	if e.differs {
+		m.askAnew(e)
+		return
+	}
 	m.register(e, "binding expired")
 }
 

@@ -64,6 +64,7 @@ func (m *Machine) register(e *entry, why string) {
 		// The anchor takes everything back but gave no date: the binding ends as it would have.
 		return
 	case f == 0:
+		m.endRequest(e) // of another family set, from before the refusal
 		if e.state != refused {
 			m.setState(e, idle, "nothing may be asked for")
 		}
@@ -119,6 +120,7 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 	}
 	switch {
 	case lifetime == 0:
+		e.updates.spend(m.now.Boot)
 		r.handoff = mobility.HandoffUnknown // RFC 5213 6.9.1.4
 		r.interval = InitialBindackTimeout
 	case e.lost, e.reassert:
@@ -186,6 +188,11 @@ func sharesPrefix(e *entry, ps []netip.Prefix) bool {
 func (m *Machine) transmit(e *entry, why wire.Reason) {
 	r := e.req
 	e.seq++
+	if !m.cfg.SequenceOrdering {
+		// With timestamps one counter serves all sessions, so that answers can be told apart (RFC 5213 6.9.1.1 (6)).
+		m.seq++
+		e.seq = m.seq
+	}
 	tx := transmission{seq: e.seq, at: m.now.Boot}
 	if !m.cfg.SequenceOrdering {
 		tx.stamp = e.stampOf(m.now.Wall)
@@ -263,6 +270,15 @@ func (m *Machine) unanswered(e *entry) {
 	case e.link.down:
 		// Not before the host is there again.
 		m.arm(e, tSend, m.now.Boot+r.interval)
+	case r.families&m.known.barred(e.mn) != 0:
+		// Barred meanwhile, by the answer to another session of the host: not even a repetition may ask (RFC 5213 6.9.1.2 (7)).
+		m.endRequest(e)
+		if e.state.bound() {
+			m.setState(e, active, "no extension: barred by the anchor")
+		}
+		m.register(e, "without the barred family")
+	case e.differs && !e.state.bound():
+		m.askAnew(e)
 	default:
 		r.interval = min(2*r.interval, m.cfg.Timers.RetransmitMax)
 		if r.series >= fallbackTries && r.families&access.V4 != 0 && m.fallBack(e.anchor, r.dialect, "no answer") {
