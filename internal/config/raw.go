@@ -88,7 +88,7 @@ type rawAnchor struct {
 
 type rawHomeLink struct {
 	at
-	Interface leaf[string] `yaml:"interface" doc:"Interface where home addresses are answered for by proxy ND and proxy ARP; none: the home prefixes are routed to the anchor." def:"none"`
+	Interface leaf[string] `yaml:"interface" doc:"Interface where single home addresses (IPv4, IPv6 of pools with delegate: 128) are answered for by proxy ARP and proxy ND. Home network prefixes need routes to the anchor in any case; none: so do all." def:"none"`
 }
 
 type rawPool struct {
@@ -96,7 +96,7 @@ type rawPool struct {
 	Name     leaf[string]       `yaml:"name" doc:"Name: metric label, and what subscribers refer to." ex:"v4" req:"1"`
 	Domain   leaf[core.Domain]  `yaml:"domain" doc:"Routing domain; pools of different domains may overlap." def:"0"`
 	Prefix   leaf[netip.Prefix] `yaml:"prefix" doc:"The range, IPv4 or IPv6." ex:"10.20.0.0/16" req:"1"`
-	Delegate leaf[int]          `yaml:"delegate" doc:"IPv6: length of the prefix that a session gets. Hosts form addresses by SLAAC only in a /64." range:"1..64" def:"64"`
+	Delegate leaf[int]          `yaml:"delegate" doc:"IPv6: length of the prefix that a session gets. Hosts form addresses by SLAAC only in a /64; 128 is for hosts with an address of their own configuration." range:"1..128" def:"64"`
 	Router   leaf[netip.Addr]   `yaml:"router" doc:"IPv4: default router of the home network, given to hosts (RFC 5844 3.3.3). Default: the first address. Never handed out." family:"4"`
 	Reserve  list[leaf[string]] `yaml:"reserve" doc:"Addresses or prefixes that are never handed out dynamically." ex:"[10.20.0.1]"`
 }
@@ -244,7 +244,7 @@ type rawRA struct {
 type rawGatewayLimits struct {
 	at
 	Hosts          leaf[int]  `yaml:"hosts" doc:"Hosts in all." range:"1..10000000" def:"100000"`
-	HostsPerAccess leaf[int]  `yaml:"hosts-per-access" doc:"Hosts of one access link." range:"1..10000000" def:"10000"`
+	HostsPerAccess leaf[int]  `yaml:"hosts-per-access" doc:"Hosts of one access link." range:"1..16384" def:"10000"`
 	Pending        leaf[int]  `yaml:"pending" doc:"Registrations without an answer." range:"1..1000000" def:"5000"`
 	NewHosts       leaf[rate] `yaml:"new-hosts" doc:"Hosts that may appear on one access link; bursts of twice as many." range:"1/s..1000000/s" def:"500/s"`
 	Triggers       leaf[rate] `yaml:"triggers-per-host" doc:"Registrations that one host can cause." range:"0.1/s..1000/s" def:"5/s"`
