@@ -96,6 +96,7 @@ const (
 	NoHost        Kind = "no-host"        // nobody can be served
 	PoolTooSmall  Kind = "pool-too-small" // a pool holds fewer addresses than sessions may exist
 	UnusedSetting Kind = "unused"         // has no effect here
+	NeedsRoute    Kind = "needs-route"    // other routers must be told
 	NotAuthorized Kind = "not-authorized" // across files: a request will be refused
 )
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +195,7 @@ func TestWarnings(t *testing.T) {
 		{b, "interval: 60s", "interval: 10s", "a.yaml:22: anchor.heartbeat.interval: HEARTBEAT_INTERVAL SHOULD be 30s to 1h (RFC 5847 5) (beyond-rfc)"},
 		{b, "delegate: 64", "delegate: 56", "a.yaml:12: anchor.pools[0].delegate: hosts form addresses by SLAAC only in a /64 (RFC 4862 5.5.3) (beyond-rfc)"},
 		{b, "delegate: 64 }", "delegate: 64 } # cut", ""},
+		{b, "interface: none", "interface: eth1", "a.yaml:12: anchor.pools[0].prefix: proxy ND on eth1 answers for single addresses, not for home network prefixes of /64 (RFC 5213 5.6.2): neighbours there need a route to 2001:db8:1000::/36 by this anchor (needs-route)"},
 		{g, "first: 1s", "first: 200ms", "a.yaml:22: gateway.timers.retransmit.first: INITIAL_BINDACK_TIMEOUT is 1s (RFC 6275 12) (beyond-rfc)"},
 		{g, "gateway:\n", "dataplane: { device: tun0 }\ngateway:\n", "a.yaml:6: dataplane.device: only an anchor has a TUN interface (unused)"},
 	} {
@@ -215,6 +217,10 @@ func TestWarnings(t *testing.T) {
 		if !found {
 			t.Errorf("%s: %q is not among\n%s", c.new, c.want, strings.Join(all, "\n"))
 		}
+	}
+	single := strings.NewReplacer("interface: none", "interface: eth1", "2001:db8:1000::/36\", delegate: 64", "2001:db8:1000::/100\", delegate: 128", "2001:db8:1000:1::/64", "2001:db8:1000::1/128").Replace(string(b))
+	if c, w, err := Parse("a.yaml", []byte(single)); err != nil || c.Anchor.Pools[0].Delegate != 128 || slices.ContainsFunc(w, func(w Warning) bool { return w.Kind == NeedsRoute }) {
+		t.Errorf("single IPv6 addresses are defended: %v %v", w, err)
 	}
 	if _, w, err := Parse("a.yaml", bytes.Replace(b, b[bytes.Index(b, []byte("    list:")):bytes.Index(b, []byte("  limits:"))], nil, 1)); err != nil || w[len(w)-1].Kind != NoHost {
 		t.Errorf("an anchor that serves nobody: %v %v", w, err)

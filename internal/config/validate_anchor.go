@@ -22,6 +22,9 @@ const lifetimeUnit = 4 * time.Second
 // maxReserveBits limits what a pool keeps in memory for prefixes that are never handed out.
 const maxReserveBits = 28
 
+// maxPoolBits limits how many prefixes a pool can hand out.
+const maxPoolBits = 62
+
 // short writes a duration without zero parts: 1h, not 1h0m0s.
 func short(d time.Duration) string {
 	s := d.String()
@@ -53,6 +56,11 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 		a.HomeLink = v.iface(h)
 	}
 	pools := v.pools(a, &r.Pools)
+	for i, p := range a.Pools {
+		if a.HomeLink != "" && p.Domain == 0 && p.Prefix.IsValid() && p.Prefix.Addr().Is6() && p.Delegate < 128 {
+			v.warn(&r.Pools.items[i].Prefix, NeedsRoute, "proxy ND on %s answers for single addresses, not for home network prefixes of /%d (RFC 5213 5.6.2): neighbours there need a route to %s by this anchor", a.HomeLink, p.Delegate, p.Prefix)
+		}
+	}
 	if p := r.Services.PMIP6; p != nil {
 		a.PMIP6 = v.pmip6(p)
 	} else if r.Services.set && !v.blamed(r.Services.path, "pmip6") {
@@ -132,6 +140,8 @@ func (v *validator) poolRange(pool *Pool, p *rawPool) {
 		switch {
 		case pool.Delegate != 0 && x.Bits() > pool.Delegate:
 			v.fail(&p.Prefix, fmt.Sprintf("%s is too long to delegate /%d from it", x, pool.Delegate), fmt.Sprintf("write a prefix of at most %d bits", pool.Delegate))
+		case pool.Delegate != 0 && pool.Delegate-x.Bits() > maxPoolBits:
+			v.fail(&p.Prefix, fmt.Sprintf("%s has more than 2^%d prefixes of length %d", x, maxPoolBits, pool.Delegate), fmt.Sprintf("write a prefix of at least %d bits", pool.Delegate-maxPoolBits))
 		case pool.Delegate != 0 && pool.Delegate != 64:
 			v.warn(&p.Delegate, BeyondRFC, "hosts form addresses by SLAAC only in a /64 (RFC 4862 5.5.3)")
 		}
