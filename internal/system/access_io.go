@@ -3,7 +3,6 @@ package system
 import (
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"unsafe"
 
@@ -101,20 +100,7 @@ func finishChecksum(frame []byte, start, offset int) {
 func (p *AccessPort) Write(pkts []core.Packet) (sent int, err error) {
 	p.tx.Lock()
 	defer p.tx.Unlock()
-	var errs []error
-	for len(pkts) > 0 {
-		n := min(len(pkts), batchMax)
-		k, err := p.writeBatch(pkts[:n])
-		sent += k
-		if err != nil {
-			errs = append(errs, err)
-			if errors.Is(err, net.ErrClosed) {
-				break
-			}
-		}
-		pkts = pkts[n:]
-	}
-	return sent, errors.Join(errs...)
+	return inBatches(pkts, p.writeBatch)
 }
 
 func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {

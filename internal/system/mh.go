@@ -149,20 +149,7 @@ func transient(err error) bool {
 func (p *MHPort) Write(pkts []core.Packet) (sent int, err error) {
 	p.tx.Lock()
 	defer p.tx.Unlock()
-	var errs []error
-	for len(pkts) > 0 {
-		n := min(len(pkts), batchMax)
-		k, err := p.writeBatch(pkts[:n])
-		sent += k
-		if err != nil {
-			errs = append(errs, err)
-			if errors.Is(err, net.ErrClosed) {
-				break
-			}
-		}
-		pkts = pkts[n:]
-	}
-	return sent, errors.Join(errs...)
+	return inBatches(pkts, p.writeBatch)
 }
 
 func (p *MHPort) writeBatch(pkts []core.Packet) (sent int, err error) {

@@ -1,12 +1,15 @@
 package system
 
 import (
+	"errors"
 	"net"
 	"os"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -167,4 +170,23 @@ func receiveBuffer(fd, octets int) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, octets) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, octets)
 	}
+}
+
+// inBatches writes packets as many at once as a system call takes. It gives how many left and joins the errors of the
+// others; a closed port ends it.
+func inBatches(pkts []core.Packet, write func([]core.Packet) (int, error)) (sent int, err error) {
+	var errs []error
+	for len(pkts) > 0 {
+		n := min(len(pkts), batchMax)
+		k, err := write(pkts[:n])
+		sent += k
+		if err != nil {
+			errs = append(errs, err)
+			if errors.Is(err, net.ErrClosed) {
+				break
+			}
+		}
+		pkts = pkts[n:]
+	}
+	return sent, errors.Join(errs...)
 }
