@@ -138,6 +138,8 @@ func (v *validator) poolRange(pool *Pool, p *rawPool) {
 			v.fail(&p.Router, "is for IPv4 pools", "leave it out: IPv6 hosts learn the gateway's link-local address")
 		}
 		switch {
+		case pool.Delegate > 64 && pool.Delegate < 128:
+			v.fail(&p.Delegate, fmt.Sprintf("hosts form no addresses in a /%d", pool.Delegate), "write 64 for prefixes, 128 for single addresses")
 		case pool.Delegate != 0 && x.Bits() > pool.Delegate:
 			v.fail(&p.Prefix, fmt.Sprintf("%s is too long to delegate /%d from it", x, pool.Delegate), fmt.Sprintf("write a prefix of at most %d bits", pool.Delegate))
 		case pool.Delegate != 0 && pool.Delegate-x.Bits() > maxPoolBits:

@@ -34,7 +34,7 @@ func TestImplausibleAnswers(t *testing.T) {
 		{name: "other timestamp", r: reply{stamp: 12345}, want: wire.TimestampMismatch},
 		{name: "lifetime 0", r: reply{lifetime: -1}, want: wire.BadValue},
 		{name: "multicast prefix", r: reply{hnp: []netip.Prefix{netip.MustParsePrefix("ff02::/64")}}, want: wire.BadValue},
-		{name: "prefix longer than 64", r: reply{hnp: []netip.Prefix{netip.MustParsePrefix("2001:db8::/96")}}, want: wire.BadValue},
+		{name: "prefix between 64 and an address", r: reply{hnp: []netip.Prefix{netip.MustParsePrefix("2001:db8::/96")}}, want: wire.BadValue},
 		{name: "prefix not asked for", profile: Profile{ID: idA, Prefixes: []netip.Prefix{hnp}}, r: reply{hnp: []netip.Prefix{hnp, other}}, want: wire.PrefixNotAsked},
 		{name: "IPv6 not asked for", profile: Profile{ID: idA, Families: access.V4}, r: reply{hnp: []netip.Prefix{other}}, want: wire.PrefixNotAsked},
 		{name: "IPv4 address not asked for", profile: Profile{ID: idA, IPv4: hoa}, r: reply{v4: netip.MustParsePrefix("10.20.0.11/16")}, want: wire.PrefixNotAsked},

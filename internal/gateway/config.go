@@ -317,9 +317,10 @@ func (t *Timers) validate() error {
 // maxIdentifier is what fits the Mobile Node Identifier option (RFC 4283 3): one octet of the length is the subtype.
 const maxIdentifier = 254
 
-// usablePrefix tells whether p can be a home network prefix: a masked global unicast prefix of 1 to 64 bits.
+// usablePrefix tells whether p can be a home network prefix: a masked global unicast prefix of 1 to 64 bits, or the one
+// address of a host that has it by its own configuration.
 func usablePrefix(p netip.Prefix) bool {
-	return p.IsValid() && p.Addr().Is6() && !p.Addr().Is4In6() && p.Bits() >= 1 && p.Bits() <= 64 && p == p.Masked() &&
+	return p.IsValid() && p.Addr().Is6() && !p.Addr().Is4In6() && p.Bits() >= 1 && (p.Bits() <= 64 || p.IsSingleIP()) && p == p.Masked() &&
 		p.Addr().IsGlobalUnicast()
 }
 
