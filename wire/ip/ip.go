@@ -69,12 +69,13 @@ var (
 	err4Sum     = &wire.Error{Msg: "IPv4 header", Field: "Header Checksum", Off: 10, Reason: wire.BadChecksum, RFC: "RFC 791 3.1"}
 	err6Short   = &wire.Error{Msg: "IPv6 header", Reason: wire.Truncated, RFC: "RFC 8200 3"}
 	err6Cut     = &wire.Error{Msg: "IPv6 header", Field: "Payload Length", Off: 4, Reason: wire.Truncated, RFC: "RFC 8200 3"}
+	err6Jumbo   = &wire.Error{Msg: "IPv6 header", Field: "Payload Length", Off: 4, Reason: wire.BadLength, RFC: "RFC 2675 3"}
 	errTooLong  = &wire.Error{Msg: "IP packet", Field: "length", Reason: wire.TooLong, RFC: "RFC 8200 3"}
 	errFamilies = &wire.Error{Msg: "IP packet", Field: "addresses", Reason: wire.BadValue, RFC: "RFC 791 3.1"}
 )
 
 // Parse reads the header of either family. It checks version, lengths and the IPv4 header checksum; b may be longer than the
-// packet (link padding): cut it to Len. Errors are *wire.Error.
+// packet (link padding): cut it to Len. A jumbogram, whose header says that it is empty, is refused. Errors are *wire.Error.
 func Parse(b []byte) (Header, error) {
 	h, err := ParseQuoted(b)
 	switch {
@@ -86,6 +87,8 @@ func Parse(b []byte) (Header, error) {
 		return Header{}, err6Cut
 	case h.Is4() && Checksum(b[:h.HdrLen]) != 0:
 		return Header{}, err4Sum
+	case h.Proto == HopByHop && h.Len == IPv6Len && !h.Is4():
+		return Header{}, err6Jumbo
 	}
 	return h, nil
 }

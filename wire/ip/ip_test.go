@@ -75,6 +75,7 @@ func TestParseRefuses(t *testing.T) {
 		"IPv4 checksum":          {edit(good4, 8, 2), wire.BadChecksum},
 		"IPv6 39 octets":         {good6[:39], wire.Truncated},
 		"IPv6 cut":               {good6[:47], wire.Truncated},
+		"IPv6 jumbogram":         {append(packet(t, Header{Src: a6, Dst: b6, TTL: 1}, nil), 17, 0, 0xc2, 4, 0, 1, 0, 0), wire.BadLength},
 	} {
 		if _, err := Parse(c.b); !errors.Is(err, c.reason) {
 			t.Errorf("%s: %v, want %s", name, err, c.reason)
@@ -110,6 +111,9 @@ func TestHeaderRoundTrip(t *testing.T) {
 		} else {
 			h.Src, h.Dst = a6, b6
 			h.Flow, h.HdrLen = rapid.Uint32Range(0, 0xfffff).Draw(t, "flow"), 40
+			if h.Proto == HopByHop {
+				n = max(n, 8) // without it it is a jumbogram
+			}
 		}
 		b, err := h.Append(nil, n)
 		if err != nil {
@@ -151,7 +155,7 @@ func TestChecksumAgainstPlainLoop(t *testing.T) {
 
 func TestChangesKeepChecksumRight(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := Header{Src: a4, Dst: b4, TTL: rapid.Uint8Range(1, 255).Draw(t, "ttl"), TOS: rapid.Uint8().Draw(t, "tos"), ID: rapid.Uint16().Draw(t, "id")}
+		h := Header{Src: a4, Dst: b4, Proto: None, TTL: rapid.Uint8Range(1, 255).Draw(t, "ttl"), TOS: rapid.Uint8().Draw(t, "tos"), ID: rapid.Uint16().Draw(t, "id")}
 		if rapid.Bool().Draw(t, "v6") {
 			h.Src, h.Dst, h.ID = a6, b6, 0
 		}

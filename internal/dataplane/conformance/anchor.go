@@ -181,6 +181,26 @@ var anchorCases = []testCase{
 		} {
 			b.dropped(wire.BadInner, 1, func() { b.pass(name, fromCore(v6(CoA1, LMAA, 4, hdr{}, in))) })
 		}
+		b.dropped(wire.BadInner, 3, func() {
+			b.pass("IPv6 where the outer header says IPv4", fromCore(v6(CoA1, LMAA, 4, hdr{}, udpPacket(H16, CN6, hdr{}, 100))))
+			b.pass("IPv4 where the outer header says IPv6", fromCore(v6(CoA1, LMAA, 41, hdr{}, good)))
+			jumbo := append(v6(H16, CN6, 0, hdr{}, nil), 17, 0, 0xc2, 4, 0, 1, 0, 0) // its length is in an option
+			b.pass("a jumbogram", fromCore(v6(CoA1, LMAA, 41, hdr{}, jumbo)))
+		})
+		// What a router does not look at passes: options, routing headers, tunnels in tunnels.
+		for name, c := range map[string]struct {
+			next byte
+			body []byte
+		}{
+			"hop-by-hop options":        {0, append([]byte{17, 0, 5, 2, 0, 0, 1, 0}, udp(H16, CN6, 100)...)},
+			"a routing header":          {43, append([]byte{17, 2, 0, 0, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9}, udp(H16, CN6, 100)...)},
+			"IPv6 in IPv6":              {41, udpPacket(Nobody, LMAA, hdr{}, 100)},
+			"IPv6 in IPv6 in IPv6":      {41, v6(Nobody, H26, 41, hdr{}, udpPacket(H16, CN6, hdr{}, 100))},
+			"no next header, with data": {59, filling(16)},
+		} {
+			b.pass(name, fromCore(wrap(CoA1, LMAA, v6(H16, CN6, c.next, hdr{}, c.body))), toCN(v6(H16, CN6, c.next, hdr{hop: 63}, c.body)))
+			b.pass(name+", down", fromCN(v6(CN6, H16, c.next, hdr{}, c.body)), toCore(wrap(LMAA, CoA1, v6(CN6, H16, c.next, hdr{hop: 63}, c.body))))
+		}
 	}},
 	{name: "anchor/link scope", o: anchor, f: func(b *bench) {
 		for name, in := range scopedPackets(H16, H14) {

@@ -1,6 +1,7 @@
 package mem
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -127,15 +128,15 @@ func TestNoAllocation(t *testing.T) {
 		"down, fragmented": {packet(t, cn4, home4, 64, 1460), func(b []byte) { a.Native(now, Native{B: b}, &out) }, 2},
 		"down, too big":    {packet(t, cn6, home6, 64, 1460), func(b []byte) { a.Native(now, Native{B: b}, &out) }, -1},
 		"to nobody":        {packet(t, cn6, cn6, 64, 100), func(b []byte) { a.Native(now, Native{B: b}, &out) }, -1},
-		"up IPv6":          {packet(t, home6, cn6, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa}, b, &out) }, 1},
-		"up IPv4":          {packet(t, home4, cn4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa}, b, &out) }, 1},
-		"across":           {packet(t, home4, home4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa}, b, &out) }, 1},
-		"forged":           {packet(t, cn4, cn4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa}, b, &out) }, 0},
+		"up IPv6":          {packet(t, home6, cn6, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv6}, b, &out) }, 1},
+		"up IPv4":          {packet(t, home4, cn4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv4}, b, &out) }, 1},
+		"across":           {packet(t, home4, home4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv4}, b, &out) }, 1},
+		"forged":           {packet(t, cn4, cn4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv4}, b, &out) }, 0},
 		"whole outer":      {around(t, coa, lmaa, packet(t, home6, cn6, 64, 1000)), func(b []byte) { a.Tunnel(now, b, &out) }, 1},
 		"host up":          {packet(t, home6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 1},
 		"host forged":      {packet(t, cn6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 0},
 		"unknown host":     {packet(t, cn6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: routerMAC, B: b}, &out) }, 0},
-		"host down":        {packet(t, cn4, home4, 64, 1000), func(b []byte) { g.Decapsulate(now, Outer{Local: coa, Remote: lmaa}, b, &out) }, 1},
+		"host down":        {packet(t, cn4, home4, 64, 1000), func(b []byte) { g.Decapsulate(now, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv4}, b, &out) }, 1},
 		"malformed":        {[]byte{0x45, 1, 2}, func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 0},
 	} {
 		n := testing.AllocsPerRun(200, func() {
@@ -258,7 +259,7 @@ func TestDomains(t *testing.T) {
 			t.Errorf("up from link %d: %+v, want to %v", c.ifi, out.Packets, c.remote)
 		}
 		out.Reset()
-		e.Decapsulate(time.Hour, Outer{Local: coa, Remote: c.remote}, packet(t, cn4, home4, 64, 10), &out)
+		e.Decapsulate(time.Hour, Outer{Local: coa, Remote: c.remote, Proto: ip.IPv4}, packet(t, cn4, home4, 64, 10), &out)
 		if len(out.Packets) != 1 || out.Packets[0].If != c.ifi || out.Packets[0].MAC != c.mac {
 			t.Errorf("down from %v: %+v, want to link %d", c.remote, out.Packets, c.ifi)
 		}
@@ -269,12 +270,12 @@ func TestDomains(t *testing.T) {
 func TestAccessLinkMTU(t *testing.T) {
 	e := newEngine(t, dataplane.Gateway, Config{})
 	var out Out
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa}, packet(t, cn4, home4, 64, 1401-28), &out)
+	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv4}, packet(t, cn4, home4, 64, 1401-28), &out)
 	if len(out.Packets) != 2 || out.Packets[0].To != dataplane.ToNative || len(out.Packets[0].B) > 1400 {
 		t.Errorf("IPv4 without DF: %+v", out.Packets)
 	}
 	out.Reset()
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa}, packet(t, cn6, home6, 64, 1401-48), &out)
+	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv6}, packet(t, cn6, home6, 64, 1401-48), &out)
 	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToSelf || out.Packets[0].B[40] != 2 || binary.BigEndian.Uint32(out.Packets[0].B[44:]) != 1400 {
 		t.Errorf("IPv6: %+v, want Packet Too Big with 1400", out.Packets)
 	}
@@ -289,7 +290,7 @@ func TestErrorSources(t *testing.T) {
 	var out Out
 	e.Native(time.Hour, Native{If: 1, MAC: hostA, B: packet(t, home6, cn6, 1, 10)}, &out)
 	e.Native(time.Hour, Native{If: 1, MAC: hostA, B: packet(t, home4, cn4, 1, 10)}, &out)
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa}, packet(t, cn6, home6, 1, 10), &out)
+	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv6}, packet(t, cn6, home6, 1, 10), &out)
 	var got []netip.Addr
 	for _, p := range out.Packets {
 		h, err := ip.Parse(p.B)
@@ -418,5 +419,68 @@ func BenchmarkForward(b *testing.B) {
 				e.Native(time.Hour, Native{B: buf}, &out)
 			}
 		})
+	}
+}
+
+// TestBrokenChainsPass: extension headers are the destination's business. A router that cannot walk them forwards the packet, and
+// answers no error about it, because it cannot see that it is none itself.
+func TestBrokenChainsPass(t *testing.T) {
+	e := newEngine(t, dataplane.Anchor, Config{})
+	for name, c := range map[string]struct {
+		next uint8
+		body []byte
+	}{
+		"a chain that never ends": {ip.DstOpts, []byte{60, 200, 1, 4, 0, 0, 0, 0}},
+		"eleven headers":          {ip.DstOpts, bytes.Repeat([]byte{60, 0, 1, 4, 0, 0, 0, 0}, 11)},
+		"a fragment of nothing":   {ip.Fragment, []byte{17, 0, 0xff, 0xf9, 1, 2, 3, 4}},
+		"hop-by-hop, late":        {ip.DstOpts, []byte{0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0}},
+	} {
+		for hops, want := range map[uint8]int{64: 1, 1: 0} {
+			for dir, h := range map[string]ip.Header{"up": {Src: home6, Dst: cn6}, "down": {Src: cn6, Dst: home6}} {
+				h.Proto, h.TTL = c.next, hops
+				pkt, err := h.Append(nil, len(c.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var out Out
+				if dir == "up" {
+					e.Decapsulate(time.Hour, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv6}, append(pkt, c.body...), &out)
+				} else {
+					e.Native(time.Hour, Native{B: append(pkt, c.body...)}, &out)
+				}
+				if len(out.Packets) != want || want == 1 && !bytes.HasSuffix(out.Packets[0].B, c.body) {
+					t.Errorf("%s, %s, hop limit %d: %d packets, want %d", name, dir, hops, len(out.Packets), want)
+				}
+			}
+		}
+	}
+}
+
+// TestFragmentsOfAFragment: what reassembly gives must be a whole tunnel packet.
+func TestFragmentsOfAFragment(t *testing.T) {
+	e := newEngine(t, dataplane.Anchor, Config{})
+	// What is cut in two begins with the Fragment header of a later fragment; the fragmenter would not do it.
+	in := packet(t, home6, cn6, 64, 1000)
+	h := ip.Header{Src: coa, Dst: lmaa, Proto: ip.None, TTL: 64}
+	body := append([]byte{ip.IPv6, 0, 0, 8, 0, 0, 0, 7}, in...)
+	pkt, err := h.Append(nil, len(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := ip.NewFragmenter(append(pkt, body...), 700, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out Out
+	for {
+		b, ok := f.Next(nil)
+		if !ok {
+			break
+		}
+		b[ip.IPv6Len] = ip.Fragment
+		e.Tunnel(time.Hour, b, &out)
+	}
+	if len(out.Packets) != 0 || e.Dropped(wire.Malformed) != 1 {
+		t.Errorf("%d packets came out, %d dropped as malformed; want 0 and 1", len(out.Packets), e.Dropped(wire.Malformed))
 	}
 }

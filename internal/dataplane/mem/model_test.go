@@ -225,7 +225,7 @@ func TestAgainstModel(t *testing.T) {
 				if src.Is4() != dst.Is4() {
 					continue
 				}
-				e.Decapsulate(now, Outer{Local: local, Remote: remote}, packet(t2(t), src, dst, 64, 10), &out)
+				e.Decapsulate(now, Outer{Local: local, Remote: remote, Proto: inner(src)}, packet(t2(t), src, dst, 64, 10), &out)
 				if role == dataplane.Gateway {
 					to := m.down(dst)
 					s := m.sessions[to]
@@ -344,6 +344,14 @@ func FuzzNative(f *testing.F) {
 	})
 }
 
+// inner is the protocol of the outer packet around one from a.
+func inner(a netip.Addr) uint8 {
+	if a.Is4() {
+		return ip.IPv4
+	}
+	return ip.IPv6
+}
+
 func FuzzTunnel(f *testing.F) {
 	f.Add(around(f, coa, lmaa, packet(f, home6, cn6, 64, 100)))
 	f.Add(around(f, coa, lmaa, packet(f, home4, home4, 1, 100)))
@@ -371,7 +379,10 @@ func FuzzTunnel(f *testing.F) {
 			if len(pkt) > 8 {
 				e.TunnelError(time.Hour, append([]byte(nil), pkt...), &out)
 			}
-			e.Decapsulate(time.Hour, Outer{Local: e.cfg.Local[0], Remote: map[dataplane.Role]netip.Addr{dataplane.Anchor: coa, dataplane.Gateway: lmaa}[role], Offload: true}, append([]byte(nil), pkt...), &out)
+			o := Outer{Local: e.cfg.Local[0], Remote: map[dataplane.Role]netip.Addr{dataplane.Anchor: coa, dataplane.Gateway: lmaa}[role], Offload: true}
+			for _, o.Proto = range []uint8{ip.IPv4, ip.IPv6} {
+				e.Decapsulate(time.Hour, o, append([]byte(nil), pkt...), &out)
+			}
 			checkOut(t, e, &out)
 		}
 	})

@@ -89,7 +89,7 @@ func TestSuperPacketFromTunnel(t *testing.T) {
 			if six {
 				src, dst, hdr = home6, cn6, 40
 			}
-			o := Outer{Local: lmaa, Remote: coa, Offload: true}
+			o := Outer{Local: lmaa, Remote: coa, Proto: inner(src), Offload: true}
 			cfg := Config{Forwarded: true}
 			if role == dataplane.Gateway {
 				src, dst, o.Local, o.Remote = dst, src, coa, lmaa

@@ -14,6 +14,7 @@ import (
 type Outer struct {
 	Local, Remote netip.Addr // its destination and source
 	TOS           uint8      // its traffic class
+	Proto         uint8      // its upper-layer protocol: ip.IPv4 or ip.IPv6
 	// Offload: the packet comes from a kernel socket, behind which senders' and receivers' offloads may have left a partial
 	// checksum, or several segments in one.
 	Offload bool
@@ -53,7 +54,7 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	body := pkt[u.Off:h.Len]
 	switch u.Proto {
 	case ip.IPv4, ip.IPv6:
-		e.Decapsulate(now, Outer{Local: h.Dst, Remote: h.Src, TOS: h.TOS}, body, out)
+		e.Decapsulate(now, Outer{Local: h.Dst, Remote: h.Src, TOS: h.TOS, Proto: u.Proto}, body, out)
 	case ip.ICMPv6:
 		if ip.PseudoChecksum(h.Src, h.Dst, ip.ICMPv6, body) != 0 {
 			e.drops[malformed].Add(1)
@@ -81,7 +82,7 @@ func fragmentReason(err error) reason {
 // that is a key with Up of a session in that tunnel. B may be changed.
 func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 	h, err := ip.Parse(pkt)
-	if err != nil {
+	if err != nil || h.Is4() != (o.Proto == ip.IPv4) {
 		e.drops[badInner].Add(1)
 		return
 	}

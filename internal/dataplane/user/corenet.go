@@ -65,7 +65,7 @@ func (p *Plane) openCore() (err error) {
 		if err != nil {
 			return err
 		}
-		p.goes(func() { p.readTunnel(s) })
+		p.goes(func() { p.readTunnel(s, uint8(proto)) })
 	}
 	s, err := p.openRaw6(ip.ICMPv6)
 	if err != nil {
@@ -101,8 +101,8 @@ func (p *Plane) openRaw6(proto int) (*socket, error) {
 	return s, nil
 }
 
-// readTunnel takes inner packets, whose outer headers the kernel has taken off.
-func (p *Plane) readTunnel(s *socket) {
+// readTunnel takes inner packets of one protocol, whose outer headers the kernel has taken off.
+func (p *Plane) readTunnel(s *socket, proto uint8) {
 	out, b := new(mem.Out), newSendBatch()
 	out.Reset()
 	now := p.now()
@@ -115,7 +115,7 @@ func (p *Plane) readTunnel(s *socket) {
 			return
 		}
 		local, tclass := s.control(i)
-		p.Decapsulate(now, mem.Outer{Local: local, Remote: s.from(i), TOS: tclass, Offload: true}, pkt, out)
+		p.Decapsulate(now, mem.Outer{Local: local, Remote: s.from(i), TOS: tclass, Proto: proto, Offload: true}, pkt, out)
 	}, func() {
 		p.send(out, b)
 		out.Reset()
