@@ -2,6 +2,7 @@ package nd
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"slices"
@@ -174,6 +175,7 @@ func TestRefused(t *testing.T) {
 		{"dnssl all padding", with(ra, with(raw(31, 2), make([]byte, 14)...)...), ok, wire.BadValue, 24},
 		{"dnssl label beyond the end", with(ra, 31, 2, 0, 0, 0, 0, 0, 1, 9, 'a', 0, 0, 0, 0, 0, 0), ok, wire.BadValue, 24},
 		{"dnssl compressed", with(ra, 31, 2, 0, 0, 0, 0, 0, 1, 0xc0, 1, 0, 0, 0, 0, 0, 0), ok, wire.BadValue, 24},
+		{"dnssl long label", with(ra, slices.Concat([]byte{31, 10, 0, 0, 0, 0, 0, 1, 64}, bytes.Repeat([]byte{'a'}, 64), make([]byte, 7))...), ok, wire.BadValue, 24},
 		{"dnssl name after padding", with(ra, 31, 2, 0, 0, 0, 0, 0, 1, 1, 'a', 0, 0, 1, 'b', 0, 1), ok, wire.BadValue, 24},
 		{"ns for a group", with(raw(135, 0, 0, 0, 0, 0, 0, 0), addr(group)...), ok, wire.BadValue, 8},
 		{"dad to a host", ns, Envelope{Src: none, Dst: router, HopLimit: 255}, wire.BadDestination, 0},
@@ -206,6 +208,50 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v, want %s at octet %d", err, c.want, c.off)
 			}
 		})
+	}
+}
+
+// Options that a message has no use for are kept as they are, however wrong they are (RFC 4861 6.1.1, 7.1.1, 7.1.2).
+func TestOptionsOfOtherMessages(t *testing.T) {
+	prefix, mtu, source, target := []byte{3, 1, 200, 0, 0, 0, 0, 0}, []byte{5, 1, 0, 0, 0, 0, 5, 0xdc}, []byte{1, 1, 2, 0, 0, 0, 0, 1}, []byte{2, 1, 2, 0, 0, 0, 0, 1}
+	long := append([]byte{1, 2}, make([]byte, 14)...)
+	ns := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, router.AsSlice()...)
+	na := append([]byte{136, 0, 0, 0, 0, 0, 0, 0}, router.AsSlice()...)
+	for _, c := range []struct {
+		name    string
+		message []byte
+		options [][]byte
+		own     Option
+	}{
+		{"rs", []byte{133, 0, 0, 0, 0, 0, 0, 0}, [][]byte{prefix, mtu, target, source}, SourceLinkLayer{2, 0, 0, 0, 0, 1}},
+		{"ns", ns, [][]byte{prefix, mtu, target, source}, SourceLinkLayer{2, 0, 0, 0, 0, 1}},
+		{"na", na, [][]byte{prefix, mtu, long, target}, TargetLinkLayer{2, 0, 0, 0, 0, 1}},
+	} {
+		b := append(bytes.Clone(c.message), bytes.Join(c.options, nil)...)
+		binary.BigEndian.PutUint16(b[2:], checksum(b, host, router))
+		m, err := Parse(b, Envelope{Src: host, Dst: router, HopLimit: HopLimit})
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		var got Options
+		switch m := m.(type) {
+		case *RouterSolicitation:
+			got = m.Options
+		case *NeighborSolicitation:
+			got = m.Options
+		case *NeighborAdvertisement:
+			got = m.Options
+		}
+		for i, o := range got {
+			_, raw := o.(*RawOption)
+			if last := i == len(got)-1; last && o != c.own || !last && !raw {
+				t.Errorf("%s: option %d is %#v", c.name, i, o)
+			}
+		}
+		if back, err := Append(nil, m, host, router); err != nil || !bytes.Equal(back, b) {
+			t.Errorf("%s: written back as %x, %v", c.name, back, err)
+		}
 	}
 }
 

@@ -126,9 +126,24 @@ func parseOptions(t uint8, b []byte, off int) (Options, error) {
 	return list, nil
 }
 
+// specified says whether an option is one for messages of type t. What others hold must not make the message invalid, whatever
+// it is (RFC 4861 6.1.1, 6.1.2, 7.1.1, 7.1.2, 8.1).
+func specified(t, option uint8) bool {
+	switch t {
+	case TypeRouterSolicitation, TypeNeighborSolicitation:
+		return option == optSourceLL
+	case TypeNeighborAdvertisement, TypeRedirect:
+		return option == optTargetLL
+	}
+	return option != optTargetLL
+}
+
 func parseOption(t uint8, b []byte, off int) (Option, error) {
 	bad := func(field, rfc string) (Option, error) {
 		return nil, fault(t, field, off, rfc, wire.BadOptionLength)
+	}
+	if !specified(t, b[0]) {
+		return &RawOption{Type: b[0], Data: b[2:]}, nil
 	}
 	switch b[0] {
 	case optSourceLL:
