@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"net"
 	"net/netip"
 	"testing"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"kedge/internal/access"
 	"kedge/internal/core"
@@ -162,6 +165,11 @@ func TestStaticAddress(t *testing.T) {
 			b.mld(3, macA)
 			if u := b.pbu(); u.v4() != netip.MustParsePrefix("192.0.2.77/26") {
 				t.Errorf("%s: %v", d, u)
+			}
+			b = newBench(t, cfg)
+			b.dhcp(3, macA, dhcpv4.MessageTypeDiscover, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.IPv4(10, 20, 0, 10))))
+			if u := b.pbu(); u.v4() != netip.MustParsePrefix("192.0.2.77/26") {
+				t.Errorf("%s: what the host asks for counts more than its profile: %v", d, u)
 			}
 			b.mld(3, macB)
 			if u := b.pbu(); u.v4() != anyIPv4 {

@@ -13,6 +13,7 @@ import (
 	"kedge/internal/core"
 	"kedge/wire"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 // An anchor that gives other addresses than those that are asked for by name: a binding is left alone, for the answer may
@@ -357,5 +358,52 @@ func TestEqualSequenceNumbers(t *testing.T) {
 		b.answer(first, reply{hnp: []netip.Prefix{netip.MustParsePrefix("2001:db8:2000::/64")}, v4: netip.MustParsePrefix("10.20.0.11/16")})
 		b.state(macA, active)
 		b.state(macB, active)
+	}
+}
+
+// A host that comes from another home network by INIT-REBOOT, and has no session here, is told so where the gateway has a
+// server identifier of its own (RFC 5844 3.4.1): by DHCPNAK when the anchor refuses, by silence when no anchor answers.
+func TestInitRebootRefused(t *testing.T) {
+	for name, answered := range map[string]bool{"refused": true, "unanswered": false} {
+		cfg := testConfig()
+		cfg.Access[0].Link.DHCP.Fixed = netip.MustParseAddr("10.255.255.1")
+		b := newBench(t, cfg)
+		b.dhcp(3, macA, dhcpv4.MessageTypeRequest, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.IPv4(192, 168, 7, 7))))
+		if u := b.pbu(); answered {
+			b.answer(u, reply{status: mobility.InsufficientResources})
+		}
+		b.until(30 * sec)
+		ds := b.dhcps(0)
+		if len(ds) > 0 != answered || answered && (len(ds) != 1 || ds[0].MessageType() != dhcpv4.MessageTypeNak) {
+			t.Errorf("%s: DHCP %v", name, ds)
+		}
+	}
+}
+
+// The router has the addresses that RFC 6543 3 and 4 fix, for every host, in what it says and in the headers around it.
+func TestFixedRouterAddresses(t *testing.T) {
+	b := newBench(t, testConfig())
+	b.bind(3, macA)
+	b.dhcp(3, macA, dhcpv4.MessageTypeDiscover)
+	if len(b.frames) < 3 {
+		t.Fatalf("%d frames", len(b.frames))
+	}
+	for _, f := range b.frames {
+		if f.Src != (core.MAC{0x00, 0x00, 0x5e, 0x00, 0x52, 0x13}) {
+			t.Errorf("%s from %v", f.Kind(), f.Src)
+		}
+		if ra, ok := f.Body.(*nd.RouterAdvertisement); ok {
+			if ll, _ := ra.Options.SourceLL(); core.MAC(ll) != f.Src || f.SrcIP != netip.MustParseAddr("fe80::200:5eff:fe00:5213") {
+				t.Errorf("advertised %v by %v", ll, f.SrcIP)
+			}
+		}
+	}
+	// Being fixed, they are none of the anchor's business (RFC 5213 6.9.1.1 (9)), and an anchor cannot change them.
+	for _, s := range b.out {
+		if u, ok := s.body.(*mobility.BindingUpdate); ok {
+			if _, has := u.Options.LinkLocalAddress(); has {
+				t.Errorf("a Link-local Address option in %v", u)
+			}
+		}
 	}
 }

@@ -435,6 +435,7 @@ func TestIPv4WithoutDHCP(t *testing.T) {
 	spec.Covers(t, "S001-3.1-03", "S001-3.2.2-42")
 	for name, trigger := range map[string]func(*bench){
 		"arp":             func(b *bench) { b.arp(3, macA, hoa.Addr()) },
+		"arp probe":       func(b *bench) { b.arp(3, macA, netip.IPv4Unspecified()) },
 		"data":            func(b *bench) { b.data(3, macA, hoa.Addr()) },
 		"static address":  func(b *bench) { b.mld(3, macB) },
 		"learned address": func(b *bench) { b.m.known.set(idA, hoa); b.mld(3, macA) },
@@ -444,8 +445,13 @@ func TestIPv4WithoutDHCP(t *testing.T) {
 		cfg.Profiles = []Profile{{ID: idB, IPv4: hoa}}
 		b := newBench(t, cfg)
 		trigger(b)
-		if u := b.pbu(); !u.v4().IsValid() {
+		u := b.pbu()
+		if !u.v4().IsValid() {
 			t.Errorf("%s: no IPv4: %v", name, u)
+		}
+		b.answer(u, reply{})
+		if _, ok := b.keys()[netip.PrefixFrom(hoa.Addr(), 32)]; !ok || len(b.dhcps(0)) != 0 {
+			t.Errorf("%s: forwarding has %v", name, b.keys())
 		}
 	}
 }
