@@ -27,8 +27,8 @@ var (
 )
 
 // FindUpper walks to the upper-layer header of a packet whose header is h. At most ten extension headers are passed. Behind a
-// fragment that is not the first, Proto is what the Fragment header says and nothing more is read. pkt may be cut short (a
-// quotation): the error then says truncated, and Upper how far it came.
+// fragment that is not the first, Proto is what the Fragment header says and nothing more is read; a second Fragment header is an
+// error. pkt may be cut short (a quotation): the error then says truncated, and Upper how far it came.
 func FindUpper(pkt []byte, h *Header) (Upper, error) {
 	u := Upper{Proto: h.Proto, Off: h.HdrLen}
 	if h.Is4() {
@@ -62,6 +62,9 @@ func FindUpper(pkt []byte, h *Header) (Upper, error) {
 		case Fragment:
 			if u.Off+8 > end {
 				return u, errExtCut
+			}
+			if u.FragHdr != 0 {
+				return u, errTwice
 			}
 			size = 8
 			v := binary.BigEndian.Uint16(pkt[u.Off+2:])

@@ -231,6 +231,7 @@ func TestFindUpper(t *testing.T) {
 		"AH":              {AH, join([]byte{UDP, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1}, udp), Upper{Proto: UDP, Off: 52}, ""},
 		"ESP ends it":     {ESP, udp, Upper{Proto: ESP, Off: 40}, ""},
 		"cut":             {DstOpts, ext(UDP, 1)[:15], Upper{Proto: DstOpts, Off: 40}, wire.Truncated},
+		"two fragments":   {Fragment, join(frag(Fragment, 0, false), frag(UDP, 64, false), udp), Upper{Proto: Fragment, Off: 48, FragHdr: 40, fragName: 6, ID: 7}, wire.BadValue},
 		"late hop-by-hop": {DstOpts, join(ext(HopByHop, 0), ext(UDP, 0), udp), Upper{Proto: HopByHop, Off: 48}, wire.BadValue},
 		"option too long": {DstOpts, join(bad, udp), Upper{Proto: DstOpts, Off: 40}, wire.BadOptionLength},
 		"eleven headers":  {DstOpts, bytes.Repeat(ext(DstOpts, 0), 11), Upper{Proto: DstOpts, Off: 120}, wire.TooManyOptions},

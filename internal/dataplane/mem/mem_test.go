@@ -456,7 +456,7 @@ func TestBrokenChainsPass(t *testing.T) {
 	}
 }
 
-// TestFragmentsOfAFragment: what reassembly gives must be a whole tunnel packet.
+// TestFragmentsOfAFragment: no node makes them (RFC 8200 4.5), and none is put together.
 func TestFragmentsOfAFragment(t *testing.T) {
 	e := newEngine(t, dataplane.Anchor, Config{})
 	// What is cut in two begins with the Fragment header of a later fragment; the fragmenter would not do it.

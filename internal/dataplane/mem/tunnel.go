@@ -47,10 +47,6 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 		e.drops[fragmentReason(err)].Add(1)
 		return
 	}
-	if u.Fragment { // fragments of a fragment: no node makes them (RFC 8200 4.5)
-		e.drops[malformed].Add(1)
-		return
-	}
 	body := pkt[u.Off:h.Len]
 	switch u.Proto {
 	case ip.IPv4, ip.IPv6:
