@@ -407,3 +407,48 @@ func TestFixedRouterAddresses(t *testing.T) {
 		}
 	}
 }
+
+// The hosts of all links together have a limit of their own.
+func TestHostsOfAllLinks(t *testing.T) {
+	cfg := testConfig()
+	cfg.Limits = Limits{Hosts: 15, HostsPerAccess: 10}
+	b := newBench(t, cfg)
+	for i := range 20 {
+		b.do(core.Seen{If: 3 + i%2, MAC: strangerMAC(i), By: "fdb"})
+	}
+	if len(b.m.hosts) != 15 || b.m.links[0].hosts != 8 || b.m.links[1].hosts != 7 {
+		t.Errorf("%d hosts: %d and %d", len(b.m.hosts), b.m.links[0].hosts, b.m.links[1].hosts)
+	}
+	b.counted(wire.HostLimit, 5)
+}
+
+// When a host moves to another link, its former place loses its keys in the same update that gives them to the new one:
+// who sends from the old link with its addresses afterwards is nobody.
+func TestMoveLeavesNoKeys(t *testing.T) {
+	b := newBench(t, testConfig())
+	e := b.bind(3, macA)
+	n := len(b.ops)
+	b.mld(4, macA)
+	at := map[core.Match]bool{}
+	for _, op := range b.ops[:n] {
+		if k, ok := op.(core.SetKey); ok {
+			at[k.Match] = true
+		}
+	}
+	for _, op := range b.ops[n:] {
+		switch op := op.(type) {
+		case core.SetKey:
+			at[op.Match] = true
+		case core.Drop:
+			delete(at, op.Match)
+		}
+	}
+	for m := range at {
+		if m.If != 4 {
+			t.Errorf("%v stays on interface %d", m.Src, m.If)
+		}
+	}
+	if len(at) != len(e.keys()) {
+		t.Errorf("keys %v", at)
+	}
+}
