@@ -461,6 +461,11 @@ func TestDeviceInUse(t *testing.T) {
 		t.Errorf("device %+v", l.Attrs())
 	}
 	must(t, one.Close())
+	select {
+	case err := <-one.Failed():
+		t.Errorf("Close is told as a failure: %v", err)
+	default:
+	}
 	if _, err := netlink.LinkByName(one.Device()); err == nil {
 		t.Error("the device is still there after Close")
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -73,6 +74,10 @@ func (p *Plane) openTUN() error {
 	return nil
 }
 
+// lookAtTUN is how often an idle device is read from. The kernel wakes the reader of a device that is removed a moment before reading
+// from it fails, and not again.
+const lookAtTUN = time.Second
+
 // readTUN reads until there is nothing more, or a batch is full, and then sends.
 func (p *Plane) readTUN() {
 	conn, err := p.tun.SyscallConn()
@@ -82,14 +87,14 @@ func (p *Plane) readTUN() {
 	out, b := new(mem.Out), newSendBatch()
 	buf := make([]byte, ip.MaxPacket+1)
 	gone := false
+	_ = p.tun.SetReadDeadline(time.Now().Add(lookAtTUN))
 	for {
 		err := conn.Read(func(fd uintptr) bool {
 			out.Reset()
 			got := 0
 			for now := p.now(); got < batchSize; got++ {
 				n, err := unix.Read(int(fd), buf)
-				if errors.Is(err, unix.EBADFD) { // somebody removed it, and its routes with it
-					p.fail(fmt.Errorf("data plane: device %s was removed: start again", p.cfg.Device))
+				if errors.Is(err, unix.EBADFD) {
 					gone = true
 					break
 				}
@@ -108,8 +113,15 @@ func (p *Plane) readTUN() {
 			p.send(out, b)
 			return got > 0 || gone
 		})
-		if err != nil || gone {
-			return // closed
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = p.tun.SetReadDeadline(time.Now().Add(lookAtTUN))
+		case err != nil || gone:
+			// Closed, or somebody removed it, and its routes with it. The runtime calls the latter "not pollable" if it sees it first.
+			if !p.closing.Load() {
+				p.fail(fmt.Errorf("data plane: device %s was removed: start again", p.cfg.Device))
+			}
+			return
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,8 +81,9 @@ type Plane struct {
 	undo   undo // of what is not an access link's
 	failed chan error
 
-	done sync.WaitGroup
-	once sync.Once
+	done    sync.WaitGroup
+	once    sync.Once
+	closing atomic.Bool
 }
 
 var _ core.Dataplane = (*Plane)(nil)
@@ -182,6 +184,7 @@ func (p *Plane) Sync(all iter.Seq[core.Op]) error {
 // Close stops forwarding, waits for the goroutines, and puts back what New changed. The TUN device goes with it.
 func (p *Plane) Close() error {
 	p.once.Do(func() {
+		p.closing.Store(true)
 		for _, s := range p.socks {
 			s.Close()
 		}
