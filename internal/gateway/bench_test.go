@@ -81,6 +81,8 @@ type bench struct {
 	persisted   []core.Persist
 	order       []string // kinds of effects, in order
 	failForward error
+	late        bool         // results of forwarding wait in held
+	held        []core.Event // put in by the test
 	taken       int
 }
 
@@ -130,8 +132,11 @@ func (b *bench) do(ev core.Event) {
 					b.ops = append(b.ops, op)
 				}
 			}
-			if e.Ref != 0 {
-				results = append(results, core.Done{Ref: e.Ref, Err: b.failForward})
+			switch done := (core.Done{Ref: e.Ref, Err: b.failForward}); {
+			case e.Ref != 0 && b.late:
+				b.held = append(b.held, done)
+			case e.Ref != 0:
+				results = append(results, done)
 			}
 		case core.Emit:
 			b.emits = append(b.emits, e)
