@@ -43,6 +43,8 @@ func (r *Run) holds(ctx context.Context, c *scenario.Cond) (bool, string) {
 			return false, fmt.Sprintf("%s: running is %v", c.Want["on"].Text, d != nil && d.running())
 		}
 		return true, ""
+	case "route":
+		return r.routeHolds(c)
 	case "handover":
 		return r.handoverHolds(c)
 	}
@@ -51,10 +53,18 @@ func (r *Run) holds(ctx context.Context, c *scenario.Cond) (bool, string) {
 
 func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, string) {
 	if n.host == nil {
+		if w, ok := c.Want["trace"]; ok {
+			if ok, why := r.traceHolds(n, w.Text, c.Want["hops"].List); !ok {
+				return false, why
+			}
+		}
 		if w, ok := c.Want["reaches"]; ok {
 			return r.reaches(ctx, n, w.Text)
 		}
-		return false, "is no host on access links"
+		if !c.Has("trace") {
+			return false, "is no host on access links"
+		}
+		return true, ""
 	}
 	if err := n.host.check(); err != nil {
 		return false, err.Error()
@@ -89,6 +99,11 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 	}
 	if w, ok := c.Want["settled"]; ok && r.settled(n.name) != w.Bool {
 		return false, "has not settled"
+	}
+	if w, ok := c.Want["trace"]; ok {
+		if ok, why := r.traceHolds(n, w.Text, c.Want["hops"].List); !ok {
+			return false, why
+		}
 	}
 	if w, ok := c.Want["reaches"]; ok {
 		return r.reaches(ctx, n, w.Text)
@@ -248,6 +263,8 @@ func (r *Run) bindingMatches(c *scenario.Cond, b *api.Binding) bool {
 			ok = b.State == w.Text
 		case "dialect":
 			ok = b.Dialect == w.Text
+		case "att":
+			ok = w.Cmp.Holds(float64(b.ATT))
 		case "v4":
 			ok = b.IPv4.IsValid() && (b.IPv4.Addr().String() == w.Text || w.Text == "any") || w.Text == "none" && !b.IPv4.IsValid()
 		case "families":

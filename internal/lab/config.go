@@ -149,6 +149,9 @@ func (r *Run) derivedGateway(n *node, access dict) dict {
 			identity["table"] = table
 		}
 		l := dict{"interface": p.Iface, "identity": identity}
+		if p.Technology != "" {
+			l["technology"] = p.Technology
+		}
 		if len(hosts) > 0 {
 			l["hosts"] = hosts
 		}

@@ -282,15 +282,19 @@ func (h *host) signalClient(s syscall.Signal) error {
 // powerOff is a plug pulled: nothing is released, nobody is told.
 func (h *host) powerOff() error {
 	var errs []error
-	for _, p := range h.clients {
-		p.kill()
-	}
-	clear(h.clients)
 	for _, w := range h.n.wires {
-		errs = append(errs, h.n.ns.Down(w.ifname))
+		errs = append(errs, h.lower(w))
 	}
 	h.on = false
 	return errors.Join(errs...)
+}
+
+func (h *host) lower(w *wire) error {
+	if p := h.clients[w.ifname]; p != nil {
+		p.kill()
+		delete(h.clients, w.ifname)
+	}
+	return h.n.ns.Down(w.ifname)
 }
 
 // check reports clients that ended although nobody stopped them.

@@ -358,7 +358,15 @@ func (r *Run) hostResults() (out []HostResult) {
 		if n.host == nil {
 			continue
 		}
-		h := HostResult{Name: n.name, Client: n.spec.Host, At: n.wires[0].link, Kept: true}
+		// Interfaces that were switched off keep IPv4 addresses that nobody can use.
+		on := slices.DeleteFunc(slices.Clone(n.wires), func(w *wire) bool { return !n.carrier(w.ifname) })
+		h := HostResult{Name: n.name, Client: n.spec.Host, At: "-", Kept: true}
+		if len(on) > 0 {
+			h.At = on[0].link
+		}
+		for _, w := range on[min(1, len(on)):] {
+			h.At += " " + w.link
+		}
 		for _, m := range r.handovers {
 			if m.Host == n.name {
 				h.Moves++
@@ -366,7 +374,7 @@ func (r *Run) hostResults() (out []HostResult) {
 		}
 		for _, fam := range []string{"v4", "v6"} {
 			var texts []string
-			for _, w := range n.wires {
+			for _, w := range on {
 				first := n.host.firstAddr(w.ifname, fam)
 				have := n.host.usableAddrs(w.ifname, fam)
 				for _, p := range have {

@@ -95,7 +95,10 @@ func TestScenarios(t *testing.T) {
 				t.Fatalf("%s\nwhat happened:\n%s\nladder:\n%s", text.String(), o.log.String(), head(filepath.Join(o.res.Out, "ladder.txt"), 120))
 			}
 			t.Log("\n" + text.String())
-			if len(j.Scenario.Covers) > 0 {
+			if look := judges[j.Scenario.Name]; look != nil {
+				look(t, o.res.Out)
+			}
+			if !t.Failed() && len(j.Scenario.Covers) > 0 {
 				spec.Covers(t, j.Scenario.Covers...)
 			}
 		})
@@ -265,5 +268,50 @@ func TestDaemonThatCannotStart(t *testing.T) {
 	}
 	if res.OK || !bytes.Contains([]byte(res.Failure), []byte("ended at its start")) {
 		t.Errorf("failure %q", res.Failure)
+	}
+}
+
+// hops is a network with a router that is none of ours.
+const hops = `
+version: 1
+scenario: hops
+budget: 20s
+links:
+  one: { prefix: ["192.0.2.0/24", "2001:db8:1::/64"] }
+  two: { prefix: ["203.0.113.0/24", "2001:db8:2::/64"] }
+nodes:
+  a: { host: static, on: { one: [192.0.2.1, "2001:db8:1::1"] }, routes: { 203.0.113.0/24: 192.0.2.5, "2001:db8:2::/64": "2001:db8:1::5" } }
+  r: { host: static, %s on: { one: [192.0.2.5, "2001:db8:1::5"], two: [203.0.113.5, "2001:db8:2::5"] } }
+  b: { host: static, on: { two: [203.0.113.2, "2001:db8:2::2"] }, routes: { 0.0.0.0/0: 203.0.113.5, "::/0": "2001:db8:2::5" } }
+steps:
+  - wait: { route: { on: a, to: b.v4, dev: one0 }, r: { reaches: b }, within: 5s }
+%s
+expect-at-end: { wire: { tshark-errors: 0 }, leaks: none }
+`
+
+// TestTraceRoutesAndPlugs: a trace names who answers at each hop, in both families, and a plug that is pulled ends it.
+func TestTraceRoutesAndPlugs(t *testing.T) {
+	for _, tt := range []struct{ router, steps, want string }{
+		{"forward: true,", `  - wait: { a: [ { trace: b.v4, hops: [r, b] }, { trace: b.v6, hops: [r, b] } ], within: 5s }
+  - fault: { node: r, link: two, do: unplug }
+  - expect: { a: { trace: b.v4, hops: [r, "*"] } }
+  - fault: { node: r, link: two, do: plug }
+  - wait: { a: { trace: b.v4, hops: [r, b] }, within: 5s }`, ""},
+		{"forward: true,", `  - expect: { a: { trace: b.v4, hops: [b] } }`, "reaches b.v4 by r (want b), want b"},
+		{"forward: true,", `  - expect: { a: { trace: b.v4, hops: [r, b, "*"] } }`, "reaches b.v4 by r, b, want r, b, *"},
+		{"forward: true,", `  - expect: { route: { on: r, to: b.v4, dev: one0 } }`, "r routes 203.0.113.2 to two0, want one0"},
+		{"", `  - expect: { a: { trace: b.v4, hops: ["*", "*"] } }
+  - expect: { a: { trace: b.v4, hops: [r, b] } }`, "hops.yaml:15"},
+	} {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			s, err := scenario.Parse("hops.yaml", fmt.Appendf(nil, hops, tt.router, tt.steps))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res := runTiny(t, s); res.OK != (tt.want == "") || !strings.Contains(res.Failure, tt.want) {
+				t.Errorf("%s\nfailed with %q, want %q", tt.steps, res.Failure, tt.want)
+			}
+		})
 	}
 }

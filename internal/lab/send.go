@@ -100,7 +100,12 @@ func (r *Run) forge(n *node, s *scenario.Send) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if eth.Dst, err = r.nextHop(n, to); err != nil {
+	if s.Via != "" {
+		eth.Dst, err = r.macOf(s.Via)
+	} else {
+		eth.Dst, err = r.nextHop(n, to)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return append(eth.Append(nil), pkt...), nil
@@ -191,9 +196,11 @@ func forgedPBU(src, dst netip.Addr, f *scenario.ForgedPBU) ([]byte, error) {
 		mobility.MobileNodeID{Subtype: 1, ID: f.ID},
 		mobility.HandoffIndicator{Value: mobility.HandoffUnknown},
 		mobility.AccessTechnology{Value: mobility.AccessEthernet},
-		mobility.LinkLayerID{ID: f.MAC[:]},
 		mobility.TimestampOf(time.Now()),
 	)
+	if f.MAC != (core.MAC{}) {
+		m.Options = m.Options.Add(mobility.LinkLayerID{ID: f.MAC[:]})
+	}
 	v4 := netip.IPv4Unspecified()
 	if f.V4 != "" {
 		v4 = netip.MustParseAddr(f.V4)

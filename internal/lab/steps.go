@@ -196,12 +196,8 @@ func (r *Run) faultStep(ctx context.Context, f *scenario.Fault) error {
 
 func (r *Run) faultNode(ctx context.Context, n *node, f *scenario.Fault) error {
 	switch f.Do {
-	case "off":
-		r.note("%s is switched off", n.name)
-		return n.host.powerOff()
-	case "on":
-		r.note("%s is switched on", n.name)
-		return n.host.powerOn()
+	case "off", "on":
+		return r.power(n, f.Iface, f.Do == "on")
 	case "renew":
 		return n.host.signalClient(syscall.SIGUSR1)
 	case "release":
@@ -209,9 +205,54 @@ func (r *Run) faultNode(ctx context.Context, n *node, f *scenario.Fault) error {
 	case "partition", "heal":
 		r.note("%s: %s on %s", f.Do, n.name, f.Link)
 		return r.partition(n, r.links[f.Link], f.Do == "partition")
+	case "unplug", "plug":
+		r.note("%s: %s on %s", f.Do, n.name, f.Link)
+		return r.unplug(n, f.Link, f.Do == "unplug")
 	}
 	r.note("%s: %s", n.name, f.Do)
 	return r.fault(ctx, n.daemon, f.Do)
+}
+
+// power switches a host, or one of its interfaces.
+func (r *Run) power(n *node, ifname string, on bool) error {
+	what, state := n.name, "off"
+	if on {
+		state = "on"
+	}
+	if ifname != "" {
+		what += " " + ifname
+	}
+	r.note("%s is switched %s", what, state)
+	switch {
+	case ifname == "" && on:
+		return n.host.powerOn()
+	case ifname == "":
+		return n.host.powerOff()
+	}
+	for _, w := range n.wires {
+		if w.ifname == ifname && on {
+			return n.host.raise(w)
+		} else if w.ifname == ifname {
+			return n.host.lower(w)
+		}
+	}
+	return fmt.Errorf("%s has no interface %s now", n.name, ifname)
+}
+
+// unplug takes the carrier of a node's port on a link away, or gives it back.
+func (r *Run) unplug(n *node, link string, off bool) error {
+	if r.links[link].user != nil {
+		return fmt.Errorf("%s is switched by the lab: only ports of other links can be unplugged", link)
+	}
+	for i, p := range n.spec.On {
+		switch {
+		case p.Link == link && off:
+			return r.wiring.Down(n.wires[i].port)
+		case p.Link == link:
+			return r.wiring.Up(n.wires[i].port)
+		}
+	}
+	return nil
 }
 
 // partition cuts a node from a link; it keeps its carrier.

@@ -133,7 +133,7 @@ func (r *Run) buildNode(n *node) error {
 		}
 	}
 	switch {
-	case n.spec.Kedge != "":
+	case n.spec.Kedge != "" || n.spec.Forward:
 		return r.routerSysctls(n)
 	case n.spec.OnAccess() && !slices.Contains(n.spec.Families, "v6"):
 		return n.ns.Sysctl("net.ipv6.conf.all.disable_ipv6", "1")
@@ -216,9 +216,15 @@ func (r *Run) connect(n *node, w *wire, to string) error {
 	return nil
 }
 
-// buildRoutes gives the static hosts outside of access links routes to the home prefixes by the anchors.
+// buildRoutes gives the static hosts outside of access links routes to the home prefixes by the anchors, unless they are on
+// the link for them; and everybody the routes that the scenario says.
 func (r *Run) buildRoutes() error {
 	for _, n := range r.nodes {
+		for to, via := range n.spec.Routes {
+			if err := n.ns.Route(to, via, ""); err != nil {
+				return err
+			}
+		}
 		if n.spec.Kedge != "" || n.spec.OnAccess() {
 			continue
 		}
@@ -228,7 +234,7 @@ func (r *Run) buildRoutes() error {
 			}
 			for _, pool := range r.pools[a.name] {
 				via, ok := r.onSameLink(n, a, pool.Addr().Is4())
-				if !ok {
+				if !ok || r.onLink(n, pool) {
 					continue
 				}
 				if err := n.ns.Route(pool, via, ""); err != nil {
@@ -238,6 +244,18 @@ func (r *Run) buildRoutes() error {
 		}
 	}
 	return nil
+}
+
+// onLink says whether a prefix is a part of the network of a link that the node is on.
+func (r *Run) onLink(n *node, p netip.Prefix) bool {
+	for _, port := range n.spec.On {
+		for _, net := range r.sc.Link(port.Link).Prefix {
+			if net.Overlaps(p) && net.Bits() <= p.Bits() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // onSameLink finds an address of b on a link that a is on too.

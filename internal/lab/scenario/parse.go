@@ -17,7 +17,7 @@ var (
 )
 
 // reserved names are those of conditions, so no node or probe may have them.
-var reserved = []string{"within", "binding", "metric", "capture", "ladder", "peer", "process", "pool", "handover"}
+var reserved = []string{"within", "binding", "metric", "capture", "ladder", "peer", "process", "pool", "route", "handover"}
 
 // Load reads a file.
 func Load(file string) (*Scenario, error) {
@@ -134,6 +134,18 @@ func (s *Scenario) parseNode(name string, v value) Node {
 		"kedge":  func(v value) { n.Kedge = v.text() },
 		"config": func(v value) { n.Config = v.anyMap() },
 		"down":   func(v value) { n.Down = v.boolean() },
+		"routes": func(v value) {
+			n.Routes = map[netip.Prefix]netip.Addr{}
+			v.pairs(func(key string, x value) {
+				to, err := netip.ParsePrefix(key)
+				if via := x.addr(); err != nil || to != to.Masked() || to.Addr().Is4() != via.Is4() {
+					x.errorf("want a network and a next hop of its family, as in 10.20.0.0/24: 198.51.100.1")
+				} else {
+					n.Routes[to] = via
+				}
+			})
+		},
+		"forward": func(v value) { n.Forward = v.boolean() },
 		"on": func(v value) {
 			v.pairs(func(link string, v value) { n.On = append(n.On, s.parsePort(link, v)) })
 		},
@@ -181,6 +193,8 @@ func (s *Scenario) parseNode(name string, v value) Node {
 		v.errorf("a kedge node needs \"on\" with its links, not \"at\"")
 	case n.Host != "" && n.OnAccess() == (len(n.On) > 0):
 		v.errorf("a host needs \"at\" with its access links, or \"on\" with other links and addresses")
+	case n.OnAccess() && (n.Forward || n.Routes != nil):
+		v.errorf("hosts on access links learn their routes")
 	case len(n.On) > 0 && n.Host != "" && n.Host != "static":
 		v.errorf("a host with \"on\" is static")
 	case n.Count > 1 && (n.ID != "" || len(n.Address) > 0):
@@ -202,11 +216,18 @@ func (s *Scenario) parsePort(link string, v value) Port {
 		v.errorf("%q is no link", link)
 		return p
 	}
+	iface := func(x value) {
+		if p.Iface = x.text(); !nameForm.MatchString(p.Iface) {
+			x.errorf("want the name of the access interface, as in acc0")
+		}
+	}
 	v.each(func(x value) {
+		if l.Access && x.isMapping() {
+			x.object(map[string]func(value){"interface": iface, "technology": func(x value) { p.Technology = x.text() }})
+			return
+		}
 		if l.Access {
-			if p.Iface = x.text(); !nameForm.MatchString(p.Iface) {
-				x.errorf("want the name of the access interface, as in acc0")
-			}
+			iface(x)
 			return
 		}
 		a := x.addr()

@@ -130,6 +130,14 @@ func (v value) object(known map[string]func(value)) {
 	})
 }
 
+func (v value) isMapping() bool {
+	switch v.node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return true
+	}
+	return false
+}
+
 // items visits a sequence.
 func (v value) items(f func(value)) {
 	seq, ok := v.node.(*ast.SequenceNode)

@@ -50,6 +50,9 @@ type Node struct {
 	Down   bool   // not started before a fault step does
 	On     []Port // attachments of kedge nodes and static hosts
 
+	Routes  map[netip.Prefix]netip.Addr // by next hop, of kedge nodes and static hosts on other links
+	Forward bool                        // a static host that is a router
+
 	Host     string // static, slaac, dhclient, udhcpc, dhcpcd
 	Ifaces   []Iface
 	Count    int            // > 1: a crowd NAME-1 .. NAME-n with consecutive MACs
@@ -66,9 +69,10 @@ type Node struct {
 // Port attaches a node to a link. Access interfaces of gateways have a name and no address.
 type Port struct {
 	Pos
-	Link  string
-	Iface string
-	Addrs []netip.Addr
+	Link       string
+	Iface      string
+	Technology string // of an access link, as the config calls it; "" = as the template says
+	Addrs      []netip.Addr
 }
 
 // Iface is one interface of a host on an access link.
@@ -98,7 +102,7 @@ type Check struct {
 	Conds  []Cond
 }
 
-// Cond is one condition: Kind is host, probe, binding, metric, capture, ladder, peer, process, pool or handover; On the
+// Cond is one condition: Kind is host, probe, binding, metric, capture, ladder, peer, process, pool, route or handover; On the
 // node or probe it is about.
 type Cond struct {
 	Pos
@@ -140,9 +144,10 @@ type Move struct {
 }
 
 // Fault does something bad, or ends it. Do: kill stop cont start restart quit
-// lost-store drop pass partition heal off on renew release.
+// lost-store drop pass partition heal unplug plug off on renew release.
 type Fault struct {
 	Node, Link, Do string
+	Iface          string // off, on: this interface of the host only
 	Match          string // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6
 	Count          int    // drop: how many, 0 = until "pass"
 }
@@ -159,6 +164,7 @@ type Send struct {
 	Size     int
 	OuterSrc string // with OuterDst: in an IPv6 tunnel
 	OuterDst string
+	Via      string // whose MAC the frame goes to, a node's name or an address; "" = who has the destination
 	PBU      *ForgedPBU
 	Hex      string // a whole frame
 }
@@ -166,7 +172,7 @@ type Send struct {
 // ForgedPBU is a Proxy Binding Update that nobody should believe.
 type ForgedPBU struct {
 	ID, V4   string
-	MAC      core.MAC
+	MAC      core.MAC // zero: without the Mobile Node Link-layer Identifier option
 	Lifetime time.Duration
 }
 

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,10 +25,10 @@ links:
   air1: { access: true }
   air2: { access: true }
 nodes:
-  lma1: { kedge: anchor.yaml, on: { core: ["2001:db8:a::1", 198.51.100.1] }, config: { anchor: { timers: { lifetime-max: 20s } } } }
+  lma1: { kedge: anchor.yaml, on: { core: ["2001:db8:a::1", 198.51.100.1] }, config: { anchor: { timers: { lifetime-max: 20s } } }, routes: { 203.0.113.0/24: 198.51.100.99 } }
   mag1: { kedge: gateway.yaml, on: { core: "2001:db8:a::11", air1: acc0 } }
-  mag2: { kedge: gateway.yaml, on: { core: "2001:db8:a::12", air2: acc0 }, down: true }
-  cn: { host: static, on: { core: ["2001:db8:a::99", 198.51.100.99] } }
+  mag2: { kedge: gateway.yaml, on: { core: "2001:db8:a::12", air2: { interface: acc0, technology: wlan } }, down: true }
+  cn: { host: static, forward: true, on: { core: ["2001:db8:a::99", 198.51.100.99] } }
   h1: { host: dhclient, at: air1, mac: "02:00:00:00:00:0a" }
   crowd: { host: udhcpc, at: air1, mac: "02:00:00:00:00:ff", count: 3, families: [v4] }
   two: { host: udhcpc, at: [air1, air2], mac: ["02:00:00:00:01:0a", "02:00:00:00:01:0b"], id: bob@example.net, profile: { pools: [a, b] } }
@@ -43,6 +44,10 @@ steps:
   - send: { from: h1, src: crowd-1.v4, dst: 198.51.100.99, count: 3 }
   - repeat: { times: 3, steps: [ { say: again } ] }
   - stop: [p4, t6]
+  - fault: { node: mag1, link: air1, do: unplug }
+  - fault: { node: h1, interface: eth0, do: off }
+  - send: { from: cn, src: cn.v4, dst: 10.20.0.77, via: lma1 }
+  - expect: { cn: { trace: h1.v4, hops: [lma1, "*", 10.20.0.10] }, route: { on: lma1, to: h1.v4, dev: kedge0 } }
 expect-at-end: { wire: { tshark-errors: 0 }, leaks: none, counters: { kedge_drops_total: { reason: wrong-source, is: 0 } } }
 `
 
@@ -56,7 +61,7 @@ func TestParse(t *testing.T) {
 	if i := core0.Impair; i.Delay != 5*time.Millisecond || i.Jitter != time.Millisecond || i.Loss != 0.015 || i.Duplicate != 0.01 || i.Reorder != 0.02 || i.Rate != 10_000_000 || i.MTU != 1280 || !core0.User {
 		t.Errorf("impairments %+v", i)
 	}
-	if s.Budget != 15*time.Second || !s.Matrix || len(s.Covers) != 3 || len(s.Steps) != 11 || len(s.Nodes) != 7 {
+	if s.Budget != 15*time.Second || !s.Matrix || len(s.Covers) != 3 || len(s.Steps) != 15 || len(s.Nodes) != 7 {
 		t.Errorf("scenario %+v", s)
 	}
 	crowd := s.Node("crowd")
@@ -82,6 +87,15 @@ func TestParse(t *testing.T) {
 	}
 	if e := s.End; e.TsharkErrors == nil || !e.TsharkErrors.Holds(0) || !e.Leaks || len(e.Conds) != 1 || e.Conds[0].Want["labels"].Map["reason"] != "wrong-source" {
 		t.Errorf("end %+v", e)
+	}
+	if n := s.Node("lma1"); n.Routes[netip.MustParsePrefix("203.0.113.0/24")] != netip.MustParseAddr("198.51.100.99") || !s.Node("cn").Forward {
+		t.Errorf("routes %v, forward %v", n.Routes, s.Node("cn").Forward)
+	}
+	if p := s.Node("mag2").On[1]; p.Iface != "acc0" || p.Technology != "wlan" {
+		t.Errorf("port %+v", p)
+	}
+	if f := s.Steps[12].Fault; f.Iface != "eth0" || s.Steps[13].Send.Via != "lma1" || len(s.Steps[14].Check.Conds[0].Want["hops"].List) != 3 {
+		t.Errorf("fault %+v", f)
 	}
 	if s.Steps[2].Line != 23 {
 		t.Errorf("the move is in line %d, want 23", s.Steps[2].Line)
@@ -111,7 +125,7 @@ func TestMistakes(t *testing.T) {
 		{"mac: \"02:00:00:00:00:0a\"", "mac: \"03:00:00:00:00:0a\"", "is a group address"},
 		{", mac: \"02:00:00:00:00:0a\"", "", "mac is missing"},
 		{"\"02:00:00:00:01:0b\"]", "]", "want a MAC address for each link"},
-		{"cn: { host: static, on", "cn: { on", "want either kedge"},
+		{"cn: { host: static, forward", "cn: { forward", "want either kedge"},
 		{"h1: { v4: 10.20.0.10", "h9: { v4: 10.20.0.10", "21:13: steps[0].wait.h9: neither a node"},
 		{"v4: 10.20.0.10,", "v4: tenten,", "\"tenten\": want an address, a network, any or none"},
 		{", within: 5s }", " }", "within is missing"},
@@ -133,6 +147,15 @@ func TestMistakes(t *testing.T) {
 		{"times: 3", "times: 0", "want a whole number from 1"},
 		{"{ say: again }", "{ say: again, stop: [p4] }", "a step does one thing: 2"},
 		{"leaks: none", "leaks: some", "want one of none"},
+		{"203.0.113.0/24: 198", "203.0.113.1/24: 198", "want a network and a next hop of its family"},
+		{"24: 198.51.100.99 }", "24: \"::1\" }", "want a network and a next hop of its family"},
+		{"mac: \"02:00:00:00:00:0a\" }", "mac: \"02:00:00:00:00:0a\", forward: true }", "hosts on access links learn their routes"},
+		{"technology: wlan", "tech: wlan", "unknown key; here may stand interface, technology"},
+		{"interface: acc0, tech", "interface: \"acc 0\", tech", "want the name of the access interface"},
+		{"link: air1, do: unplug", "link: air2, do: unplug", "unplug needs a node and a link that it is on"},
+		{"trace: h1.v4, hops: [lma1, \"*\", 10.20.0.10]", "trace: h1.v4", "want trace and hops, or neither"},
+		{"hops: [lma1,", "hops: [lma9,", "\"lma9\": want NODE"},
+		{", dev: kedge0", "", "dev is missing"},
 		{"reason: wrong-source, is: 0", "reason: wrong-source", "is is missing"},
 		{"steps:\n", "steps: {}\n", ""},
 		{"figure: document", "figure: [", ""},

@@ -15,15 +15,16 @@ type stepParser struct {
 
 // condKeys are the keys of each kind of condition and how their values read.
 var condKeys = map[string]map[string]string{
-	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp"},
+	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp", "trace": "text", "hops": "list"},
 	"probe":    {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
-	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text"},
+	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text", "att": "cmp"},
 	"metric":   {"node": "text", "name": "text", "labels": "map", "is": "cmp"},
 	"capture":  {"link": "text", "filter": "text", "count": "cmp"},
 	"ladder":   {"order": "list", "host": "text", "within": "cmp"},
 	"peer":     {"on": "text", "peer": "text", "alive": "bool", "restarts": "cmp"},
 	"process":  {"on": "text", "running": "bool"},
 	"pool":     {"on": "text", "pool": "text", "used": "cmp", "free": "cmp"},
+	"route":    {"on": "text", "to": "text", "dev": "text"},
 	"handover": {"phase": "text", "p50": "cmp", "p99": "cmp", "count": "cmp"},
 }
 
@@ -122,7 +123,10 @@ func (p *stepParser) cond(kind, on string, v value) Cond {
 	if len(c.Want) == 0 {
 		v.errorf("nothing is asked for")
 	}
-	for _, must := range map[string][]string{"metric": {"name", "is"}, "capture": {"link", "filter"}, "ladder": {"order"}, "peer": {"on", "peer"}, "process": {"on", "running"}, "pool": {"on", "pool"}}[kind] {
+	if c.Has("trace") != c.Has("hops") {
+		v.errorf("want trace and hops, or neither")
+	}
+	for _, must := range map[string][]string{"metric": {"name", "is"}, "capture": {"link", "filter"}, "ladder": {"order"}, "peer": {"on", "peer"}, "process": {"on", "running"}, "pool": {"on", "pool"}, "route": {"on", "to", "dev"}}[kind] {
 		if !c.Has(must) {
 			v.errorf("%s is missing", must)
 		}
@@ -133,8 +137,14 @@ func (p *stepParser) cond(kind, on string, v value) Cond {
 // checkRef verifies that a condition names things that exist.
 func (p *stepParser) checkRef(kind, key string, w Want, v value) {
 	switch key {
-	case "reaches":
+	case "reaches", "trace", "to":
 		p.target(v)
+	case "hops":
+		v.each(func(x value) {
+			if x.text() != "*" {
+				p.target(x)
+			}
+		})
 	case "on", "node", "at":
 		if p.s.Node(w.Text) == nil {
 			v.errorf("%q is no node", w.Text)
@@ -267,10 +277,11 @@ func (p *stepParser) fault(v value) *Fault {
 			}
 		},
 		"do": func(v value) {
-			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "lost-store", "drop", "pass", "partition", "heal", "off", "on", "renew", "release")
+			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release")
 		},
-		"match": func(v value) { f.Match = v.oneOf(dropMatches...) },
-		"count": func(v value) { f.Count = v.integer(1, 1_000_000) },
+		"interface": func(v value) { f.Iface = v.text() },
+		"match":     func(v value) { f.Match = v.oneOf(dropMatches...) },
+		"count":     func(v value) { f.Count = v.integer(1, 1_000_000) },
 	})
 	node := p.s.Node(f.Node)
 	switch f.Do {
@@ -284,7 +295,7 @@ func (p *stepParser) fault(v value) *Fault {
 		default:
 			l.User = true
 		}
-	case "partition", "heal":
+	case "partition", "heal", "unplug", "plug":
 		if node == nil || p.s.Link(f.Link) == nil || node.OnAccess() || !slices.ContainsFunc(node.On, func(x Port) bool { return x.Link == f.Link }) {
 			v.errorf("%s needs a node and a link that it is on", f.Do)
 		}
@@ -334,6 +345,7 @@ func (p *stepParser) send(v value) *Send {
 		"outer-src": func(v value) { s.OuterSrc = p.target(v) },
 		"outer-dst": func(v value) { s.OuterDst = p.target(v) },
 		"hex":       func(v value) { s.Hex = v.text() },
+		"via":       func(v value) { s.Via = v.text() },
 		"pbu": func(v value) {
 			s.PBU = &ForgedPBU{Lifetime: 8 * time.Second}
 			v.object(map[string]func(value){

@@ -255,6 +255,26 @@ func (n *NS) Route(dst netip.Prefix, via netip.Addr, link string) error {
 	return nil
 }
 
+// RouteTo names the link by which packets to an address leave, as the routes of the namespace are now.
+func (n *NS) RouteTo(dst netip.Addr) (link string, err error) {
+	h, err := n.Handle()
+	if err != nil {
+		return "", err
+	}
+	rs, err := h.RouteGet(dst.AsSlice())
+	if err != nil {
+		return "", fmt.Errorf("namespace %s: route to %s: %w", n.Name, dst, err)
+	}
+	if len(rs) == 0 {
+		return "", fmt.Errorf("namespace %s: no route to %s", n.Name, dst)
+	}
+	l, err := h.LinkByIndex(rs[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("namespace %s: route to %s: %w", n.Name, dst, err)
+	}
+	return l.Attrs().Name, nil
+}
+
 func ipnet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

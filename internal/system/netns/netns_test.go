@@ -211,6 +211,12 @@ func TestMoveRenameRoute(t *testing.T) {
 	if err != nil || !strings.Contains(out, "via 192.0.2.2 dev eth0") {
 		t.Fatalf("%s, %v", out, err)
 	}
+	if dev, err := b.RouteTo(netip.MustParseAddr("198.51.100.7")); err != nil || dev != "eth0" {
+		t.Errorf("route to it: %q, %v", dev, err)
+	}
+	if dev, err := b.RouteTo(netip.MustParseAddr("203.0.113.7")); err == nil {
+		t.Errorf("a route to nowhere: %q", dev)
+	}
 	if b.Index("eth0") == 0 || a.Index("v1") != 0 {
 		t.Error("index of the moved link is wrong")
 	}
