@@ -59,6 +59,11 @@ func (m *Machine) refresh(e *entry) {
 	if !e.state.bound() || e.req != nil && e.req.partial {
 		return // afterPartial comes back to it
 	}
+	if e.revoking != nil {
+		// Whether the host is here is being asked. An extension now would take the session back from where it went.
+		m.arm(e, tRefresh, m.now.Boot+RevokeProbe)
+		return
+	}
 	if !e.lost && !e.link.down && e.link.detach["nud"] && m.now.Boot-e.heard >= m.cfg.Timers.NUDRetransmit {
 		e.checking, e.probes = true, 0
 		m.probe(e)

@@ -333,6 +333,31 @@ func TestRevokedByForeignAnchor(t *testing.T) {
 			}
 		}
 	})
+	t.Run("its extension is due meanwhile", func(t *testing.T) {
+		for _, here := range []bool{true, false} {
+			b := newBench(t, testConfig())
+			stamp := b.bindStamped(macA)
+			b.until(b.m.hosts[macA].refreshAt - 100*ms)
+			n := len(b.out)
+			b.receive(lmaa, bri{trigger: mobility.TriggerHandoverUnknown, stamp: stamp}.message())
+			b.until(b.now.Boot + 200*ms)
+			if len(b.out) != n {
+				t.Fatalf("here %v: sent %v while the host is asked", here, b.out[n:])
+			}
+			want := mobility.RevocationSuccess
+			if here {
+				b.answers(macA)
+				b.answer(b.pbu(), reply{})
+				want = mobility.RevocationNodeAttached
+			}
+			b.until(b.now.Boot + 200*ms)
+			if as := b.bras(n); len(as) != 1 || as[0].Code != want {
+				t.Errorf("here %v: %+v", here, as)
+			}
+			b.until(b.now.Boot + 3*sec)
+			b.none()
+		}
+	})
 	t.Run("it is here", func(t *testing.T) {
 		b := setup(t)
 		n := len(b.out)
