@@ -36,6 +36,9 @@ func TestErrorsOfBothFamilies(t *testing.T) {
 				if err != nil || h.Src != f.src || h.Dst != f.dst || h.Proto != f.proto || len(out) != min(f.hdr+8+len(pkt), f.max) {
 					t.Errorf("problem %d: %+v, %d octets, %v", c.p, h, len(out), err)
 				}
+				if tos := map[uint8]uint8{ICMPv4: 0xc0}[f.proto]; h.TOS != tos { // RFC 1812 4.3.2.5
+					t.Errorf("problem %d: type of service %#x, want %#x", c.p, h.TOS, tos)
+				}
 				body := out[h.HdrLen:]
 				if got := append(bytes.Clone(body[:2]), body[4:8]...); !bytes.Equal(got, f.want) {
 					t.Errorf("problem %d: % x, want % x", c.p, got, f.want)

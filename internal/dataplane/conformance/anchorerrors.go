@@ -171,6 +171,8 @@ var anchorErrorCases = []testCase{
 		b.pass("limit 1", fromCN(limit(1, 64)), toCore(around(0, limit(1, 63))))
 		b.dropped(wire.EncapsulateDeep, 1, func() { b.pass("limit 0", fromCN(limit(0, 64)), told(CN6, 4, 0, 44, limit(0, 64))) })
 		out := around(2, limit(3, 63))
+		b.pass("another octet of the option", tunnelError(LMAA, 4, 0, 43, out))
+		b.pass("another code about the limit", tunnelError(LMAA, 4, 2, 44, out))
 		b.pass("the limit ends in the tunnel", tunnelError(LMAA, 4, 0, 44, out), told(CN6, 1, 3, 0, limit(3, 63)))
 	}},
 	{name: "anchor/configured encapsulation limit", o: Options{Role: dataplane.Anchor, EncapsulationLimit: 4}, f: func(b *bench) {

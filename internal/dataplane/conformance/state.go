@@ -68,8 +68,13 @@ var stateCases = []testCase{
 		b.pass("the shorter key takes over", fromCN(udpPacket(CN4, H14, hdr{}, 100)), toCore(wrap(LMAA, CoA2, udpPacket(CN4, H14, hdr{hop: 63}, 100))))
 		b.pass("the longer key wins", fromCN(udpPacket(CN6, H16, hdr{}, 100)), toCore(wrap(LMAA, CoA2, udpPacket(CN6, H16, hdr{hop: 63}, 100))))
 		b.pass("beside it", fromCN(udpPacket(CN6, HNP1.Addr().Next(), hdr{}, 100)), toCore(wrap(LMAA, CoA1, udpPacket(CN6, HNP1.Addr().Next(), hdr{hop: 63}, 100))))
+		b.update(core.SetKey{ID: sessionTwo, Match: core.Match{Dst: HNP1}, Up: true, Down: true})
+		b.pass("the newer key of one prefix takes it over", fromCN(udpPacket(CN6, HNP1.Addr().Next(), hdr{}, 100)), toCore(wrap(LMAA, CoA2, udpPacket(CN6, HNP1.Addr().Next(), hdr{hop: 63}, 100))))
 		in := udpPacket(CN4, H24, hdr{}, 100)
 		b.update(core.Drop{ID: sessionTwo})
+		b.dropped(wire.Deprecated, 1, func() {
+			b.pass("and does not give it back", fromCN(udpPacket(CN6, HNP1.Addr().Next(), hdr{}, 100)))
+		})
 		b.pass("a session goes with its keys", fromCN(in), told(CN4, 3, 1, 0, in))
 	}},
 	{name: "state/shared tunnel", o: anchor, f: func(b *bench) { // two hosts at one gateway; it goes with the last of them

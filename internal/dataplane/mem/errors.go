@@ -108,14 +108,10 @@ func (e *Engine) TunnelError(now time.Duration, msg []byte, out *Out) {
 	switch msg[0] {
 	case 1, 3: // RFC 2473 8.1: any of these is "unreachable" to the inner source
 	case 2:
-		mtu := e.pathMTU(s, now) - u.Off
-		if u.FragHdr != 0 {
-			mtu += 8 // the Fragment header is not the tunnel's
-		}
 		if ih.Is4() && !ih.DF || !ih.Is4() && ih.Len <= ip.MinMTU6 {
 			return // from now on fragmented outside
 		}
-		p, value = ip.TooBig, tunnelMTU(&ih, mtu)
+		p, value = ip.TooBig, tunnelMTU(&ih, e.pathMTU(s, now)-u.Off)
 	case 4: // only about the encapsulation limit that was put in
 		if msg[1] != 0 || u.Limit == 0 || info != uint32(u.Limit) {
 			return

@@ -275,11 +275,20 @@ func TestAccessLinkMTU(t *testing.T) {
 		t.Errorf("IPv4 without DF: %+v", out.Packets)
 	}
 	out.Reset()
+	whole := packet(t, cn4, home4, 64, 1401-28)
+	from := binary.BigEndian.Uint16(whole[6:])
+	whole[6] |= 0x40
+	binary.BigEndian.PutUint16(whole[10:], ip.UpdateChecksum(binary.BigEndian.Uint16(whole[10:]), from, from|0x4000))
+	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv4}, whole, &out)
+	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToSelf || out.Packets[0].B[20] != 3 || out.Packets[0].B[21] != 4 || binary.BigEndian.Uint16(out.Packets[0].B[26:]) != 1400 {
+		t.Errorf("IPv4 with DF: %+v, want Fragmentation Needed with 1400", out.Packets)
+	}
+	out.Reset()
 	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv6}, packet(t, cn6, home6, 64, 1401-48), &out)
 	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToSelf || out.Packets[0].B[40] != 2 || binary.BigEndian.Uint32(out.Packets[0].B[44:]) != 1400 {
 		t.Errorf("IPv6: %+v, want Packet Too Big with 1400", out.Packets)
 	}
-	if e.Dropped(wire.TooBig) != 1 {
+	if e.Dropped(wire.TooBig) != 2 {
 		t.Errorf("%d dropped as too big", e.Dropped(wire.TooBig))
 	}
 }
@@ -482,5 +491,51 @@ func TestFragmentsOfAFragment(t *testing.T) {
 	}
 	if len(out.Packets) != 0 || e.Dropped(wire.Malformed) != 1 {
 		t.Errorf("%d packets came out, %d dropped as malformed; want 0 and 1", len(out.Packets), e.Dropped(wire.Malformed))
+	}
+}
+
+// TestOwnAddress: a packet from a host to the router itself has arrived, so its hop limit counts no more.
+func TestOwnAddress(t *testing.T) {
+	e := newEngine(t, dataplane.Anchor, Config{})
+	var out Out
+	in := packet(t, home6, lmaa, 1, 10)
+	e.Decapsulate(time.Hour, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv6}, bytes.Clone(in), &out)
+	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToNative || !bytes.Equal(out.Packets[0].B, in) {
+		t.Errorf("came out: %+v, want the packet as it was", out.Packets)
+	}
+}
+
+// TestTunnelIntoItself: a packet whose addresses are those of the tunnel does not enter it (RFC 2473 4.1.2).
+func TestTunnelIntoItself(t *testing.T) {
+	e := newEngine(t, dataplane.Gateway, Config{})
+	if err := e.Update([]core.Op{core.SetKey{ID: 1, Match: core.Match{Src: whole(coa), If: 1, MAC: hostA}, Up: true, Down: true}}); err != nil {
+		t.Fatal(err)
+	}
+	var out Out
+	e.Native(time.Hour, Native{If: 1, MAC: hostA, B: packet(t, coa, lmaa, 64, 10)}, &out)
+	if len(out.Packets) != 0 || e.Dropped(wire.TunnelLoop) != 1 {
+		t.Errorf("%+v came out, %d dropped as a loop", out.Packets, e.Dropped(wire.TunnelLoop))
+	}
+	e.Native(time.Hour, Native{If: 1, MAC: hostA, B: packet(t, coa, cn6, 64, 10)}, &out)
+	if len(out.Packets) != 1 {
+		t.Errorf("to others: %+v", out.Packets)
+	}
+}
+
+// TestFragmentIdentification: no two packets that are fragmented outside share an Identification.
+func TestFragmentIdentification(t *testing.T) {
+	e := newEngine(t, dataplane.Anchor, Config{})
+	seen := map[uint32]bool{}
+	for range 100 {
+		var out Out
+		e.Native(time.Hour, Native{B: packet(t, cn4, home4, 64, 1460)}, &out)
+		if len(out.Packets) != 2 {
+			t.Fatalf("%d packets, want two fragments", len(out.Packets))
+		}
+		one, two := binary.BigEndian.Uint32(out.Packets[0].B[44:]), binary.BigEndian.Uint32(out.Packets[1].B[44:])
+		if one != two || seen[one] {
+			t.Fatalf("identifications %x and %x, seen before: %v", one, two, seen[one])
+		}
+		seen[one] = true
 	}
 }

@@ -472,6 +472,40 @@ func TestAccessLinkReturns(t *testing.T) {
 		})
 	}
 	rename("acc1", "away")
+	var l *accessLink
+	for _, l = range p.gateway.links {
+		if l.Name == "acc1" {
+			break
+		}
+	}
+	for end := time.Now().Add(5 * time.Second); l.index.Load() != 0; <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the plane did not notice in 5 s that the link has another name")
+		}
+	}
+	counted := func() (in uint64) {
+		c := make([]core.Counter, 1)
+		must(t, p.gateway.Counters([]core.ID{1}, c))
+		return c[0].PacketsOut
+	}
+	before, drops := counted(), p.gateway.Dropped(wire.UnknownHost)
+	for end := time.Now().Add(5 * time.Second); p.gateway.Dropped(wire.UnknownHost) == drops; <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no frame of the link with another name was counted in 5 s")
+		}
+		p.must(p.host, func() error {
+			c, err := net.Dial("udp", "203.0.113.9:9")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte("to nowhere"))
+			return err
+		})
+	}
+	if n := counted() - before; n != 0 {
+		t.Errorf("%d packets of a link with another name were let in", n)
+	}
 	rename("away", "acc1")
 	p.reach(p.host, "203.0.113.9", p.cn)
 }
