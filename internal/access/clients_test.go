@@ -302,8 +302,12 @@ func (h *realHost) wait(what string, within time.Duration, ok func() bool) {
 	}
 }
 
+// has4 waits for the address and the route to its subnet, which some clients set in a second step.
 func (h *realHost) has4(p netip.Prefix) func() bool {
-	return func() bool { return strings.Contains(h.run("ip", "-4", "addr", "show", "h0"), "inet "+p.String()) }
+	return func() bool {
+		return strings.Contains(h.run("ip", "-4", "addr", "show", "h0"), "inet "+p.String()) &&
+			strings.Contains(h.run("ip", "-4", "route"), p.Masked().String())
+	}
 }
 
 // has6 waits for a usable address of the prefix and a default route by the router.
