@@ -430,6 +430,34 @@ func TestSocketRace(t *testing.T) {
 	}
 }
 
+// TestClientsThatHang: connections that ask nothing are bounded, and the next one is served when one of them ends.
+func TestClientsThatHang(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	_, _ = serve(t, Config{Socket: socket, Roles: []Role{{Name: "anchor", Commander: &machine{}}}})
+	var hanging []net.Conn
+	for range maxConns {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		hanging = append(hanging, c)
+	}
+	c := NewClient(socket)
+	defer c.Close()
+	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := c.Health(soon); err == nil {
+		t.Errorf("served beside %d that hang", maxConns)
+	}
+	for _, h := range hanging {
+		h.Close()
+	}
+	if err := c.Health(t.Context()); err != nil {
+		t.Errorf("when they are gone: %v", err)
+	}
+}
+
 // TestRoleAfterListen: a machine that came up after the server listened is served.
 func TestRoleAfterListen(t *testing.T) {
 	s := New(Config{Socket: filepath.Join(t.TempDir(), "s")})
