@@ -82,11 +82,13 @@ func newDomain(t testing.TB, o options) *domain {
 	for _, n := range d.Nodes() {
 		d.start(n)
 	}
-	t.Cleanup(func() {
-		if t.Failed() && !o.quiet {
-			t.Logf("seed %d; the end of what happened:\n%s", o.seed, d.Trace)
-		}
-	})
+	if !o.quiet { // who runs many in one test says so: each cleanup would keep its whole network until the end
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("seed %d; the end of what happened:\n%s", o.seed, d.Trace)
+			}
+		})
+	}
 	return d
 }
 
