@@ -128,7 +128,7 @@ func (m *Machine) Deadline() (at time.Duration, ok bool) {
 	earlier(next, any)
 	earlier(m.waiting.next())
 	earlier(m.store.heldUntil, m.store.held)
-	earlier(m.flights.retryAt, len(m.flights.again) > 0)
+	earlier(m.flights.retryAt, m.flights.waits())
 	earlier(m.revocations.Deadline())
 	if m.watch != nil {
 		earlier(m.watch.Deadline())

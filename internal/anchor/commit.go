@@ -3,6 +3,7 @@ package anchor
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/binding"
@@ -33,7 +34,15 @@ type flights struct {
 
 	endings map[core.Ref]ending
 	again   []ending // could not be stored; tried again at retryAt
+	repairs map[core.Ref]repair
+	broken  []repair // could not be put in order; tried again at retryAt
 	retryAt time.Duration
+}
+
+// repair makes store and data plane say again what the cache says of a session, after a change that failed half-way.
+type repair struct {
+	id    core.ID
+	extra []netip.Prefix // keys that the change had added
 }
 
 // ending is a session that is deleted; its addresses are given back when the store has forgotten it.
@@ -45,14 +54,14 @@ type ending struct {
 	rest   bool
 }
 
-// retryEnding is the time between two tries to delete a record.
+// retryEnding is the time between two tries to delete a record, or to put one in order.
 const retryEnding = time.Second
 
 // routesRef is the reference of the routes at the start; those of steps are larger.
 const routesRef core.Ref = 1
 
 func newFlights() flights {
-	return flights{byID: make(map[core.ID]*flight), byRef: make(map[core.Ref]core.ID), last: routesRef + 1, endings: make(map[core.Ref]ending)}
+	return flights{byID: make(map[core.ID]*flight), byRef: make(map[core.Ref]core.ID), last: routesRef + 1, endings: make(map[core.Ref]ending), repairs: make(map[core.Ref]repair)}
 }
 
 // open says whether a change of the session is under way.
@@ -138,7 +147,7 @@ func (m *Machine) done(ev core.Done) {
 		}
 		return
 	}
-	if m.ended(ev) {
+	if m.ended(ev) || m.repaired(ev) {
 		return
 	}
 	id, back, undo := m.flights.landed(ev.Ref, ev.Err == nil)
@@ -178,23 +187,71 @@ func (m *Machine) ended(ev core.Done) bool {
 	}
 	m.refused[wire.StoreFailed]++
 	m.emit(core.Emit{Name: "failed", ID: e.id, Why: string(wire.StoreFailed), Fields: Fields{Sub: e.node, Err: ev.Err.Error()}})
-	if len(m.flights.again) == 0 {
-		m.flights.retryAt = m.now.Boot + retryEnding
-	}
+	m.flights.later(m.now)
 	m.flights.again = append(m.flights.again, e)
 	return true
 }
 
-// endAgain tries once more to delete what could not be deleted.
+// later sets the time of the next try, unless one is set.
+func (f *flights) later(now core.Now) {
+	if !f.waits() {
+		f.retryAt = now.Boot + retryEnding
+	}
+}
+
+// waits says whether something is to be tried again.
+func (f *flights) waits() bool { return len(f.again)+len(f.broken) > 0 }
+
+// endAgain tries once more to delete what could not be deleted, and to put in order what could not be.
 func (m *Machine) endAgain() {
-	if len(m.flights.again) == 0 || m.flights.retryAt > m.now.Boot {
+	if !m.flights.waits() || m.flights.retryAt > m.now.Boot {
 		return
 	}
-	again := m.flights.again
-	m.flights.again = nil
+	again, broken := m.flights.again, m.flights.broken
+	m.flights.again, m.flights.broken = nil, nil
 	for _, e := range again {
 		m.end(e)
 	}
+	for _, r := range broken {
+		if i, ok := m.cache.ByID(r.id); ok { // else end took it out
+			m.repair(i, r.extra)
+		}
+	}
+}
+
+// repair writes and forwards a session as it is now.
+func (m *Machine) repair(i binding.Index, extra []netip.Prefix) {
+	e := m.cache.At(i)
+	var gone []netip.Prefix
+	for _, k := range extra {
+		if _, taken := m.cache.ByHome(e.Domain, k); !taken { // by somebody else, since
+			gone = append(gone, k)
+		}
+	}
+	ref := m.flights.last
+	m.flights.last += 2
+	m.flights.repairs[ref] = repair{e.ID, gone}
+	m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
+	m.effect(core.Forward{Ops: append(m.forwarding(i, 0), dropKeys(e.Domain, gone)...), Ref: ref})
+}
+
+// repaired takes the result of repair, if it is one.
+func (m *Machine) repaired(ev core.Done) bool {
+	r, ok := m.flights.repairs[ev.Ref]
+	if !ok {
+		return false
+	}
+	delete(m.flights.repairs, ev.Ref)
+	if ev.Err != nil {
+		m.emit(core.Emit{Name: "failed", ID: r.id, Why: "effect", Fields: Fields{Err: ev.Err.Error()}})
+		m.flights.later(m.now)
+		if i := slices.IndexFunc(m.flights.broken, func(o repair) bool { return o.id == r.id }); i >= 0 {
+			m.flights.broken[i].extra = append(m.flights.broken[i].extra, r.extra...)
+		} else {
+			m.flights.broken = append(m.flights.broken, r)
+		}
+	}
+	return true
 }
 
 // undo brings a session back to a record. The answer never left, so what it took is free at once.
@@ -231,8 +288,7 @@ func (m *Machine) undo(i binding.Index, back []byte) {
 		m.serve(e, netip.Addr{}, netip.Addr{})
 	}
 	m.setState(i, rec.state, "undone", addr(rec.entry.CareOf), "")
-	m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
-	m.effect(core.Forward{Ops: append(m.forwarding(i, 0), dropKeys(e.Domain, extra)...)})
+	m.repair(i, extra)
 	m.defend(e.Domain, extra, true)
 	m.defend(e.Domain, without(was, now), false)
 }
