@@ -20,9 +20,10 @@ import (
 type chaos struct {
 	*domain
 	hosts []*Host
-	where map[*Host]int      // gateway, -1 = none
-	acked map[string][]acked // by identifier: what the anchor acknowledged last
-	heal  map[string]func()  // what ends each disturbance
+	where map[*Host]int           // gateway, -1 = none
+	acked map[string][]acked      // by identifier: what the anchor acknowledged last
+	asked map[string][]netip.Addr // by identifier: who has asked since
+	heal  map[string]func()       // what ends each disturbance
 	err   error
 }
 
@@ -48,7 +49,7 @@ func newChaos(t testing.TB, seed uint64) *chaos {
 	s := New(seed) // for the choice of conditions only
 	o.commit = time.Duration(s.rng.IntN(6)) * ms
 	c := &chaos{
-		domain: newDomain(t, o), where: map[*Host]int{}, acked: map[string][]acked{}, heal: map[string]func(){},
+		domain: newDomain(t, o), where: map[*Host]int{}, acked: map[string][]acked{}, asked: map[string][]netip.Addr{}, heal: map[string]func(){},
 	}
 	c.core.Cond = Conditions{Latency: oneWay, Jitter: 5 * ms, Loss: 0.03, Duplicate: 0.03, Reorder: 0.03, ReorderBy: 30 * ms}
 	for n := range 3 + c.rng.IntN(4) {
@@ -63,11 +64,16 @@ func newChaos(t testing.TB, seed uint64) *chaos {
 
 // watch remembers what the anchor acknowledges: for each subscriber the sessions that no later answer concerns.
 func (c *chaos) watch(p *Packet) {
+	if bu, ok := p.Message().(*mobility.BindingUpdate); ok {
+		id, _ := bu.Options.MobileNodeID()
+		c.asked[id.ID] = append(c.asked[id.ID], p.Src)
+	}
 	ack, ok := p.Message().(*mobility.BindingAck)
 	if !ok || p.From != "lma1" || ack.Status >= 128 {
 		return
 	}
 	id, _ := ack.Options.MobileNodeID()
+	delete(c.asked, id.ID)
 	a := acked{prefixes: slices.Collect(ack.Options.HomeNetworkPrefixes()), careOf: p.Dst, expires: c.boot + time.Duration(ack.Lifetime)*4*sec}
 	a.sure = a.expires
 	if v, ok := ack.Options.IPv4HomeAddressReply(); ok && v.Status < 128 {
@@ -130,7 +136,8 @@ func (c *chaos) distinct() {
 	}
 }
 
-// durable wants that an anchor that restarted after a crash has every session that it had acknowledged.
+// durable wants that an anchor that restarted after a crash has every session that it had acknowledged, at the gateway
+// that it told so, or at one that had asked later and may not have been told.
 func (c *chaos) durable() {
 	bindings := c.bindings(c.lma, nil)
 	for _, h := range c.hosts {
@@ -139,7 +146,7 @@ func (c *chaos) durable() {
 				continue
 			}
 			if !slices.ContainsFunc(bindings, func(b core.Binding) bool {
-				return b.ID == idOf(h) && b.ProxyCoA == a.careOf && (!a.v4.IsValid() || b.IPv4.Addr() == a.v4) &&
+				return b.ID == idOf(h) && (b.ProxyCoA == a.careOf || slices.Contains(c.asked[b.ID], b.ProxyCoA)) && (!a.v4.IsValid() || b.IPv4.Addr() == a.v4) &&
 					(len(a.prefixes) == 0 || slices.Equal(a.prefixes, b.Prefixes))
 			}) {
 				c.fail("after a crash %s has %+v; %v %v at %v was acknowledged", h.Name, c.bindings(c.lma, h), a.v4, a.prefixes, a.careOf)
