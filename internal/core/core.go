@@ -155,8 +155,8 @@ func (Restored) event()    {}
 // Effects: what a machine wants. Those of one Handle are applied in order.
 type (
 	Effect interface{ effect() }
-	// Send leaves only after every Persist and Forward before it is done. Body is a mobility.Message, or an Appender for
-	// access frames.
+	// Send leaves only after every Persist and Forward before it is done. Body is a mobility.Message or an *ip.Echo, or an
+	// Appender for access frames.
 	Send struct {
 		Path Path
 		Body any
@@ -216,7 +216,8 @@ type Appender interface {
 type Path struct {
 	If            int
 	Local, Remote netip.AddrPort // innermost IP header; port 0 = not UDP (protocol 135)
-	Home          netip.Addr     // Home Address option in, type 2 routing header out
+	Home          netip.Addr     // the other's home address: its Home Address option in, type 2 routing header out
+	Own           netip.Addr     // our home address, on a node: type 2 routing header in, Home Address option out
 	Outer         Chain          // headers around it: NAT-observed source, protocol 41, arrival in a session's tunnel
 	Auth          Auth           // who vouches for it; on Send: what must protect it
 }

@@ -16,7 +16,8 @@ type Layer struct {
 	ESPPort        uint16 // observed port of ESP in UDP (4500), 0 = none
 }
 
-// Chain encapsulates in order, [0] innermost. N=0 sends natively. RO: Home Address option (up) or type 2 routing header
+// Chain encapsulates in order, [0] innermost. The inner packet's version says protocol 4 or 41; with ports the packet lies
+// in UDP without anything between (RFC 5555 3). N=0 sends natively. RO: Home Address option (up) or type 2 routing header
 // (down) instead of a tunnel. MTU 0 = follow the path MTU to the outermost remote.
 type Chain struct {
 	N, RO uint8

@@ -6,14 +6,24 @@ import (
 	"net/netip"
 )
 
-// Packet is one datagram or frame on a Port. On "mh" ports B is the Mobility Header and Src, Dst the addresses of its IPv6
-// header; on "access" ports B is the whole Ethernet frame and If the link.
+// Packet is one datagram or frame on a Port.
+//
+// On "mh" ports B is the upper-layer message of Proto (0 = 135, the Mobility Header; 58, ICMPv6) and Src, Dst are the
+// addresses of its IPv6 header. SrcHome is what its Home Address option says, DstHome its type 2 routing header: valid only
+// if the packet has them, and part of the checksum's pseudo header (RFC 6275 6.1.1). Outer is what the packet came or goes
+// in; N=0 = natively. Auth is who vouches for it, or what must protect it.
+//
+// On "ip" ports B is a whole IPv6 packet, from its header on, with Outer around it. On "access" and "links" ports B is the
+// whole Ethernet frame and If the link.
 type Packet struct {
-	If       int
-	MAC      MAC
-	Src, Dst netip.AddrPort
-	Outer    Chain
-	B        []byte
+	If               int
+	MAC              MAC
+	Src, Dst         netip.AddrPort
+	SrcHome, DstHome netip.Addr
+	Proto            uint8
+	Outer            Chain
+	Auth             Auth
+	B                []byte
 }
 
 // Port carries signalling packets: ring, tcx tap, raw, UDP, simnet, channel twin. Batched as in wireguard-go.
@@ -26,15 +36,17 @@ type Port interface {
 }
 
 // HostOp is one thing of the operating system. Kind: route, rule, address, link, neighbour, proxy (ND or ARP by the
-// family of Prefix), sysctl. Name is the interface name (or the sysctl's), If its index; either is enough.
+// family of Prefix), sysctl. Name is the interface name (or the sysctl's), If its index; either is enough. Src is the
+// source address that a route prefers, Metric its rank (0 = the kernel's choice). What Value says is in package system.
 type HostOp struct {
 	Kind        string
 	Del         bool
 	If          int
 	Prefix      netip.Prefix
-	Via         netip.Addr
+	Via, Src    netip.Addr
 	MAC         MAC
 	Table, MTU  int
+	Metric      int
 	Name, Value string
 }
 
@@ -43,8 +55,10 @@ type Host interface {
 	Now() Now
 	Apply(ops []HostOp) error
 	Watch(ctx context.Context, f func(HostChanged)) error
-	// Open kind "mh": raw protocol 135 on the host's addresses; "access": the signalling frames of access links ifs
-	// (ARP, ND, MLD, DHCPv4).
+	// Open kind "mh": Mobility Headers on the host's addresses; "ip": the whole IPv6 packets that carry them, with
+	// Home Address option, type 2 routing header and ESP; "access": the signalling frames of access links ifs (ARP, ND,
+	// MLD, DHCPv4); "links": ND and ARP of the links of a node, ifs are patterns of names as in path.Match, and links may
+	// come and go.
 	Open(kind string, ifs ...string) (Port, error)
 }
 

@@ -18,6 +18,7 @@ type Role uint8
 const (
 	Anchor  Role = iota // LMA: keys match destinations on the native side
 	Gateway             // MAG: keys match sources on access links
+	Node                // mobile node: keys match sources of its own packets
 )
 
 // Link is an access link of a gateway.
@@ -36,6 +37,7 @@ const (
 	ToTunnel To = iota // an outer packet, complete: the core routes it
 	ToNative           // anchor: a packet to forward by plain routing; gateway: a packet for MAC on link If
 	ToSelf             // a packet of this router's own, an ICMP error: plain routing takes it as locally made
+	ToSignal           // an IPv6 packet of signalling that came in an outer packet: the machine's, with the chain it came in
 )
 
-func (t To) String() string { return [...]string{"tunnel", "native", "self"}[t] }
+func (t To) String() string { return [...]string{"tunnel", "native", "self", "signal"}[t] }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/wire/ip"
 	"kedge/wire/mobility"
 )
 
@@ -239,12 +241,32 @@ func (a *Applier) send(round []Group, failed []error, done []core.Event) []core.
 // portKinds are the kinds of ports that a message can leave by; encode gives the index.
 var portKinds = [2]string{"mh", "access"}
 
+// ends are the addresses of a checksum's pseudo header: home addresses count, where the packet has them (RFC 6275 6.1.1).
+func ends(p *core.Path) (local, remote netip.Addr) {
+	local, remote = p.Local.Addr(), p.Remote.Addr()
+	if p.Own.IsValid() {
+		local = p.Own
+	}
+	if p.Home.IsValid() {
+		remote = p.Home
+	}
+	return local, remote
+}
+
+func outgoing(p *core.Path, proto uint8, b []byte) core.Packet {
+	return core.Packet{If: p.If, Src: p.Local, Dst: p.Remote, SrcHome: p.Own, DstHome: p.Home, Proto: proto, Outer: p.Outer, Auth: p.Auth, B: b}
+}
+
 // encode writes a message's bytes.
 func encode(s core.Send) (core.Packet, int, error) {
 	switch m := s.Body.(type) {
 	case mobility.Message:
-		b, err := mobility.Append(make([]byte, 0, 256), m, s.Path.Local.Addr(), s.Path.Remote.Addr())
-		return core.Packet{If: s.Path.If, Src: s.Path.Local, Dst: s.Path.Remote, Outer: s.Path.Outer, B: b}, 0, err
+		src, dst := ends(&s.Path)
+		b, err := mobility.Append(make([]byte, 0, 256), m, src, dst)
+		return outgoing(&s.Path, 0, b), 0, err
+	case *ip.Echo:
+		src, dst := ends(&s.Path)
+		return outgoing(&s.Path, ip.ICMPv6, m.Append(make([]byte, 0, 64), src, dst)), 0, nil
 	case core.Appender:
 		b, err := m.Append(make([]byte, 0, 512))
 		return core.Packet{If: s.Path.If, B: b}, 1, err

@@ -16,6 +16,7 @@ import (
 	"kedge/internal/access"
 	"kedge/internal/core"
 	"kedge/wire"
+	"kedge/wire/ip"
 	"kedge/wire/mobility"
 )
 
@@ -375,6 +376,9 @@ func (l *Loop) report(done []core.Event) {
 
 func (l *Loop) write(kind string, pkts []core.Packet) error {
 	p := l.ports[kind]
+	if p == nil && kind == "access" {
+		p = l.ports["links"] // a node's frames
+	}
 	if p == nil {
 		return fmt.Errorf("no %s port is open", kind)
 	}
@@ -420,15 +424,27 @@ func (l *Loop) refuse(kind string, p *core.Packet, err error) {
 
 // decode makes an event of a packet. A decode error is an event too.
 func decode(kind string, p *core.Packet) core.Message {
-	m := core.Message{Path: core.Path{If: p.If, Local: p.Dst, Remote: p.Src, Outer: p.Outer}, Raw: p.B}
+	m := core.Message{
+		Path: core.Path{If: p.If, Local: p.Dst, Remote: p.Src, Home: p.SrcHome, Own: p.DstHome, Outer: p.Outer, Auth: p.Auth},
+		Raw:  p.B,
+	}
 	switch kind {
 	case "mh":
-		msg, err := mobility.Parse(p.B, p.Src.Addr(), p.Dst.Addr())
+		local, remote := ends(&m.Path)
+		if p.Proto == ip.ICMPv6 {
+			echo, err := ip.ParseEcho(p.B, remote, local)
+			if echo != nil {
+				m.Body = echo
+			}
+			m.Err = err
+			break
+		}
+		msg, err := mobility.Parse(p.B, remote, local)
 		if msg != nil {
 			m.Body = msg
 		}
 		m.Err = err
-	case "access":
+	case "access", "links":
 		f, err := access.Decode(p.B)
 		if f != nil {
 			m.Body = f
