@@ -77,6 +77,18 @@ const (
 	RegisteredSince      Reason = "registered-since"   // a revocation of a registration that is not the newest
 )
 
+// Headers around signalling.
+const (
+	MappedMismatch Reason = "mapped-address-mismatch" // an IPv4-mapped address that is not that of the header around it
+	MappedInUDP    Reason = "mapped-in-udp"
+	HomeInUDP      Reason = "home-address-in-udp"      // a Home Address option or type 2 routing header, where RFC 5555 has none
+	MissingHome    Reason = "missing-home-address"     // an IPv4-mapped address without the header that says whose it is
+	UpdateInTunnel Reason = "binding-update-in-tunnel" // protocol 41 around a Binding Update, where RFC 5555 wants UDP
+	TunnelInTunnel Reason = "tunnel-in-tunnel"
+	NotSignalling  Reason = "not-signalling"
+	NotOurHome     Reason = "not-our-home-address" // a type 2 routing header to a home address that is not this node's
+)
+
 // Access link.
 const (
 	UnknownHost       Reason = "unknown-host"
@@ -109,4 +121,19 @@ const (
 	TunnelError     Reason = "tunnel-error"
 	SendFailed      Reason = "send-failed"
 	Malformed       Reason = "malformed"
+)
+
+// Protection of signalling: ESP and its policy, authentication by mobility options.
+const (
+	Unprotected        Reason = "unprotected"                   // in the clear, though the policy protects it
+	WrongAssociation   Reason = "wrong-security-association"    // well protected, for another home address or another use
+	UnknownSPI         Reason = "unknown-spi"                   // no inbound security association has it
+	BadICV             Reason = "bad-icv"                       // forged, damaged, or another key
+	Replayed           Reason = "replayed"                      // a sequence number seen before, or behind the window
+	BadPadding         Reason = "bad-padding"                   // of ESP
+	DummyPacket        Reason = "dummy-packet"                  // traffic flow confidentiality: for nobody
+	SequenceExhausted  Reason = "sequence-numbers-exhausted"    // only new keys help
+	SequenceUnreserved Reason = "sequence-numbers-not-reserved" // the store did not take a reservation: nothing is sent
+	AuthFailed         Reason = "authentication-failed"         // RFC 4285
+	MessageIDRequired  Reason = "message-id-required"           // RFC 4285
 )

@@ -1,0 +1,188 @@
+package signal
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"kedge/internal/core"
+	"kedge/wire"
+)
+
+// Refuser is what loop.Refuser is: a port that can tell the sender of a packet at which octet it could not be read, by an ICMPv6
+// Parameter Problem, code 0. A native "ip" port that has it is asked with the whole IPv6 packet.
+type Refuser interface {
+	Refuse(p *core.Packet, off int) error
+}
+
+// batchSize is how many packets one read of a port below takes at most.
+const batchSize = 32
+
+// Port is a core.Port of kind "mh" over the host's "ip" port and, if there is one, that of the data plane.
+type Port struct {
+	codec  *Codec
+	now    func() core.Now
+	native core.Port
+	data   core.Port // nil: nothing comes in tunnels
+
+	ready   chan *batch
+	stop    chan struct{}
+	readers sync.WaitGroup
+	close   sync.Once
+	left    *batch // what the last Read had no room for
+	next    int
+
+	tx struct {
+		sync.Mutex
+		native, data []core.Packet
+		bufs         [][]byte
+	}
+}
+
+// batch is one read of a port below. It goes back to its reader when Read has emptied it.
+type batch struct {
+	raw, pkts [batchSize]core.Packet
+	n         int
+	err       error
+	back      chan *batch
+}
+
+// NewPort joins two ports. data may be nil. now is the host's clock.
+func NewPort(c *Codec, now func() core.Now, native, data core.Port) *Port {
+	p := &Port{codec: c, now: now, native: native, data: data, ready: make(chan *batch), stop: make(chan struct{})}
+	p.readers.Go(func() { p.read(native) })
+	if data != nil {
+		p.readers.Go(func() { p.read(data) })
+	}
+	return p
+}
+
+// read is the goroutine of one port below.
+func (p *Port) read(from core.Port) {
+	back := make(chan *batch, 2)
+	for range cap(back) {
+		back <- &batch{back: back}
+	}
+	for b := range back {
+		k, err := from.Read(b.raw[:])
+		b.n, b.err = 0, err
+		now := p.now()
+		for i := range b.raw[:k] {
+			raw, pkt := &b.raw[i], &b.pkts[b.n]
+			pkt.If, pkt.MAC = raw.If, raw.MAC
+			if err := p.codec.In(now, raw.B, raw.Outer, pkt); err != nil {
+				p.answer(raw, err)
+				continue
+			}
+			b.n++
+		}
+		if b.n == 0 && err == nil {
+			back <- b
+			continue
+		}
+		select {
+		case p.ready <- b:
+		case <-p.stop:
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// answer tells the sender of a native packet what is wrong with it, where its RFC wants that.
+func (p *Port) answer(raw *core.Packet, err error) {
+	var bad *wire.Error
+	if r, ok := p.native.(Refuser); ok && raw.Outer.N == 0 && errors.As(err, &bad) && bad.ParameterProblem && bad.Status == 0 {
+		_ = r.Refuse(raw, bad.Off) // an answer that cannot be sent is lost, as any may be
+	}
+}
+
+// Read implements core.Port.
+func (p *Port) Read(into []core.Packet) (n int, err error) {
+	if len(into) == 0 {
+		return 0, nil
+	}
+	if p.left == nil {
+		select {
+		case p.left = <-p.ready:
+		case <-p.stop:
+			return 0, net.ErrClosed
+		}
+		p.next = 0
+	}
+	b := p.left
+	for n < len(into) && p.next < b.n {
+		// The buffers change places, so that none is copied.
+		into[n], b.pkts[p.next] = b.pkts[p.next], into[n]
+		n++
+		p.next++
+	}
+	if p.next < b.n {
+		return n, nil
+	}
+	if n > 0 && b.err != nil {
+		return n, nil // the error comes with the next Read
+	}
+	p.left = nil
+	if b.err != nil {
+		return 0, b.err
+	}
+	b.back <- b
+	return n, nil
+}
+
+// Write implements core.Port: packets with Outer go to the data plane, the others to the host.
+func (p *Port) Write(pkts []core.Packet) (sent int, err error) {
+	p.tx.Lock()
+	defer p.tx.Unlock()
+	var errs []error
+	p.tx.native, p.tx.data = p.tx.native[:0], p.tx.data[:0]
+	now := p.now()
+	for i := range pkts {
+		if i == len(p.tx.bufs) {
+			p.tx.bufs = append(p.tx.bufs, nil)
+		}
+		b, oerr := p.codec.Out(now, &pkts[i], p.tx.bufs[i][:0])
+		if oerr != nil {
+			errs = append(errs, oerr)
+			continue
+		}
+		p.tx.bufs[i] = b
+		whole := core.Packet{If: pkts[i].If, MAC: pkts[i].MAC, Src: pkts[i].Src, Dst: pkts[i].Dst, Outer: pkts[i].Outer, B: b}
+		switch {
+		case whole.Outer.N == 0:
+			p.tx.native = append(p.tx.native, whole)
+		case p.data == nil:
+			errs = append(errs, fmt.Errorf("mh: to %s: %w: signalling in a tunnel, without a data plane", pkts[i].Dst.Addr(), errors.ErrUnsupported))
+		default:
+			p.tx.data = append(p.tx.data, whole)
+		}
+	}
+	if len(p.tx.native) > 0 {
+		k, werr := p.native.Write(p.tx.native)
+		sent, errs = sent+k, append(errs, werr)
+	}
+	if len(p.tx.data) > 0 {
+		k, werr := p.data.Write(p.tx.data)
+		sent, errs = sent+k, append(errs, werr)
+	}
+	p.tx.bufs = slices.Clip(p.tx.bufs)
+	return sent, errors.Join(errs...)
+}
+
+// Close ends Read and Write with net.ErrClosed, and closes the ports below.
+func (p *Port) Close() (err error) {
+	p.close.Do(func() {
+		close(p.stop)
+		err = p.native.Close()
+		if p.data != nil {
+			err = errors.Join(err, p.data.Close())
+		}
+		p.readers.Wait()
+	})
+	return err
+}
