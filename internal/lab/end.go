@@ -44,6 +44,8 @@ func (r *Run) healthy(n *node) error {
 		return fmt.Errorf("%s ended: %v\n%s", n.name, n.daemon.proc.err, tail(n.daemon.log, 12))
 	case n.host != nil:
 		return n.host.check()
+	case n.router != nil:
+		return n.router.check()
 	}
 	return nil
 }
@@ -122,6 +124,9 @@ func (r *Run) shutdown() error {
 	for _, n := range r.nodes {
 		if n.host != nil {
 			n.host.close()
+		}
+		if n.router != nil {
+			n.router.close()
 		}
 	}
 	// Gateways first: an anchor that is gone would make them complain.
@@ -226,6 +231,9 @@ func (r *Run) teardown() error {
 	for _, n := range r.nodes {
 		if n.host != nil {
 			n.host.close()
+		}
+		if n.router != nil {
+			n.router.close()
 		}
 		if n.daemon != nil && n.daemon.running() {
 			n.daemon.proc.signal(9)

@@ -227,10 +227,28 @@ func (h *host) raise(w *wire) error {
 	if h.n.spec.Host == "static" {
 		return h.static(w)
 	}
-	if !slices.Contains(h.n.spec.Families, "v4") {
+	return h.lease(w)
+}
+
+// lease starts the DHCP client of an interface, if the host has one.
+func (h *host) lease(w *wire) error {
+	if h.n.spec.Host == "static" || !slices.Contains(h.n.spec.Families, "v4") {
 		return nil
 	}
 	return h.startClient(w)
+}
+
+// endLease stops the client of an interface and forgets what it had.
+func (h *host) endLease(w *wire) {
+	p := h.clients[w.ifname]
+	if p == nil {
+		return
+	}
+	p.kill()
+	delete(h.clients, w.ifname)
+	for _, a := range h.usableAddrs(w.ifname, "v4") {
+		_ = h.n.ns.DelAddr(w.ifname, a) // it may have expired meanwhile
+	}
 }
 
 func (h *host) static(w *wire) error {

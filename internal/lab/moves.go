@@ -156,11 +156,22 @@ func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
 				return err
 			}
 		}
+		// What watches the links of an ordinary host ends its lease with the carrier and asks anew: gateways keep a host's
+		// address, so there no client needs that, but a LAN is another network.
+		lan := r.links[m.To].spec.LAN
+		if lan {
+			n.host.endLease(w)
+		}
 		if err := r.connect(n, w, m.To); err != nil {
 			return err
 		}
 		if err := r.wiring.Up(w.port); err != nil {
 			return err
+		}
+		if lan {
+			if err := n.host.lease(w); err != nil {
+				return err
+			}
 		}
 	}
 	r.recMu.Lock()

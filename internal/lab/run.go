@@ -213,6 +213,13 @@ func (r *Run) up(ctx context.Context) error {
 		}
 	}
 	r.newDiagram()
+	for _, n := range r.nodes {
+		if n.router != nil {
+			if err := n.router.start(); err != nil {
+				return err
+			}
+		}
+	}
 	var started []*node
 	for _, n := range r.nodes {
 		if n.daemon != nil && !n.spec.Down {
@@ -433,6 +440,8 @@ func stepName(s *scenario.Step) string {
 		return fmt.Sprintf("send %d forged frames from %s", s.Send.Count, s.Send.From)
 	case "repeat":
 		return fmt.Sprintf("repeat %d times", s.Repeat.Times)
+	case "network":
+		return fmt.Sprintf("network of %s: %s", s.Network.At, s.Network.Do)
 	}
 	return s.Kind + " " + s.Say
 }

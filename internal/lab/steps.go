@@ -73,6 +73,8 @@ func (r *Run) step(ctx context.Context, s *scenario.Step) error {
 		return r.attach(ctx, s.Attach, s.Kind == "detach")
 	case "send":
 		return r.send(s.Send)
+	case "network":
+		return r.network(s.Network)
 	case "repeat":
 		for range s.Repeat.Times {
 			if err := r.do(ctx, s.Repeat.Steps); err != nil {

@@ -36,6 +36,7 @@ type node struct {
 
 	daemon *daemon
 	host   *host
+	router *router
 }
 
 // wire is one interface of a node: its name inside, and the port in the wiring namespace.
@@ -112,7 +113,7 @@ func (r *Run) buildNode(n *node) error {
 				}
 			}
 		}
-		if l.Access {
+		if l.Access && !l.LAN {
 			// The gateway speaks there for itself; its kernel must not.
 			if err := n.ns.Sysctl("net.ipv6.conf.default.disable_ipv6", "1"); err != nil {
 				return err
@@ -121,7 +122,7 @@ func (r *Run) buildNode(n *node) error {
 		if err := r.plug(n, p.Iface, core.MAC{}, l, addrs, true); err != nil {
 			return err
 		}
-		if l.Access {
+		if l.Access && !l.LAN {
 			if err := n.ns.Sysctl("net.ipv6.conf.default.disable_ipv6", "0"); err != nil {
 				return err
 			}
@@ -133,6 +134,10 @@ func (r *Run) buildNode(n *node) error {
 		}
 	}
 	switch {
+	case n.spec.Mobile != nil: // a host like any other: what it needs besides, its daemon sets
+		return nil
+	case n.spec.Serve != nil:
+		return errors.Join(r.routerSysctls(n), r.buildRouter(n))
 	case n.spec.Kedge != "" || n.spec.Forward:
 		return r.routerSysctls(n)
 	case n.spec.OnAccess() && !slices.Contains(n.spec.Families, "v6"):
@@ -185,7 +190,7 @@ func (r *Run) plug(n *node, ifname string, mac core.MAC, l *scenario.Link, addrs
 	return nil
 }
 
-// connect puts a port on a link. Ports of hosts on an access link see the gateway only.
+// connect puts a port on a link. Ports of hosts on an access link see the gateway only; on a LAN they see each other.
 func (r *Run) connect(n *node, w *wire, to string) error {
 	l := r.links[to]
 	w.link = to
@@ -199,7 +204,7 @@ func (r *Run) connect(n *node, w *wire, to string) error {
 	if err := r.wiring.Attach(w.port, l.bridge); err != nil {
 		return err
 	}
-	if !l.spec.Access || n.spec.Kedge != "" {
+	if !l.spec.Access || l.spec.LAN || n.spec.Kedge != "" {
 		return nil
 	}
 	p, err := r.wiring.Link(w.port)
@@ -219,6 +224,11 @@ func (r *Run) connect(n *node, w *wire, to string) error {
 // buildRoutes gives the static hosts outside of access links routes to the home prefixes by the anchors, unless they are on
 // the link for them; and everybody the routes that the scenario says.
 func (r *Run) buildRoutes() error {
+	if slices.ContainsFunc(r.nodes, func(n *node) bool { return n.router != nil }) {
+		if err := r.buildPaths(); err != nil {
+			return err
+		}
+	}
 	for _, n := range r.nodes {
 		for to, via := range n.spec.Routes {
 			if err := n.ns.Route(to, via, ""); err != nil {
@@ -295,10 +305,10 @@ func (r *Run) instances(name string) (out []*node) {
 	return out
 }
 
-// gatewayOf is the kedge node that serves an access link.
+// gatewayOf is the kedge node or the router that serves an access link.
 func (r *Run) gatewayOf(access string) *node {
 	for _, n := range r.nodes {
-		if n.spec.Kedge == "" {
+		if n.spec.Kedge == "" && n.router == nil {
 			continue
 		}
 		for _, p := range n.spec.On {

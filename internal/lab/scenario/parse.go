@@ -105,6 +105,7 @@ func parseLink(name string, v value) Link {
 	l := Link{Name: name, Pos: v.pos}
 	v.object(map[string]func(value){
 		"access":    func(v value) { l.Access = v.boolean() },
+		"lan":       func(v value) { l.LAN = v.boolean() },
 		"prefix":    func(v value) { v.each(func(x value) { l.Prefix = append(l.Prefix, x.prefix()) }) },
 		"mtu":       func(v value) { l.MTU = v.integer(1280, 9000) },
 		"delay":     func(v value) { l.Impair.Delay = v.duration() },
@@ -114,6 +115,10 @@ func parseLink(name string, v value) Link {
 		"reorder":   func(v value) { l.Impair.Reorder = v.probability() },
 		"rate":      func(v value) { l.Impair.Rate = v.rate() },
 	})
+	if l.Access && l.LAN {
+		v.errorf("a link is an access link of gateways or a LAN, not both")
+	}
+	l.Access = l.Access || l.LAN
 	l.Impair.MTU = l.MTU
 	set := l.Impair
 	set.MTU = 0
@@ -129,7 +134,7 @@ func (s *Scenario) parseNode(name string, v value) Node {
 	if s.Node(name) != nil || s.Link(name) != nil {
 		v.errorf("name %q is already taken", name)
 	}
-	var mac *value
+	var mac, router *value
 	v.object(map[string]func(value){
 		"kedge":  func(v value) { n.Kedge = v.text() },
 		"config": func(v value) { n.Config = v.anyMap() },
@@ -164,11 +169,12 @@ func (s *Scenario) parseNode(name string, v value) Node {
 		"id":       func(v value) { n.ID = v.text() },
 		"families": func(v value) { v.each(func(x value) { n.Families = append(n.Families, x.oneOf("v4", "v6")) }) },
 		"address":  func(v value) { v.each(func(x value) { n.Address = append(n.Address, x.prefix()) }) },
-		"router":   func(v value) { n.Router = v.addr() },
 		"profile":  func(v value) { n.Profile = v.anyMap() },
 		"gateway":  func(v value) { n.Gateway = v.anyMap() },
 		"unknown":  func(v value) { n.Unknown = v.boolean() },
 		"off":      func(v value) { n.Off = v.boolean() },
+		"router":   func(v value) { router = &v },
+		"mobile":   func(v value) { n.Mobile = parseMobile(v) },
 	})
 	if mac != nil {
 		i := 0
@@ -187,8 +193,19 @@ func (s *Scenario) parseNode(name string, v value) Node {
 		v.errorf("mac is missing: hosts on access links are known by it")
 	}
 	switch {
+	case router == nil:
+	case router.isMapping():
+		n.Serve = parseRouter(*router)
+		s.checkServe(&n, *router)
+	default:
+		n.Router = router.addr()
+	}
+	switch {
+	case n.Mobile != nil:
+		n.checkMobile(s, v)
+	case n.Serve != nil && n.Host == "" && n.Kedge == "":
 	case (n.Kedge == "") == (n.Host == ""):
-		v.errorf("want either kedge (a config template) or host (%s)", strings.Join(hostKinds, ", "))
+		v.errorf("want either kedge (a config template) or host (%s), or router", strings.Join(hostKinds, ", "))
 	case n.Kedge != "" && (n.OnAccess() || len(n.On) == 0):
 		v.errorf("a kedge node needs \"on\" with its links, not \"at\"")
 	case n.Host != "" && n.OnAccess() == (len(n.On) > 0):
@@ -222,6 +239,10 @@ func (s *Scenario) parsePort(link string, v value) Port {
 		}
 	}
 	v.each(func(x value) {
+		if l.LAN && !x.isMapping() {
+			iface(x)
+			return
+		}
 		if l.Access && x.isMapping() {
 			x.object(map[string]func(value){"interface": iface, "technology": func(x value) { p.Technology = x.text() }})
 			return

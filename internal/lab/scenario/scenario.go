@@ -30,11 +30,13 @@ type Scenario struct {
 // Pos is where a thing was written.
 type Pos struct{ Line, Col int }
 
-// Link is one broadcast domain. On access links hosts are isolated from each other, as RFC 5213 assumes.
+// Link is one broadcast domain. On access links hosts are isolated from each other, as RFC 5213 assumes. A LAN is a home
+// link or a visited network behind an ordinary router: its hosts see each other.
 type Link struct {
 	Pos
 	Name   string
-	Access bool
+	Access bool // hosts attach and move here: access links of gateways, and LANs
+	LAN    bool
 	Prefix []netip.Prefix
 	MTU    int // of every interface on it; 0 = 1500
 	Impair impair.Settings
@@ -52,6 +54,8 @@ type Node struct {
 
 	Routes  map[netip.Prefix]netip.Addr // by next hop, of kedge nodes and static hosts on other links
 	Forward bool                        // a static host that is a router
+	Serve   *Router                     // what the node does for the LAN that it is on
+	Mobile  *Mobile                     // a host that runs kedge in role node
 
 	Host     string // static, slaac, dhclient, udhcpc, dhcpcd
 	Ifaces   []Iface
@@ -84,7 +88,7 @@ type Iface struct {
 // Step is one thing that happens; Kind says which field counts.
 type Step struct {
 	Pos
-	Kind   string // wait expect start stop move fault attach detach send repeat say
+	Kind   string // wait expect start stop move fault attach detach send repeat say network
 	Check  *Check // wait, expect
 	Start  []Probe
 	Stop   []string
@@ -94,6 +98,8 @@ type Step struct {
 	Send   *Send
 	Repeat *Repeat
 	Say    string
+
+	Network *Network
 }
 
 // Check is a set of conditions that hold together. Within 0 = they hold now.

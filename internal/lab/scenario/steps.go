@@ -52,12 +52,13 @@ func (p *stepParser) step(v value) Step {
 				s.Stop = append(s.Stop, x.text())
 			})
 		}),
-		"move":   set("move", func(v value) { s.Move = p.move(v) }),
-		"fault":  set("fault", func(v value) { s.Fault = p.fault(v) }),
-		"attach": set("attach", func(v value) { s.Attach = p.attach(v) }),
-		"detach": set("detach", func(v value) { s.Attach = p.attach(v) }),
-		"send":   set("send", func(v value) { s.Send = p.send(v) }),
-		"say":    set("say", func(v value) { s.Say = v.text() }),
+		"move":    set("move", func(v value) { s.Move = p.move(v) }),
+		"fault":   set("fault", func(v value) { s.Fault = p.fault(v) }),
+		"attach":  set("attach", func(v value) { s.Attach = p.attach(v) }),
+		"detach":  set("detach", func(v value) { s.Attach = p.attach(v) }),
+		"send":    set("send", func(v value) { s.Send = p.send(v) }),
+		"say":     set("say", func(v value) { s.Say = v.text() }),
+		"network": set("network", func(v value) { s.Network = p.network(v) }),
 		"repeat": set("repeat", func(v value) {
 			s.Repeat = &Repeat{Times: 1}
 			v.object(map[string]func(value){
