@@ -30,6 +30,14 @@ type (
 	Revoke struct {
 		ID string `json:"id"`
 	}
+	// Stop tells a mobile node to end its registration and to take back all that it has set on the host: nil, when that
+	// is done. The machine does nothing from then on.
+	Stop struct{}
+	// Roam tells a mobile node which link to prefer from now on, "" = as configured. It tries again at once, whatever it
+	// waited for, a lasting refusal included: nil.
+	Roam struct {
+		Link string `json:"link,omitempty"`
+	}
 )
 
 // Revoked answers Revoke.
@@ -39,7 +47,7 @@ type Revoked struct {
 }
 
 // Binding is one mobility session as users see it: a binding cache entry on an anchor, a binding update list entry on a
-// gateway.
+// gateway or a mobile node. One of a mobile node (RFC 6275) is for one home address, and has no ProxyCoA but Home and CareOf.
 type Binding struct {
 	ID        string         `json:"id"` // MN-Identifier
 	Session   ID             `json:"session"`
@@ -48,7 +56,7 @@ type Binding struct {
 	Prefixes  []netip.Prefix `json:"prefixes,omitempty"` // home network prefixes
 	IPv4      netip.Prefix   `json:"ipv4,omitzero"`      // IPv4 home address with the length of its home network
 	Router4   netip.Addr     `json:"ipv4_router,omitzero"`
-	ProxyCoA  netip.Addr     `json:"proxy_coa"`
+	ProxyCoA  netip.Addr     `json:"proxy_coa,omitzero"`
 	Gateway   string         `json:"gateway,omitempty"`
 	Anchor    netip.Addr     `json:"anchor,omitzero"`
 	Dialect   string         `json:"dialect"`
@@ -59,6 +67,14 @@ type Binding struct {
 	Expires   time.Time      `json:"expires"`
 	Since     time.Time      `json:"since"`
 	Sequence  uint16         `json:"sequence"`
+
+	// For both kinds of registration.
+	Kind    string         `json:"kind,omitempty"`         // host: the node registered by itself; proxy: its gateway did
+	Home    []netip.Prefix `json:"home,omitempty"`         // all home addresses and prefixes that are bound, one entry each
+	CareOf  netip.Addr     `json:"care_of,omitzero"`       // where they are tunnelled to; behind a NAT, what is seen of it
+	Port    uint16         `json:"care_of_port,omitempty"` // of UDP framing, as observed
+	Framing string         `json:"framing,omitempty"`      // ip: protocols 4 and 41; udp: RFC 5555
+	NAT     bool           `json:"nat,omitempty"`          // one was detected
 }
 
 // Explanation answers Explain: the bindings of the id and the newest history of decisions about it, oldest first.
