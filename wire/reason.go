@@ -89,6 +89,29 @@ const (
 	NotOurHome     Reason = "not-our-home-address" // a type 2 routing header to a home address that is not this node's
 )
 
+// Registrations of nodes that speak for themselves.
+const (
+	Unauthenticated     Reason = "unauthenticated"
+	WrongAuthenticator  Reason = "wrong-authenticator" // who vouches may not speak for this home address
+	NotHomeRegistration Reason = "not-a-home-registration"
+	TypeChange          Reason = "registration-type-change"
+	BadHomeAddress      Reason = "bad-home-address"
+	BadCareOf           Reason = "bad-care-of-address"
+	CareOfMismatch      Reason = "care-of-address-mismatch" // outer source, inner source and options disagree
+	CareOfHome          Reason = "care-of-is-a-home-address"
+	CareOfLocal         Reason = "care-of-is-the-anchor"
+	MissingHomeAddress  Reason = "missing-home-address-option"
+	MissingCareOf       Reason = "missing-ipv4-care-of-option"
+	MissingMessageID    Reason = "missing-message-id"
+	BadFraming          Reason = "bad-framing" // a Binding Update in headers that no dialect knows
+	NotHomeSubnet       Reason = "not-home-subnet"
+	NotHomeAgentAddress Reason = "not-a-home-agent-address"
+	MobileRouterRefused Reason = "mobile-router-not-permitted"
+	PrefixLengthZero    Reason = "prefix-length-zero"
+	NetworkRefused      Reason = "mobile-network-not-authorized"
+	DuplicateAddress    Reason = "duplicate-address" // DAD found the home address in use on the home link
+)
+
 // Access link.
 const (
 	UnknownHost       Reason = "unknown-host"
@@ -119,6 +142,7 @@ const (
 	EncapsulateDeep Reason = "tunnel-encapsulation-limit"
 	TunnelLoop      Reason = "tunnel-loop"
 	TunnelError     Reason = "tunnel-error"
+	MappedAddress   Reason = "ipv4-mapped-address" // outside the signalling that may have it
 	SendFailed      Reason = "send-failed"
 	Malformed       Reason = "malformed"
 )

@@ -20,9 +20,11 @@ type Config struct {
 	Device string
 	// HomeLink is the interface on which home addresses are defended by proxy ND and ARP; "" or "none" = routed only.
 	HomeLink    string
+	HomePort    HomePort
 	Pools       []pool.Config
 	Peers       []Peer
 	PMIP6       PMIP6
+	DSMIP6      DSMIP6
 	Subscribers subscriber.Config
 	Limits      Limits
 	Timers      Timers
@@ -129,6 +131,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.HomeLink == "none" {
 		c.HomeLink = ""
+	}
+	if err := c.checkHosts(); err != nil {
+		return bad("%v", err)
 	}
 	if !c.LinkLocal.IsValid() {
 		c.LinkLocal = netip.MustParseAddr("fe80::200:5eff:fe00:5213") // RFC 6543 4

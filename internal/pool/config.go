@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"kedge/internal/core"
 )
@@ -19,6 +20,9 @@ type Config struct {
 	Router netip.Addr
 	// Reserve is never handed out.
 	Reserve []netip.Prefix
+	// Lease bounds the lifetime of registrations that an address of this IPv4 pool was allocated for (RFC 5555 2.5); 0 =
+	// it does not.
+	Lease time.Duration
 }
 
 // check fills in defaults and says what is wrong.
@@ -43,6 +47,9 @@ func (c Config) check() (Config, error) {
 			return bad("reserve %s is not inside %s", r, c.Prefix)
 		}
 	}
+	if c.Lease != 0 && c.Lease < 4*time.Second {
+		return bad("lease %s is shorter than 4s, the unit of lifetimes", c.Lease)
+	}
 	if c.Prefix.Addr().Is4() {
 		if c.Delegate != 0 {
 			return bad("delegate is for IPv6 pools; an IPv4 pool hands out addresses")
@@ -64,6 +71,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.Router.IsValid() {
 		return bad("router is for IPv4 pools")
+	}
+	if c.Lease != 0 {
+		return bad("lease is for IPv4 pools")
 	}
 	if c.Delegate < c.Prefix.Bits() || c.Delegate > 128 {
 		return bad("delegate %d is not between the pool's length %d and 128", c.Delegate, c.Prefix.Bits())

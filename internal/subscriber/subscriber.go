@@ -48,6 +48,15 @@ type Profile struct {
 	HNPCount int
 	// Gateways are the peers that may register him; empty = all of the service.
 	Gateways []string
+
+	// HoA is his IPv6 home address with the length of its home prefix, for host-based mobility (RFC 6275 10.3.1); unset =
+	// he cannot register by himself. His IPv4 home address is V4, else from V4Pools, as for proxy registrations; none where
+	// Families lacks V4.
+	HoA netip.Prefix
+	// Networks are the mobile network prefixes behind him, of both families (RFC 3963; IPv4: RFC 5555 3.1.1, flag P).
+	Networks []netip.Prefix
+	// Peer is the entry of the config's security.peers that may speak for HoA.
+	Peer string
 }
 
 // Has says whether the subscriber may use the family.
@@ -77,12 +86,13 @@ type Directory struct {
 	accept   bool
 	fallback Profile
 	byID     map[string]*Profile
+	byHome   map[netip.Addr]*Profile
 }
 
 // New checks the list: no subscriber twice, no address of two subscribers.
 func New(cfg Config) (*Directory, error) {
-	d := &Directory{accept: cfg.Accept, fallback: cfg.Default, byID: make(map[string]*Profile, len(cfg.List))}
-	if cfg.Default.V4.IsValid() || len(cfg.Default.HNP) > 0 {
+	d := &Directory{accept: cfg.Accept, fallback: cfg.Default, byID: make(map[string]*Profile, len(cfg.List)), byHome: make(map[netip.Addr]*Profile)}
+	if c := &cfg.Default; c.V4.IsValid() || len(c.HNP) > 0 || c.HoA.IsValid() || len(c.Networks) > 0 {
 		return nil, fmt.Errorf("subscribers: the default profile cannot have static addresses: they would be everybody's")
 	}
 	type key struct {
@@ -121,8 +131,20 @@ func New(cfg Config) (*Directory, error) {
 				return nil, err
 			}
 		}
+		if err := p.checkHost(); err != nil {
+			return nil, fmt.Errorf("subscriber %q: %w", p.ID, err)
+		}
 		own := p
 		d.byID[p.ID] = &own
+		if p.HoA.IsValid() {
+			if other := d.byHome[p.HoA.Addr()]; other != nil {
+				return nil, fmt.Errorf("subscriber %q: %s is already given to %q", p.ID, p.HoA.Addr(), other.ID)
+			}
+			d.byHome[p.HoA.Addr()] = &own
+		}
+	}
+	if err := overlaps(cfg.List); err != nil {
+		return nil, err
 	}
 	return d, nil
 }
@@ -137,6 +159,13 @@ func (d *Directory) Find(id string) (p *Profile, listed, ok bool) {
 		return &d.fallback, false, true
 	}
 	return nil, false, false
+}
+
+// Home gives the profile whose IPv6 home address a is. A Binding Update names no routing domain, so home addresses are
+// different in all of them.
+func (d *Directory) Home(a netip.Addr) (*Profile, bool) {
+	p := d.byHome[a]
+	return p, p != nil
 }
 
 // All calls visit with every listed profile, in no order.

@@ -155,6 +155,17 @@ func Append(b []byte, m Message, src, dst netip.Addr) ([]byte, error) {
 	return b, nil
 }
 
+// SetChecksum computes the checksum of a whole Mobility Header anew, after an authenticator was filled in. src and dst are as in
+// Parse.
+func SetChecksum(h []byte, src, dst netip.Addr) error {
+	if len(h) < minLength || len(h) != (int(h[1])+1)*8 {
+		return &wire.Error{Msg: "Mobility Header", Field: "Header Len", Off: 1, RFC: "RFC 6275 6.1.1", Reason: wire.BadLength}
+	}
+	h[4], h[5] = 0, 0
+	binary.BigEndian.PutUint16(h[4:], ^sum(h, src, dst))
+	return nil
+}
+
 // sum is the one's complement sum over the pseudo header of RFC 2460 8.1 and the header.
 func sum(h []byte, src, dst netip.Addr) uint16 {
 	s, d := src.As16(), dst.As16()

@@ -88,6 +88,17 @@ func read[V any](o Options, t OptionType, decode func(Option) V) (v V, ok bool) 
 	return v, ok
 }
 
+// every gives all well-formed options of a type.
+func every[V any](o Options, t OptionType, decode func(Option) V) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		for opt := range o.All() {
+			if opt.Type == t && opt.check() == "" && !yield(decode(opt)) {
+				return
+			}
+		}
+	}
+}
+
 // Has says whether there is an option of this type.
 func (o Options) Has(t OptionType) bool { return o.Count(t) > 0 }
 

@@ -2,6 +2,7 @@ package mobility
 
 import (
 	"encoding/binary"
+	"iter"
 	"net/netip"
 )
 
@@ -41,6 +42,11 @@ func decodeIPv4HomeAddress(o Option) IPv4HomeAddress {
 // IPv4HomeAddress reads the first such option.
 func (o Options) IPv4HomeAddress() (IPv4HomeAddress, bool) {
 	return read(o, OptIPv4HomeAddress, decodeIPv4HomeAddress)
+}
+
+// IPv4HomeAddresses gives all such options in order.
+func (o Options) IPv4HomeAddresses() iter.Seq[IPv4HomeAddress] {
+	return every(o, OptIPv4HomeAddress, decodeIPv4HomeAddress)
 }
 
 // IPv4AddressAck is option 30, RFC 5555 3.2.1. PrefixLen is only there with a status below 128: it is written as zero and
@@ -83,6 +89,11 @@ func decodeIPv4AddressAck(o Option) IPv4AddressAck {
 // IPv4AddressAck reads the first such option.
 func (o Options) IPv4AddressAck() (IPv4AddressAck, bool) {
 	return read(o, OptIPv4AddressAck, decodeIPv4AddressAck)
+}
+
+// IPv4AddressAcks gives all such options in order.
+func (o Options) IPv4AddressAcks() iter.Seq[IPv4AddressAck] {
+	return every(o, OptIPv4AddressAck, decodeIPv4AddressAck)
 }
 
 // NATDetection is option 31, RFC 5555 3.2.2.

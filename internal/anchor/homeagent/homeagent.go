@@ -1,3 +1,59 @@
-// Package homeagent is the home agent's rules and state: registrations that mobile nodes make themselves (RFC 6275 section 10,
-// RFC 5555 sections 4 and 5, draft-soliman-v4v6-mipv6-00).
+// Package homeagent holds the rules and the state of host registrations: nodes that register by themselves. How a Binding
+// Update is read whatever it came in (Read), whether it is in order (InOrder), what its IPv4 home address options ask for
+// (V4Ask), how the answer is made (Answer); the registrations with their home keys and deadlines (Table) and as stored
+// (Registration.Encode); and what a real home link needs of a home agent (Link).
+//
+// Supported: RFC 6275 9.5 and 10.1 to 10.4.1, RFC 5555 3 to 5 without IKE, RFC 4285 6, and draft-soliman-v4v6-mipv6-00,
+// which carries signalling in protocol 41 with IPv4-mapped care-of addresses. What is left out: mobile networks of IPv6
+// (RFC 3963), multiple care-of addresses (RFC 5648), discovery and prefixes (RFC 6275 10.5, 10.6), multicast (10.4.3).
+//
+// Package anchor joins this with pools, subscribers, the store and forwarding. One goroutine uses a Table or a Link.
 package homeagent
+
+// Dialect is a family of formats of DSMIPv6 signalling. A registration is answered in the one it came in.
+type Dialect uint8
+
+const (
+	NoDialect Dialect = iota
+	RFC5555           // UDP port 4191 over IPv4, IPv4 home address options of six octets
+	Soliman00         // draft-soliman-v4v6-mipv6-00: protocol 41 over IPv4, short options
+)
+
+// String is the dialect's name in the config.
+func (d Dialect) String() string {
+	switch d {
+	case RFC5555:
+		return "rfc5555"
+	case Soliman00:
+		return "draft-soliman-00"
+	}
+	return "none"
+}
+
+// ParseDialect is the reverse of String.
+func ParseDialect(s string) (Dialect, bool) {
+	switch s {
+	case "rfc5555":
+		return RFC5555, true
+	case "draft-soliman-00":
+		return Soliman00, true
+	}
+	return NoDialect, false
+}
+
+// Dialects is a set of Dialect.
+type Dialects uint8
+
+// Has says whether the set holds d.
+func (s Dialects) Has(d Dialect) bool { return s&(1<<d) != 0 }
+
+// DialectSet makes a set; of nothing it makes RFC5555, because nobody speaks the draft unless told to.
+func DialectSet(ds ...Dialect) (s Dialects) {
+	for _, d := range ds {
+		s |= 1 << d
+	}
+	if s == 0 {
+		s = 1 << RFC5555
+	}
+	return s
+}
