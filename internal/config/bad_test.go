@@ -35,7 +35,7 @@ func readBad(t *testing.T) []badCase {
 		t.Fatal(err)
 	}
 	good := map[string]string{}
-	for _, role := range []string{"anchor", "gateway"} {
+	for _, role := range []string{"anchor", "gateway", "homeagent", "node"} {
 		b, err := os.ReadFile("testdata/" + role + ".yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -64,7 +64,7 @@ func readBad(t *testing.T) []badCase {
 			if c.input == "" {
 				c.input = good[p[0]]
 			}
-			from, to := strings.TrimSpace(p[1]), strings.ReplaceAll(strings.TrimSpace(p[2]), `\n`, "\n")
+			from, to := strings.ReplaceAll(strings.TrimSpace(p[1]), `\n`, "\n"), strings.ReplaceAll(strings.TrimSpace(p[2]), `\n`, "\n")
 			if !strings.Contains(c.input, from) {
 				t.Fatalf("%s: %q is not in testdata/%s.yaml", name, from, p[0])
 			}

@@ -5,7 +5,7 @@
 // the raw structs are checked against each other and become a Config of plain types. All errors of a file are reported
 // together. YAML anchors, aliases, tags and several documents are refused: one file means one thing.
 //
-// Keys of later versions (node, peer, dsmip6, esp, ...) are known and refused as such, never ignored.
+// Keys of later versions (peer, ike, mip4, ...) are known and refused as such, never ignored.
 package config
 
 import (
@@ -16,7 +16,7 @@ import (
 	"kedge/internal/core"
 )
 
-// Config is one validated file. Anchor or Gateway is set, or both.
+// Config is one validated file. Anchor, Gateway or Node is set, or several.
 type Config struct {
 	File      string
 	Name      string // log key "self", metric label, id of the virtual anchor
@@ -28,6 +28,7 @@ type Config struct {
 	Peers     []Peer
 	Anchor    *Anchor
 	Gateway   *Gateway
+	Node      *Node
 
 	at  map[string]position // where each value was written, for checks across files
 	src *source
@@ -68,16 +69,9 @@ type Store struct {
 type Dataplane struct {
 	Kind        string // "auto" or "user"
 	Core        []string
-	Device      string        // TUN on an anchor
+	Device      string        // TUN on an anchor or a node
 	UplinkGrace time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
-	MTU         int           // of the path between gateway and anchor, IPv6 outside; 0 = discovered
-}
-
-// Peer is a party that may speak the protocol with us.
-type Peer struct {
-	Name       string
-	Addresses  []netip.Prefix
-	Protection string // "none"
+	MTU         int           // of the path between gateway or node and anchor, outside; 0 = discovered
 }
 
 // PeerOf gives the peer with the longest prefix that holds the address.
@@ -114,10 +108,11 @@ type Heartbeat struct {
 
 // Anchor is a local mobility anchor (RFC 5213 5, RFC 5844 3.1).
 type Anchor struct {
-	Addresses          []netip.Addr // LMAA, IPv6
+	Addresses          []netip.Addr // LMAA; at least one of IPv6
 	HomeLink           string       // interface where home addresses are answered for by proxy ND and ARP; "" = routed only
 	Pools              []Pool
-	PMIP6              PMIP6
+	PMIP6              PMIP6   // without gateways: not offered
+	DSMIP6             *DSMIP6 // nil: not offered
 	Subscribers        Subscribers
 	PrefixesPerSession int // of hosts that are not in the list
 	Limits             AnchorLimits
@@ -166,6 +161,8 @@ type Subscriber struct {
 	HNPPools []string       // pools of home network prefixes; empty = any
 	Prefixes int            // home network prefixes that a session gets
 	Gateways []string       // peers where the host may be; empty = every gateway of the service
+	HoA      netip.Prefix   // IPv6 home address of a mobile node with the length of its home prefix; invalid = no mobile node
+	Peer     string         // the peer that may register HoA
 }
 
 // AnchorLimits bound what strangers can make an anchor hold.

@@ -10,7 +10,8 @@ import (
 
 // CheckDomain compares files that belong together. Gateways that register with the same anchor form a domain: hosts move
 // between their links and must not notice, so the router's link-local address and MAC and everything that DHCP tells must
-// be equal (RFC 5213 6.9.3, RFC 5844 3.4.1, S001-3.1-15). An anchor among the files is compared with its gateways.
+// be equal (RFC 5213 6.9.3, RFC 5844 3.4.1, S001-3.1-15). An anchor among the files is compared with its gateways and
+// mobile nodes.
 func CheckDomain(cfgs []*Config) (Errors, []Warning) {
 	k := &domainCheck{}
 	for i, c := range cfgs {
@@ -38,6 +39,9 @@ func CheckDomain(cfgs []*Config) (Errors, []Warning) {
 		for _, g := range cfgs {
 			if g.Gateway != nil {
 				k.anchorGateway(a, g)
+			}
+			if g.Node != nil {
+				k.anchorNode(a, g)
 			}
 		}
 	}
@@ -207,6 +211,8 @@ func (k *domainCheck) anchorGateway(a, g *Config) {
 		peer, known := a.PeerOf(g.Gateway.Address)
 		if !known || !slices.Contains(a.Anchor.PMIP6.Gateways, peer.Name) {
 			k.warn(g, "gateway.address", NotAuthorized, "%s may not register hosts with %s: add it to security.peers and services.pmip6.gateways there", g.Gateway.Address, a.Name)
+		} else if ours, ok := g.peer(ref.Name); ok {
+			k.keys(a, g, peer, ours)
 		}
 		if ref.Dialect != DialectAuto && !slices.Contains(a.Anchor.PMIP6.Dialects, ref.Dialect) {
 			k.warn(g, fmt.Sprintf("gateway.anchors[%d].dialect", i), NotAuthorized, "%s does not answer the dialect %s", a.Name, ref.Dialect)

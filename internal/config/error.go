@@ -97,6 +97,9 @@ const (
 	PoolTooSmall  Kind = "pool-too-small" // a pool holds fewer addresses than sessions may exist
 	UnusedSetting Kind = "unused"         // has no effect here
 	NeedsRoute    Kind = "needs-route"    // other routers must be told
+	WeakSuite     Kind = "weak-suite"     // cryptography that is for interoperation only
+	NoIPv4        Kind = "no-ipv4"        // nodes are cut off where there is no IPv6
+	ShortTimer    Kind = "short-timer"    // works on good paths only
 	NotAuthorized Kind = "not-authorized" // across files: a request will be refused
 )
 

@@ -15,7 +15,7 @@ import (
 )
 
 // leaf is one scalar of a known type. Tags: def (default), range ("4s..1h"), enum ("a|b"), later ("c: what it will be"),
-// family ("4", "6"), rfc (where the range comes from).
+// family ("4", "6"), rfc (where the range comes from), never ("part: why": words with that part are refused for good).
 type leaf[T any] struct {
 	at
 	v T
@@ -23,6 +23,9 @@ type leaf[T any] struct {
 
 // rate is so many a second, written "2000/s".
 type rate float64
+
+// spi is a Security Parameters Index, written decimal or as 0x101.
+type spi uint32
 
 func (l *leaf[T]) decode(d *decoder, n ast.Node, tag reflect.StructTag) {
 	if _, ok := n.(ast.ScalarNode); !ok {
@@ -83,6 +86,12 @@ func parse(p any, text string) (problem, want string) {
 			return bad, ""
 		}
 		*p = core.Domain(n)
+	case *spi:
+		n, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 0, 32)
+		if err != nil {
+			return bad, ""
+		}
+		*p = spi(n)
 	case *float64:
 		f, err := strconv.ParseFloat(text, 64)
 		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
@@ -150,6 +159,9 @@ func within(v any, text string, tag reflect.StructTag) (problem, want string) {
 		if word, what, ok := strings.Cut(l, ": "); ok && word == text {
 			return fmt.Sprintf("%q is not in this version (%s)", text, what), wantOf(v, tag)
 		}
+	}
+	if part, why, ok := strings.Cut(tag.Get("never"), ": "); ok && strings.Contains(strings.ToLower(text), part) {
+		return fmt.Sprintf("%q: %s", text, why), wantOf(v, tag)
 	}
 	if e := tag.Get("enum"); e != "" {
 		words := strings.Split(e, "|")
@@ -221,6 +233,8 @@ func number(v any) float64 {
 		return v
 	case rate:
 		return float64(v)
+	case spi:
+		return float64(v)
 	case time.Duration:
 		return float64(v)
 	case core.Domain:
@@ -253,6 +267,8 @@ func typeName(v any) string {
 		return "a fraction"
 	case rate:
 		return "a rate"
+	case spi:
+		return "an SPI"
 	case time.Duration:
 		return "a duration"
 	case core.MAC:
@@ -286,6 +302,8 @@ func wantOf(v any, tag reflect.StructTag) string {
 		return "write a whole number"
 	case float64:
 		return "write a number as in 0.5"
+	case spi:
+		return "write a number as in 0x101"
 	case rate:
 		return "write so many a second as in 2000/s"
 	case time.Duration:

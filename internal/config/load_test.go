@@ -52,7 +52,7 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
-	for _, pair := range [][2]string{{"anchor", "gateway"}, {"anchor-minimal", "gateway-minimal"}} {
+	for _, pair := range [][2]string{{"anchor", "gateway"}, {"anchor-minimal", "gateway-minimal"}, {"homeagent", "node"}, {"homeagent-minimal", "node-minimal"}} {
 		a, _ := load(t, "../../examples/"+pair[0]+".yaml")
 		g, _ := load(t, "../../examples/"+pair[1]+".yaml")
 		if errs, warnings := CheckDomain([]*Config{a, g}); len(errs) > 0 || len(warnings) > 0 {
@@ -64,7 +64,7 @@ func TestExamples(t *testing.T) {
 // TestExamplesAreWhole: the commented examples show every key that a section may have.
 func TestExamplesAreWhole(t *testing.T) {
 	var text []byte
-	for _, f := range []string{"anchor", "gateway"} {
+	for _, f := range []string{"anchor", "gateway", "homeagent", "node"} {
 		b, err := os.ReadFile("../../examples/" + f + ".yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -197,7 +197,7 @@ func TestWarnings(t *testing.T) {
 		{b, "delegate: 64 }", "delegate: 64 } # cut", ""},
 		{b, "interface: none", "interface: eth1", "a.yaml:12: anchor.pools[0].prefix: proxy ND on eth1 answers for single addresses, not for home network prefixes of /64 (RFC 5213 5.6.2): neighbours there need a route to 2001:db8:1000::/36 by this anchor (needs-route)"},
 		{g, "first: 1s", "first: 200ms", "a.yaml:22: gateway.timers.retransmit.first: INITIAL_BINDACK_TIMEOUT is 1s (RFC 6275 12) (beyond-rfc)"},
-		{g, "gateway:\n", "dataplane: { device: tun0 }\ngateway:\n", "a.yaml:6: dataplane.device: only an anchor has a TUN interface (unused)"},
+		{g, "gateway:\n", "dataplane: { device: tun0 }\ngateway:\n", "a.yaml:6: dataplane.device: only an anchor or a node has a TUN interface (unused)"},
 	} {
 		text := strings.Replace(string(c.file), c.old, c.new, 1)
 		if strings.Contains(c.new, "delegate: 56") { // and its static prefix
@@ -447,7 +447,7 @@ func FuzzLoad(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, _, err := Parse("f.yaml", b)
 		if err == nil {
-			if c.Anchor == nil && c.Gateway == nil {
+			if c.Anchor == nil && c.Gateway == nil && c.Node == nil {
 				t.Fatal("a config without role")
 			}
 			return

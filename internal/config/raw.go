@@ -21,7 +21,7 @@ type rawFile struct {
 	Security  rawSecurity  `yaml:"security" doc:"Who is trusted. Nowhere else is trust written."`
 	Anchor    *rawAnchor   `yaml:"anchor" doc:"Local mobility anchor (RFC 5213 5, RFC 5844 3.1)."`
 	Gateway   *rawGateway  `yaml:"gateway" doc:"Mobile access gateway (RFC 5213 6, RFC 5844 3.2)."`
-	Node      later        `yaml:"node" doc:"Mobile node." later:"the mobile node role"`
+	Node      *rawNode     `yaml:"node" doc:"Mobile node (RFC 6275 11, RFC 5555 4.4)."`
 	Peer      later        `yaml:"peer" doc:"Correspondent node." later:"the correspondent role"`
 }
 
@@ -54,9 +54,9 @@ type rawDataplane struct {
 	at
 	Kind        leaf[string]        `yaml:"kind" doc:"Back end; auto takes the fastest that this kernel allows." enum:"auto|user" later:"ebpf: forwarding in the kernel" def:"auto"`
 	Core        list[leaf[string]]  `yaml:"core" doc:"Interfaces towards the core network, which no access link may be. Packets follow the routes." ex:"[core0]"`
-	Device      leaf[string]        `yaml:"device" doc:"TUN interface that an anchor routes its pools to." def:"kedge0"`
-	UplinkGrace leaf[time.Duration] `yaml:"uplink-grace" doc:"How long packets from the previous gateway are still let in after a handover; 0s follows RFC 6275 10.4.5 to the letter." range:"0s..10s" def:"500ms"`
-	MTU         leaf[int]           `yaml:"mtu" doc:"MTU of the path between gateway and anchor. Default: discovered." range:"1280..65535"`
+	Device      leaf[string]        `yaml:"device" doc:"TUN interface: an anchor routes its pools to it, on a node it carries the home addresses." def:"kedge0"`
+	UplinkGrace leaf[time.Duration] `yaml:"uplink-grace" doc:"How long packets from the previous gateway or care-of address are still let in after a handover; 0s follows RFC 6275 10.4.5 to the letter." range:"0s..10s" def:"500ms"`
+	MTU         leaf[int]           `yaml:"mtu" doc:"MTU of the path between gateway or node and anchor. Default: discovered." range:"1280..65535"`
 }
 
 type rawSecurity struct {
@@ -64,18 +64,9 @@ type rawSecurity struct {
 	Peers list[rawPeer] `yaml:"peers" doc:"Parties that may speak with us. Of several that hold an address the longest prefix counts."`
 }
 
-type rawPeer struct {
-	at
-	Name       leaf[string]       `yaml:"name" doc:"Name that the rest of the file refers to." ex:"mag1" req:"1"`
-	Addresses  list[leaf[string]] `yaml:"addresses" doc:"IPv6 addresses or prefixes that it speaks from." ex:"[\"2001:db8:a::11\"]" req:"1"`
-	Protection leaf[string]       `yaml:"protection" doc:"none: signalling is neither authenticated nor encrypted; logged at start and shown in status." enum:"none" ex:"none"`
-	ESP        later              `yaml:"esp" doc:"ESP with static keys." later:"ESP protection of signalling"`
-	IKE        later              `yaml:"ike" doc:"ESP with IKEv2." later:"IKEv2"`
-}
-
 type rawAnchor struct {
 	at
-	Addresses          list[leaf[netip.Addr]] `yaml:"addresses" doc:"Addresses of the anchor (LMAA); at least one, IPv6." ex:"[\"2001:db8:a::1\"]" req:"1" family:"6" why:"IPv4 transport between gateway and anchor is not in this version: write an IPv6 address"`
+	Addresses          list[leaf[netip.Addr]] `yaml:"addresses" doc:"Addresses of the anchor (LMAA); at least one of IPv6. One of IPv4 serves nodes of dsmip6 in IPv4 networks." ex:"[\"2001:db8:a::1\", 198.51.100.1]" req:"1"`
 	HomeLink           rawHomeLink            `yaml:"home-link" doc:"The home network on the core side."`
 	Pools              list[rawPool]          `yaml:"pools" doc:"Ranges that home network prefixes and IPv4 home addresses come from." ex:"[ { name: v4, prefix: 10.20.0.0/16 } ]" req:"1"`
 	Services           rawServices            `yaml:"services" doc:"What the anchor offers, to whom." ex:"{ pmip6: { gateways: [mag1] } }" req:"1"`
@@ -103,9 +94,9 @@ type rawPool struct {
 
 type rawServices struct {
 	at
-	PMIP6  *rawPMIP6 `yaml:"pmip6" doc:"Proxy Mobile IPv6."`
-	DSMIP6 later     `yaml:"dsmip6" doc:"Dual-stack Mobile IPv6." later:"dual-stack Mobile IPv6 (home agent)"`
-	MIP4   later     `yaml:"mip4" doc:"Mobile IPv4." later:"Mobile IPv4 (home agent)"`
+	PMIP6  *rawPMIP6  `yaml:"pmip6" doc:"Proxy Mobile IPv6."`
+	DSMIP6 *rawDSMIP6 `yaml:"dsmip6" doc:"Dual-stack Mobile IPv6: the anchor is a home agent (RFC 6275 10, RFC 5555 4.2). {} takes every default."`
+	MIP4   later      `yaml:"mip4" doc:"Mobile IPv4." later:"Mobile IPv4 (home agent)"`
 }
 
 type rawPMIP6 struct {
@@ -131,7 +122,10 @@ type rawSubscriber struct {
 	Domain   leaf[core.Domain]  `yaml:"domain" doc:"Routing domain of the host." def:"0"`
 	Families list[leaf[string]] `yaml:"families" doc:"Families that the host may have." enum:"v4|v6" def:"v4 v6"`
 	PMIP6    leaf[bool]         `yaml:"pmip6" doc:"Network-based mobility. false: requests for the host are refused with status 152 (RFC 5213 5.3.1)." def:"true"`
-	V4       leaf[string]       `yaml:"v4" doc:"IPv4 home address; pool: drawn from a pool." ex:"10.20.0.10" def:"pool"`
+	V4       leaf[string]       `yaml:"v4" doc:"IPv4 home address; pool: drawn from a pool; none: the host has none." ex:"10.20.0.10" def:"pool"`
+	HoA      leaf[string]       `yaml:"hoa" doc:"IPv6 home address with the length of its home prefix: the host is a mobile node of services.dsmip6." ex:"\"2001:db8:2000::5/64\""`
+	Peer     leaf[string]       `yaml:"peer" doc:"Name of the one in security.peers that may register hoa: another one's ESP, however right, is not this host's." ex:"laptop"`
+	Networks later              `yaml:"networks" doc:"Mobile network prefixes." later:"mobile networks (RFC 3963)"`
 	HNP      list[leaf[string]] `yaml:"hnp" doc:"Home network prefix or a list of them; pool: drawn from a pool." ex:"\"2001:db8:1000:1::/64\"" def:"pool" single:"1"`
 	Pools    list[leaf[string]] `yaml:"pools" doc:"Pools to draw from. With several IPv4 pools each interface of the host draws from another one. Default: any pool of the domain." ex:"[v4]"`
 	Prefixes leaf[int]          `yaml:"prefixes" doc:"Home network prefixes that a session gets. Default: prefixes-per-session." range:"1..8"`

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -63,11 +62,17 @@ func (v *validator) file(r *rawFile) *Config {
 	if r.Gateway != nil {
 		c.Gateway = v.gateway(c, r.Gateway)
 	}
-	if r.set && r.Anchor == nil && r.Gateway == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") {
-		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor: or gateway:")
+	if r.Node != nil {
+		c.Node = v.node(c, r.Node)
+		if r.Anchor != nil || r.Gateway != nil {
+			v.fail(r.Node, "a mobile node is no anchor and no gateway", "write it in a file of its own, for another machine")
+		}
+	}
+	if r.set && r.Anchor == nil && r.Gateway == nil && r.Node == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") && !v.blamed("", "node") {
+		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor:, gateway: or node:")
 	}
 	if r.Dataplane.Device.set && r.Anchor == nil && r.Gateway != nil {
-		v.warn(&r.Dataplane.Device, UnusedSetting, "only an anchor has a TUN interface")
+		v.warn(&r.Dataplane.Device, UnusedSetting, "only an anchor or a node has a TUN interface")
 	}
 	return c
 }
@@ -97,86 +102,6 @@ func (v *validator) unique(what string, items []leaf[string]) {
 			seen[w] = true
 		}
 	}
-}
-
-func (v *validator) security(c *Config, r *rawSecurity) {
-	v.peers = map[string]Peer{}
-	owner := map[netip.Prefix]string{}
-	for i := range r.Peers.items {
-		p := &r.Peers.items[i]
-		peer := Peer{Name: v.name(&p.Name), Protection: p.Protection.v}
-		if _, dup := v.peers[peer.Name]; dup && peer.Name != "" {
-			v.fail(&p.Name, fmt.Sprintf("peer %q is there twice", peer.Name), "give each peer a name of its own, or one peer several addresses")
-		}
-		for j := range p.Addresses.items {
-			x, ok := v.peerAddress(&p.Addresses.items[j])
-			if !ok {
-				continue
-			}
-			if who, dup := owner[x]; dup {
-				v.fail(&p.Addresses.items[j], fmt.Sprintf("%s belongs to peer %q already", p.Addresses.items[j].v, who), "an address has one owner")
-				continue
-			}
-			owner[x] = peer.Name
-			peer.Addresses = append(peer.Addresses, x)
-		}
-		empty(v, &p.Addresses, "is empty", `write the addresses that the peer speaks from, as in ["2001:db8:a::11"]`)
-		switch {
-		case peer.Protection == "none":
-			v.warn(&p.Protection, Unprotected, "signalling with peer %s is neither authenticated nor encrypted", peer.Name)
-		case !p.Protection.set && !v.blamed(p.path, "esp") && !v.blamed(p.path, "ike"):
-			v.fail(p, "says nothing about protection", "write \"protection: none\" to go without; ESP is not in this version")
-		}
-		if peer.Name != "" {
-			v.peers[peer.Name] = peer
-		}
-		c.Peers = append(c.Peers, peer)
-	}
-}
-
-// peerAddress reads an address or a prefix.
-func (v *validator) peerAddress(l *leaf[string]) (netip.Prefix, bool) {
-	x, err := netip.ParsePrefix(l.v)
-	if err != nil {
-		a, aerr := netip.ParseAddr(l.v)
-		if aerr != nil || a.Zone() != "" {
-			if l.v != "" {
-				v.fail(l, fmt.Sprintf("%q is no address or prefix", l.v), `write "2001:db8:a::11" or "2001:db8:a::/64", in quotes`)
-			}
-			return x, false
-		}
-		x = netip.PrefixFrom(a, a.BitLen())
-	}
-	switch {
-	case x.Addr().Is4() || x.Addr().Is4In6():
-		v.fail(l, fmt.Sprintf("%q is IPv4", l.v), "IPv4 transport between gateway and anchor is not in this version: write an IPv6 address")
-	case x != x.Masked():
-		v.fail(l, l.v+" has host bits set", "write "+x.Masked().String())
-	default:
-		return x, true
-	}
-	return x, false
-}
-
-// known resolves the name of a peer.
-func (v *validator) known(l *leaf[string]) (Peer, bool) {
-	p, ok := v.peers[l.v]
-	if ok || l.v == "" {
-		return p, ok
-	}
-	names := make([]string, 0, len(v.peers))
-	for n := range v.peers {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	want := "add it to security.peers"
-	if near, ok := nearest(l.v, names); ok {
-		want = fmt.Sprintf("did you mean %q?", near)
-	} else if len(names) > 0 {
-		want += ", or write " + join(first(names, 5), "or")
-	}
-	v.fail(l, fmt.Sprintf("no peer is called %q", l.v), want)
-	return p, false
 }
 
 // empty refuses a list without items, if it is not refused already.

@@ -52,6 +52,7 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 		a.Addresses = append(a.Addresses, l.v)
 	}
 	empty(v, &r.Addresses, "is empty", `write the anchor's IPv6 address, as in ["2001:db8:a::1"]`)
+	v.anchorFamilies(a, r)
 	if h := &r.HomeLink.Interface; h.v != "none" {
 		a.HomeLink = v.iface(h)
 	}
@@ -63,8 +64,12 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 	}
 	if p := r.Services.PMIP6; p != nil {
 		a.PMIP6 = v.pmip6(p)
-	} else if r.Services.set && !v.blamed(r.Services.path, "pmip6") {
-		v.fail(&r.Services, "offers nothing", "add pmip6: { gateways: [ ... ] }")
+	}
+	if d := r.Services.DSMIP6; d != nil {
+		a.DSMIP6 = v.dsmip6(d)
+	}
+	if s := &r.Services; s.set && s.PMIP6 == nil && s.DSMIP6 == nil && !v.blamed(s.path, "pmip6") && !v.blamed(s.path, "dsmip6") {
+		v.fail(s, "offers nothing", "add pmip6: { gateways: [ ... ] } or dsmip6: {}")
 	}
 	v.subscribers(a, &r.Subscribers, pools)
 	l := &r.Limits
@@ -210,6 +215,7 @@ func (v *validator) pmip6(r *rawPMIP6) PMIP6 {
 	var p PMIP6
 	for i := range r.Gateways.items {
 		if peer, ok := v.known(&r.Gateways.items[i]); ok {
+			v.speaks(&r.Gateways.items[i], peer)
 			p.Gateways = append(p.Gateways, peer.Name)
 		}
 	}
@@ -251,6 +257,9 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 			v.fail(&q.ID, fmt.Sprintf("subscriber %q is there twice", sub.ID), fmt.Sprintf("keep one; the first is on line %d", line))
 		}
 		ids[sub.ID] = q.ID.pos.Line
+		if q.HoA.set && !q.PMIP6.set && a.PMIP6.Gateways == nil {
+			sub.NoPMIP6 = true
+		}
 		for j := range q.Pools.items {
 			v.poolName(&q.Pools.items[j], &sub, pools)
 		}
@@ -264,6 +273,7 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 		}
 		v.staticV4(a, &sub, q, claim)
 		v.staticHNP(a, &sub, q, claim)
+		v.mobile(a, &sub, q, claim)
 		for j := range q.Gateways.items {
 			l := &q.Gateways.items[j]
 			p, ok := v.known(l)
@@ -324,12 +334,19 @@ func fromPool(l *list[leaf[string]]) bool { return len(l.items) == 1 && l.items[
 
 func (v *validator) staticV4(a *Anchor, sub *Subscriber, q *rawSubscriber, claim func(located, netip.Prefix)) {
 	l := &q.V4
+	if l.v == "none" {
+		if q.Families.set && sub.Families.V4 {
+			v.fail(l, "is none, but families has v4", "leave v4 out of families, or write an address or pool")
+		}
+		sub.Families.V4 = false
+		return
+	}
 	if l.v == "" || l.v == "pool" || sub.Families == (Families{}) {
 		return
 	}
 	addr, err := netip.ParseAddr(l.v)
 	if err != nil || !addr.Is4() {
-		v.fail(l, fmt.Sprintf("%q is no IPv4 address", l.v), "write one as in 10.20.0.10, or pool")
+		v.fail(l, fmt.Sprintf("%q is no IPv4 address", l.v), "write one as in 10.20.0.10, pool or none")
 		return
 	}
 	pool, ok := poolOf(a, sub.Domain, netip.PrefixFrom(addr, 32))

@@ -77,6 +77,9 @@ func (v *validator) anchorRefs(g *Gateway, r *rawGateway) {
 		q := &r.Anchors.items[i]
 		ref := AnchorRef{Name: q.Name.v, Address: q.Address.v, Dialect: q.Dialect.v}
 		peer, ok := v.known(&q.Name)
+		if ok {
+			v.speaks(&q.Name, peer)
+		}
 		if good := v.global(&q.Address); good && ok {
 			inside := slices.ContainsFunc(peer.Addresses, func(x netip.Prefix) bool { return x.Contains(ref.Address) })
 			if !inside && len(peer.Addresses) > 0 {

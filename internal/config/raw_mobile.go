@@ -1,0 +1,88 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// The shape of what concerns mobile nodes: their protection, the home agent's service, and the node itself.
+
+type rawPeer struct {
+	at
+	Name       leaf[string]       `yaml:"name" doc:"Name that the rest of the file refers to." ex:"mag1" req:"1"`
+	Addresses  list[leaf[string]] `yaml:"addresses" doc:"Addresses or prefixes that it speaks from. A mobile node has none: it is known by its key and home address." ex:"[\"2001:db8:a::11\"]"`
+	Protection leaf[string]       `yaml:"protection" doc:"none: signalling is neither authenticated nor encrypted; logged at start and shown in status." enum:"none" ex:"none"`
+	ESP        *rawESP            `yaml:"esp" doc:"ESP with static keys (RFC 4301, RFC 4303, RFC 3776). kedge keys writes both ends."`
+	RFC4285    *rawRFC4285        `yaml:"rfc4285" doc:"Authentication by mobility options (RFC 4285), where IPsec is not wanted; nothing is encrypted."`
+	IKE        later              `yaml:"ike" doc:"ESP with IKEv2." later:"IKEv2"`
+}
+
+type rawESP struct {
+	at
+	SPIIn   leaf[spi]    `yaml:"spi-in" doc:"Security Parameters Index of what comes from the peer: its spi-out." ex:"0x101" req:"1" range:"256..4294967295" rfc:"RFC 4303 2.1: 1 to 255 are reserved"`
+	SPIOut  leaf[spi]    `yaml:"spi-out" doc:"Security Parameters Index of what goes to the peer: its spi-in." ex:"0x102" req:"1" range:"256..4294967295" rfc:"RFC 4303 2.1: 1 to 255 are reserved"`
+	Suite   leaf[string] `yaml:"suite" doc:"Encryption and integrity, the same at both ends. aes128-sha1 is for interoperation only." enum:"aes128-sha256|aes256-sha256|aes256-sha512|aes128-sha1" never:"gcm: static keys and GCM do not go together: \"implementations MUST use an automated key management system\" (RFC 4106 2)" def:"aes128-sha256"`
+	KeyFile leaf[string] `yaml:"key-file" doc:"File with the keys, readable by its owner only. A relative path begins at this file's directory." ex:"keys/mag1" req:"1"`
+}
+
+type rawRFC4285 struct {
+	at
+	SPI     leaf[spi]    `yaml:"spi" doc:"Mobility SPI, the same at both ends." ex:"0x201" req:"1" range:"256..4294967295" rfc:"RFC 4285 5.1: above 255"`
+	KeyFile leaf[string] `yaml:"key-file" doc:"File with the key, readable by its owner only. A relative path begins at this file's directory." ex:"keys/laptop" req:"1"`
+}
+
+type rawDSMIP6 struct {
+	at
+	Dialects      list[leaf[string]]  `yaml:"dialects" doc:"Forms of signalling over IPv4 that are answered, each in kind." enum:"rfc5555|draft-soliman-00" def:"rfc5555"`
+	ForceUDP      leaf[string]        `yaml:"force-udp" doc:"A node that asks for UDP encapsulation without a NAT (F flag) gets it, or the answer 144 (RFC 5555 4.1)." enum:"allow|refuse" def:"allow"`
+	NATRefresh    leaf[time.Duration] `yaml:"nat-refresh" doc:"Time between keepalives that a node behind a NAT is told (NATKATIMEOUT)." range:"1s..262140s" rfc:"RFC 5555 6: 110 s" def:"110s"`
+	RefreshAdvice leaf[time.Duration] `yaml:"refresh-advice" doc:"Time after which a node is advised to refresh (Binding Refresh Advice, RFC 6275 6.2.4). Default: no advice." range:"4s..262140s"`
+	PrivateCareOf leaf[string]        `yaml:"private-care-of" doc:"A private IPv4 care-of address without a NAT between cannot be reached from the Internet: discard such requests, or accept them, in laboratories." enum:"discard|accept" def:"discard"`
+	OptionLength  leaf[string]        `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
+	Lease         leaf[time.Duration] `yaml:"v4-lease" doc:"Lease of an IPv4 home address from a pool; bounds the binding's lifetime. Default: lifetime-max." range:"4s..262140s"`
+}
+
+type rawNode struct {
+	at
+	Anchor      rawNodeAnchor            `yaml:"anchor" doc:"Home agent." ex:"{ name: ha1, addresses: [\"2001:db8:a::1\", 198.51.100.1] }" req:"1"`
+	Home        rawHome                  `yaml:"home" doc:"Home addresses, as the home agent's subscribers.list has them." ex:"{ v6: \"2001:db8:2000::5/64\" }" req:"1"`
+	ID          leaf[string]             `yaml:"id" doc:"Network access identifier that goes into requests (RFC 4283). Default: none." ex:"laptop@example.net"`
+	Links       list[rawLink]            `yaml:"links" doc:"Links that the node may use; the first that matches an interface counts." ex:"[ { match: \"wl*\" } ]" req:"1"`
+	Exclude     list[leaf[netip.Prefix]] `yaml:"exclude" doc:"Destinations that never go through the tunnel. What is on the link, DHCP and the home agent itself never do." ex:"[192.168.0.0/16]"`
+	Unreachable leaf[string]             `yaml:"unreachable" doc:"While the home agent cannot be reached: block what would go through the tunnel, or let it pass outside, from the address of the visited network." enum:"block|pass" def:"block"`
+	DNS         leaf[string]             `yaml:"dns" doc:"Questions to name servers go through the tunnel, or directly to those of the visited network." enum:"tunnel|direct" def:"tunnel"`
+	UDP         leaf[string]             `yaml:"udp" doc:"Data over IPv4 in UDP: when a NAT or a filter is found, or always (F flag, RFC 5555 4.1)." enum:"auto|always" def:"auto"`
+	Timers      rawNodeTimers            `yaml:"timers" doc:"Lifetimes, probes and retransmission."`
+}
+
+type rawNodeAnchor struct {
+	at
+	Name         leaf[string]           `yaml:"name" doc:"Name of the home agent in security.peers." ex:"ha1" req:"1"`
+	Addresses    list[leaf[netip.Addr]] `yaml:"addresses" doc:"Its addresses: one of IPv6, and one of IPv4 for IPv4 networks." ex:"[\"2001:db8:a::1\", 198.51.100.1]" req:"1"`
+	Dialect      leaf[string]           `yaml:"dialect" doc:"Form of signalling over IPv4." enum:"rfc5555|draft-soliman-00" def:"rfc5555"`
+	OptionLength leaf[string]           `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
+}
+
+type rawHome struct {
+	at
+	V6       leaf[string] `yaml:"v6" doc:"IPv6 home address with the length of its home prefix." ex:"\"2001:db8:2000::5/64\"" req:"1"`
+	V4       leaf[string] `yaml:"v4" doc:"IPv4 home address, with or without the length of its network; dynamic: the home agent gives one; none." ex:"10.20.0.5/16" def:"dynamic"`
+	Networks later        `yaml:"networks" doc:"Mobile network prefixes." later:"mobile networks (RFC 3963)"`
+}
+
+type rawLink struct {
+	at
+	Match    leaf[string]       `yaml:"match" doc:"Interface name, or a pattern of names with * and ?." ex:"\"wl*\"" req:"1"`
+	Prefer   leaf[int]          `yaml:"prefer" doc:"Rank among the links that are usable; less is better." range:"0..1000" def:"100"`
+	Families list[leaf[string]] `yaml:"families" doc:"Families of care-of addresses that are taken from the link." enum:"v4|v6" def:"v4 v6"`
+}
+
+type rawNodeTimers struct {
+	at
+	Lifetime       leaf[time.Duration] `yaml:"lifetime" doc:"Lifetime that is asked for; a multiple of 4 s." range:"4s..262140s" rfc:"16 bits of 4 s, RFC 6275 6.1.7" def:"10m"`
+	RefreshAt      leaf[float64]       `yaml:"refresh-at" doc:"Part of the lifetime after which a binding is refreshed." range:"0.1..0.95" def:"0.8"`
+	DeadPath       leaf[time.Duration] `yaml:"dead-path" doc:"Longest time until a path that carries nothing any more is noticed, by echoes through the tunnel." range:"500ms..5m" def:"3s"`
+	FamilyFallback leaf[time.Duration] `yaml:"family-fallback" doc:"Time without answer over IPv6 after which IPv4 is tried too; two known round trips if that is less." range:"50ms..1m" def:"300ms"`
+	NATRefresh     leaf[time.Duration] `yaml:"nat-refresh" doc:"Longest time between keepalives behind a NAT; the home agent may ask for less." range:"1s..1h" rfc:"RFC 5555 6: 110 s" def:"110s"`
+	Retransmit     rawRetransmit       `yaml:"retransmit" doc:"Registrations without answer (RFC 6275 11.8)."`
+}
