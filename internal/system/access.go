@@ -86,7 +86,7 @@ func (h *Host) openAccess(ifs []string) (p *AccessPort, err error) {
 		return nil
 	})
 	if err == nil {
-		err = p.openEpoll()
+		p.ep, err = newEpoll()
 	}
 	if err == nil {
 		p.reconcile()
@@ -102,20 +102,6 @@ func (h *Host) openAccess(ifs []string) (p *AccessPort, err error) {
 	}
 	go p.follow()
 	return p, nil
-}
-
-func (p *AccessPort) openEpoll() error {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	// An epoll descriptor is readable when a member is, so the Go runtime can wait on it like on a socket.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return err
-	}
-	p.ep = newDescriptor(fd, "epoll")
-	return nil
 }
 
 // follow takes links up and down as they come and go.
@@ -202,9 +188,7 @@ func (p *AccessPort) take(l *accessLink, ifi int) error {
 	fd := -1
 	err := p.h.inside(func() (err error) { fd, err = packetSocket(ifi); return err })
 	if err == nil {
-		err = p.ep.control(func(ep int) {
-			err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
-		})
+		err = watchInput(p.ep, fd)
 	}
 	if err != nil {
 		if fd >= 0 {
@@ -237,16 +221,12 @@ func packetSocket(ifi int) (fd int, err error) {
 			fd = -1
 		}
 	}()
-	raw, err := AccessFilter()
+	filter, err := AccessFilter()
+	if err == nil {
+		err = attach(fd, filter)
+	}
 	if err != nil {
 		return fd, err
-	}
-	prog := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		prog[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	if err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}); err != nil {
-		return fd, fmt.Errorf("attach filter: %w", err)
 	}
 	for _, o := range []struct {
 		name string
@@ -315,7 +295,12 @@ func (p *AccessPort) Close() error {
 	return nil
 }
 
-// Open opens a port: "mh" on the addresses of Options.Local, "access" on the links ifs, which it prepares first.
+// Open opens a port:
+//
+//	mh      Mobility Headers to the addresses of Options.Local
+//	ip      the whole IPv6 packets of signalling to these addresses, or to all of the host: Mobility Headers and ESP (RFC 6275,
+//	        RFC 4303), with or without Home Address option and type 2 routing header, reassembled
+//	access  signalling of the links ifs, which it prepares first
 func (h *Host) Open(kind string, ifs ...string) (core.Port, error) {
 	switch kind {
 	case "mh":
@@ -323,6 +308,13 @@ func (h *Host) Open(kind string, ifs ...string) (core.Port, error) {
 		err := h.inside(func() (err error) { p, err = openMH(h.opt.Local); return err })
 		if err != nil {
 			return nil, explain(core.HostOp{Kind: "mh port"}, err)
+		}
+		return p, nil
+	case "ip":
+		var p *IPPort
+		err := h.inside(func() (err error) { p, err = h.openIP(); return err })
+		if err != nil {
+			return nil, explain(core.HostOp{Kind: "ip port"}, err)
 		}
 		return p, nil
 	case "access":
@@ -335,5 +327,5 @@ func (h *Host) Open(kind string, ifs ...string) (core.Port, error) {
 		}
 		return p, nil
 	}
-	return nil, fmt.Errorf("port kind %q is none of mh, access", kind)
+	return nil, fmt.Errorf("port kind %q is none of mh, ip, access", kind)
 }

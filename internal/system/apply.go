@@ -48,7 +48,7 @@ func describe(op core.HostOp) string {
 	switch {
 	case op.Del:
 		verb = "remove "
-	case op.Kind == "mh port" || op.Kind == "access port" || op.Kind == "access link":
+	case strings.HasSuffix(op.Kind, " port") || op.Kind == "access link":
 		verb = "open "
 	}
 	b.WriteString(verb + op.Kind)

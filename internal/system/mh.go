@@ -38,33 +38,39 @@ type MHPort struct {
 	problem *problems
 }
 
-// openMH opens the raw socket. The kernel verifies this protocol's checksum by itself and drops what fails, unseen; that
-// is switched off (IPV6_CHECKSUM -1), so that a wrong checksum is our parser's to refuse and to count, and the checksum
-// that our builder wrote is what leaves.
-func openMH(local []netip.Addr) (*MHPort, error) {
-	if len(local) == 0 {
-		return nil, &hinted{errors.New("no local address given"), "an mh port needs the addresses of the anchor or gateway"}
-	}
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protoMH)
+// rawSocket opens a raw IPv6 socket for a protocol that tells the destination address of what it gives. The kernel verifies the
+// Mobility Header's checksum by itself and drops what fails, unseen; that is switched off (IPV6_CHECKSUM -1), so that a wrong
+// checksum is our parser's to refuse and to count, and the checksum that our builder wrote is what leaves.
+func rawSocket(proto int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
 	if err != nil {
-		return nil, &hinted{fmt.Errorf("raw socket for protocol %d: %w", protoMH, err), "run with CAP_NET_RAW"}
+		return -1, &hinted{fmt.Errorf("raw socket for protocol %d: %w", proto, err), "run with CAP_NET_RAW"}
 	}
 	for _, o := range []struct {
-		name       string
-		level, opt int
-		val        int
-	}{
-		{"IPV6_CHECKSUM", unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM, -1},
-		{"IPV6_RECVPKTINFO", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
-	} {
-		if err := unix.SetsockoptInt(fd, o.level, o.opt, o.val); err != nil {
+		name string
+		opt  int
+		val  int
+	}{{"IPV6_CHECKSUM", unix.IPV6_CHECKSUM, -1}, {"IPV6_RECVPKTINFO", unix.IPV6_RECVPKTINFO, 1}, {"IPV6_RECVHOPLIMIT", unix.IPV6_RECVHOPLIMIT, 1}} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, o.opt, o.val); err != nil {
 			unix.Close(fd)
-			return nil, fmt.Errorf("%s: %w", o.name, err)
+			return -1, fmt.Errorf("%s: %w", o.name, err)
 		}
 	}
 	if v, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM); err != nil || v >= 0 {
 		unix.Close(fd)
-		return nil, fmt.Errorf("IPV6_CHECKSUM is %d after setting it to -1 (%v): the kernel would hide bad checksums", v, err)
+		return -1, fmt.Errorf("IPV6_CHECKSUM is %d after setting it to -1 (%v): the kernel would hide bad checksums", v, err)
+	}
+	return fd, nil
+}
+
+// openMH opens the port.
+func openMH(local []netip.Addr) (*MHPort, error) {
+	if len(local) == 0 {
+		return nil, &hinted{errors.New("no local address given"), "an mh port needs the addresses of the anchor or gateway"}
+	}
+	fd, err := rawSocket(protoMH)
+	if err != nil {
+		return nil, err
 	}
 	receiveBuffer(fd, 4<<20)
 	problem, err := openProblems()
@@ -173,7 +179,7 @@ func (p *MHPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 				return false
 			}
 			if serr != nil { // of the message at the front; the others go on
-				errs = append(errs, sendError(&pkts[which[at]], serr))
+				errs = append(errs, sendError("mh", pkts[which[at]].Src.Addr(), pkts[which[at]].Dst.Addr(), serr))
 				at++
 			}
 		}
@@ -186,17 +192,17 @@ func (p *MHPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 }
 
 // sendError names a packet that did not leave.
-func sendError(pkt *core.Packet, err error) error {
+func sendError(port string, src, dst netip.Addr, err error) error {
 	hint := ""
 	switch err {
 	case unix.EINVAL, unix.EADDRNOTAVAIL:
-		hint = ": " + pkt.Src.Addr().String() + " must be an address of this host"
+		hint = ": " + src.String() + " must be an address of this host"
 	case unix.ENETUNREACH:
 		hint = ": there is no route to it"
 	case unix.EPERM:
 		hint = ": a packet filter of this host refuses it"
 	}
-	return fmt.Errorf("mh: %s to %s: %w%s", pkt.Src.Addr(), pkt.Dst.Addr(), err, hint)
+	return fmt.Errorf("%s: %s to %s: %w%s", port, src, dst, err, hint)
 }
 
 // put fills message i of the ring.
@@ -243,10 +249,10 @@ func (p *MHPort) Refuse(pkt *core.Packet, off int) error { return p.problem.send
 
 // PortStats counts what a port did not deliver.
 type PortStats struct {
-	Overrun   uint64 // dropped by the kernel because nobody read
-	Foreign   uint64 // left out: not to an address of the port
-	Truncated uint64 // left out: longer than the buffer
-
+	Overrun     uint64 // dropped by the kernel because nobody read
+	Foreign     uint64 // left out: not to an address of the port
+	Truncated   uint64 // left out: longer than the buffer
+	Fragments   uint64 // left out: fragments that no packet could come of
 	RateLimited uint64 // Parameter Problems not sent
 }
 

@@ -66,24 +66,51 @@ func (p *problems) take(now time.Duration, to netip.Addr) bool {
 	return true
 }
 
-// send tells the sender of pkt that its octet off is wrong. What is quoted is its packet as far as the kernel gives it: without
-// extension headers before the Mobility Header, and Pointer counts accordingly.
+// send tells the sender of a Mobility Header that its octet off is wrong. What is quoted is its packet as far as the kernel gives
+// it: without extension headers before the Mobility Header, and Pointer counts accordingly.
 func (p *problems) send(now time.Duration, pkt *core.Packet, off int) error {
 	src, dst := pkt.Src.Addr(), pkt.Dst.Addr()
-	// RFC 4443 2.4 (e): one node is asked and one node answers. A Mobility Header is never an ICMPv6 error itself.
-	if !src.Is6() || src.Is4In6() || src.IsUnspecified() || src.IsMulticast() || src.IsLoopback() || !dst.Is6() || dst.IsMulticast() {
+	if !src.Is6() || !dst.Is6() {
+		return nil
+	}
+	return p.tell(now, src, dst, pkt.If, quote(src, dst, pkt.B), quoteHead+off)
+}
+
+// quoteHead is the IPv6 header of a quotation.
+const quoteHead = 40
+
+// quote is the beginning of a packet that holds a Mobility Header. Its hop limit is not known.
+func quote(src, dst netip.Addr, mh []byte) []byte {
+	b := make([]byte, 0, quoteHead+problemQuote)
+	b = append(b, 0x60, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(mh)))
+	b = append(b, protoMH, 0)
+	s, d := src.As16(), dst.As16()
+	b = append(append(b, s[:]...), d[:]...)
+	return append(b, mh[:min(len(mh), problemQuote)]...)
+}
+
+// problem is the ICMPv6 message about octet off of a packet, with a checksum of zero.
+func problem(pkt []byte, off int) []byte {
+	pkt = pkt[:min(len(pkt), quoteHead+problemQuote)]
+	b := append(make([]byte, 0, 8+len(pkt)), 4, 0, 0, 0) // Parameter Problem, erroneous header field
+	return append(binary.BigEndian.AppendUint32(b, uint32(off)), pkt...)
+}
+
+// tell sends a Parameter Problem about octet off of pkt, which came from src to dst by link ifi.
+func (p *problems) tell(now time.Duration, src, dst netip.Addr, ifi int, pkt []byte, off int) error {
+	// RFC 4443 2.4 (e): one node is asked and one node answers. Signalling is never an ICMPv6 error itself.
+	if src.Is4In6() || src.IsUnspecified() || src.IsMulticast() || src.IsLoopback() || dst.IsMulticast() {
 		return nil
 	}
 	if !p.take(now, src) {
 		p.limited.Add(1)
 		return nil
 	}
-	b := problem(src, dst, pkt.B, off)
-
 	to := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: src.As16()}
 	info := unix.Inet6Pktinfo{Addr: dst.As16()}
 	if src.IsLinkLocalUnicast() {
-		to.Scope_id, info.Ifindex = uint32(pkt.If), uint32(pkt.If)
+		to.Scope_id, info.Ifindex = uint32(ifi), uint32(ifi)
 	}
 	ctrl := make([]byte, unix.CmsgSpace(unix.SizeofInet6Pktinfo))
 	c := (*unix.Cmsghdr)(unsafe.Pointer(&ctrl[0]))
@@ -92,7 +119,7 @@ func (p *problems) send(now time.Duration, pkt *core.Packet, off int) error {
 	*(*unix.Inet6Pktinfo)(unsafe.Pointer(&ctrl[unix.CmsgLen(0)])) = info
 	var err error
 	cerr := p.d.control(func(fd int) {
-		err = unix.Sendmsg(fd, b, ctrl, &unix.SockaddrInet6{Addr: to.Addr, ZoneId: to.Scope_id}, unix.MSG_DONTWAIT)
+		err = unix.Sendmsg(fd, problem(pkt, off), ctrl, &unix.SockaddrInet6{Addr: to.Addr, ZoneId: to.Scope_id}, unix.MSG_DONTWAIT)
 	})
 	if cerr != nil {
 		return cerr
@@ -101,18 +128,4 @@ func (p *problems) send(now time.Duration, pkt *core.Packet, off int) error {
 		return fmt.Errorf("parameter problem from %s to %s: %w", dst, src, err)
 	}
 	return nil
-}
-
-// problem is the ICMPv6 message with a checksum of zero. The hop limit of the quoted packet is not known.
-func problem(src, dst netip.Addr, mh []byte, off int) []byte {
-	const head = 40
-	b := make([]byte, 0, 8+head+len(mh))
-	b = append(b, 4, 0, 0, 0) // Parameter Problem, erroneous header field
-	b = binary.BigEndian.AppendUint32(b, uint32(head+off))
-	b = append(b, 0x60, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(mh)))
-	b = append(b, protoMH, 0)
-	s, d := src.As16(), dst.As16()
-	b = append(append(b, s[:]...), d[:]...)
-	return append(b, mh[:min(len(mh), problemQuote)]...)
 }

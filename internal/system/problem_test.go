@@ -84,7 +84,7 @@ func TestParameterProblemForNobody(t *testing.T) {
 		}
 		return nil
 	}))
-	if b := problem(addr("2001:db8::2"), addr("2001:db8::1"), make([]byte, 2048), 0); len(b) != 1280-40 {
+	if b := problem(quote(addr("2001:db8::2"), addr("2001:db8::1"), make([]byte, 2048)), 40); len(b) != 1280-40 {
 		t.Errorf("a long message makes an error of %d octets, want 1240", len(b))
 	}
 	p := &problems{}

@@ -34,8 +34,12 @@ const Protocol = 107
 type Options struct {
 	// NS is the namespace to work in; nil is the one of the thread that calls NewHost.
 	NS *netns.NS
-	// Local are the addresses that an "mh" port receives on; messages for others are not ours and are left out.
+	// Local are the addresses that "mh" and "ip" ports receive on; messages for others are not ours and are left out. An "ip" port
+	// without any receives on every address that the host has at the time.
 	Local []netip.Addr
+	// SendByIf makes an "ip" port send by the link that a packet's If names, as a node with several links needs. Otherwise the
+	// routing table decides, because the link that a request came by may not be the way back.
+	SendByIf bool
 	// Tag replaces Protocol: two daemons in one namespace need different ones.
 	Tag uint8
 	// Journal is a file for the old values of sysctls and links, best under /run. "": they are not put back after a crash.

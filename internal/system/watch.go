@@ -76,9 +76,13 @@ func (h *Host) Watch(ctx context.Context, f func(core.HostChanged)) error {
 	}
 }
 
-// subscribe opens a netlink socket for groups that the Go runtime can wait on.
+// subscribe opens a routing netlink socket for groups that the Go runtime can wait on.
 func subscribe(buffer int, groups ...uint) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	return subscribeTo(unix.NETLINK_ROUTE, buffer, groups...)
+}
+
+func subscribeTo(protocol, buffer int, groups ...uint) (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return -1, err
 	}

@@ -1,0 +1,180 @@
+package system
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	wireip "kedge/wire/ip"
+)
+
+// tapTable is the nftables table that drops, in the input hook, what the tap takes:
+//
+//	table ip6 kedge-107 {
+//		set local { type ipv6_addr; elements = { ... } }     # only where Options.Local names addresses
+//		chain taken {
+//			type filter hook input priority raw;
+//			ip6 daddr @local rt type 2 drop
+//			ip6 daddr @local <first destination option is 0xc9> meta l4proto { 50, 135 } drop
+//		}
+//	}
+//
+// Its name carries the host's tag. It is put back when somebody flushes all rules, as firewalls do when they are loaded anew.
+type tapTable struct {
+	name  string
+	conn  *nftables.Conn
+	watch *descriptor
+	done  chan struct{}
+
+	mu     sync.Mutex
+	local  []netip.Addr
+	rules  int
+	closed bool
+}
+
+func tapName(tag uint8) string { return fmt.Sprintf("kedge-%d", tag) }
+
+// openTapTable makes the table; one that an earlier run left is replaced.
+func (h *Host) openTapTable() (*tapTable, error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, err
+	}
+	t := &tapTable{name: tapName(h.opt.Tag), conn: conn, done: make(chan struct{})}
+	if err := t.install(h.opt.Local); err != nil {
+		_ = conn.CloseLasting()
+		return nil, err
+	}
+	fd, err := subscribeTo(unix.NETLINK_NETFILTER, 256<<10, unix.NFNLGRP_NFTABLES)
+	if err != nil {
+		return nil, errors.Join(err, t.remove())
+	}
+	t.watch = newDescriptor(fd, "nftables")
+	go t.follow()
+	return t, nil
+}
+
+// install makes the table anew, for packets to local, or to every address of the host if there is none. All at once: no packet
+// finds it missing.
+func (t *tapTable) install(local []netip.Addr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return net.ErrClosed
+	}
+	t.local = local
+	return t.put()
+}
+
+// put is install with t.mu held.
+func (t *tapTable) put() error {
+	table := &nftables.Table{Name: t.name, Family: nftables.TableFamilyIPv6}
+	t.conn.AddTable(table) // so that there is one to delete
+	t.conn.DelTable(table)
+	t.conn.AddTable(table)
+	var to []expr.Any
+	if len(t.local) > 0 {
+		set := &nftables.Set{Table: table, Name: "local", KeyType: nftables.TypeIP6Addr}
+		var elements []nftables.SetElement
+		seen := make(map[netip.Addr]bool)
+		for _, a := range t.local {
+			if a = a.WithZone(""); a.Is6() && !a.Is4In6() && !seen[a] {
+				seen[a] = true
+				elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
+			}
+		}
+		if err := t.conn.AddSet(set, elements); err != nil {
+			return fmt.Errorf("nftables: %w", err)
+		}
+		to = []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 24, Len: 16},
+			&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
+		}
+	}
+	chain := t.conn.AddChain(&nftables.Chain{
+		Name: "taken", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw,
+	})
+	t.rules = 0
+	add := func(match ...expr.Any) {
+		es := append(append([]expr.Any{}, match...), to...)
+		t.conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(es, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
+		t.rules++
+	}
+	add(header(wireip.Routing, 2, wireip.RoutingType2)...)
+	for _, home := range [][]expr.Any{
+		header(wireip.DstOpts, 2, wireip.OptHomeAddress),
+		append(header(wireip.DstOpts, 2, 1, 2), header(wireip.DstOpts, 6, wireip.OptHomeAddress)...),
+		header(wireip.DstOpts, 2, 0, 0, 0, 0, wireip.OptHomeAddress),
+	} {
+		for _, proto := range []byte{wireip.ESP, wireip.Mobility} {
+			add(append(home[:len(home):len(home)], &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}})...)
+		}
+	}
+	if err := t.conn.Flush(); err != nil {
+		return &hinted{fmt.Errorf("nftables: %w", err), "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"}
+	}
+	return nil
+}
+
+// header matches octets of an extension header.
+func header(kind uint8, off uint32, want ...byte) []expr.Any {
+	return []expr.Any{
+		&expr.Exthdr{DestRegister: 1, Type: kind, Offset: off, Len: uint32(len(want)), Op: expr.ExthdrOpIpv6},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
+	}
+}
+
+// follow puts the table back when it is gone or not whole.
+func (t *tapTable) follow() {
+	defer close(t.done)
+	buf := make([]byte, 64<<10)
+	for {
+		if _, err := receive(t.watch, buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return // closed
+		}
+		t.mu.Lock()
+		if !t.closed && !t.whole() {
+			_ = t.put() // what fails now is tried again with the next change
+		}
+		t.mu.Unlock()
+	}
+}
+
+// whole asks the kernel whether all rules are there. The changes that this port makes end up here as well.
+func (t *tapTable) whole() bool {
+	table := &nftables.Table{Name: t.name, Family: nftables.TableFamilyIPv6}
+	rules, err := t.conn.GetRules(table, &nftables.Chain{Name: "taken", Table: table})
+	return err == nil && len(rules) == t.rules
+}
+
+// remove deletes the table and closes the connection.
+func (t *tapTable) remove() error {
+	t.conn.DelTable(&nftables.Table{Name: t.name, Family: nftables.TableFamilyIPv6})
+	err := t.conn.Flush()
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return errors.Join(err, t.conn.CloseLasting())
+}
+
+// Close removes the table. It may be called more than once.
+func (t *tapTable) Close() error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil
+	}
+	t.closed = true
+	err := t.remove()
+	t.mu.Unlock()
+	t.watch.Close()
+	<-t.done
+	return err
+}
