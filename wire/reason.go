@@ -91,19 +91,15 @@ const (
 
 // Registrations of nodes that speak for themselves.
 const (
-	Unauthenticated     Reason = "unauthenticated"
-	WrongAuthenticator  Reason = "wrong-authenticator" // who vouches may not speak for this home address
 	NotHomeRegistration Reason = "not-a-home-registration"
+	NonceIndices        Reason = "nonce-indices" // in a home registration
 	TypeChange          Reason = "registration-type-change"
 	BadHomeAddress      Reason = "bad-home-address"
 	BadCareOf           Reason = "bad-care-of-address"
 	CareOfMismatch      Reason = "care-of-address-mismatch" // outer source, inner source and options disagree
 	CareOfHome          Reason = "care-of-is-a-home-address"
 	CareOfLocal         Reason = "care-of-is-the-anchor"
-	MissingHomeAddress  Reason = "missing-home-address-option"
 	MissingCareOf       Reason = "missing-ipv4-care-of-option"
-	MissingMessageID    Reason = "missing-message-id"
-	BadFraming          Reason = "bad-framing" // a Binding Update in headers that no dialect knows
 	NotHomeSubnet       Reason = "not-home-subnet"
 	NotHomeAgentAddress Reason = "not-a-home-agent-address"
 	MobileRouterRefused Reason = "mobile-router-not-permitted"

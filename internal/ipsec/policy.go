@@ -1,0 +1,193 @@
+package ipsec
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"kedge/internal/core"
+)
+
+// Mobility Header and ICMPv6 types that policies tell apart.
+const (
+	typeHomeTestInit   = 1
+	typeCareOfTest     = 4
+	typeHomeTest       = 3
+	typeBindingUpdate  = 5
+	typeBindingAck     = 6
+	typeBindingError   = 7
+	typeRevocation     = 16
+	typePrefixSolicit  = 146 // RFC 6275 6.7
+	typePrefixAdvertis = 147
+)
+
+// Action is what a policy does with a packet.
+type Action uint8
+
+// The actions.
+const (
+	Bypass  Action = iota // goes and comes in the clear
+	Protect               // ESP
+	Sign                  // an RFC 4285 authenticator
+	Discard
+)
+
+// Verdict is what the policy says of a packet.
+type Verdict struct {
+	Action Action
+	Peer   string // "" = no peer's
+	Use    Use    // of Protect; Use.Tunnel says which mode
+}
+
+// peer is a Peer in use.
+type peer struct {
+	Peer
+	engine   *Engine
+	homes    map[netip.Addr]bool
+	own      map[netip.Addr]bool
+	out      [uses]atomic.Pointer[outbound]
+	endpoint atomic.Pointer[Endpoint] // nil = no tunnel now
+}
+
+// Endpoint is the two ends of a tunnel.
+type Endpoint struct{ Local, Remote netip.Addr }
+
+// policies is the policy database. It does not change after New.
+type policies struct {
+	byHome   map[netip.Addr]*peer
+	byOwn    map[netip.Addr]*peer // nodes: traffic of a home address with anybody
+	byAddr   map[netip.Addr][]*peer
+	prefixes []prefixPeer // longest first
+}
+
+type prefixPeer struct {
+	prefix netip.Prefix
+	peer   *peer
+}
+
+func (d *policies) add(p *peer) error {
+	for _, h := range p.Homes {
+		if other := d.byHome[h]; other != nil {
+			return fmt.Errorf("peers %s and %s both speak for home address %s", other.Name, p.Name, h)
+		}
+		d.byHome[h] = p
+	}
+	if len(p.Homes) > 0 {
+		return nil // their care-of addresses are anywhere
+	}
+	for _, o := range p.Own {
+		if other := d.byOwn[o]; other != nil {
+			return fmt.Errorf("peers %s and %s are both home agent of our home address %s", other.Name, p.Name, o)
+		}
+		d.byOwn[o] = p
+	}
+	for _, a := range p.Addresses {
+		if !a.IsSingleIP() {
+			d.prefixes = append(d.prefixes, prefixPeer{a.Masked(), p})
+			continue
+		}
+		for _, other := range d.byAddr[a.Addr()] {
+			if len(other.Own) == 0 || len(p.Own) == 0 {
+				return fmt.Errorf("peers %s and %s both have address %s", other.Name, p.Name, a.Addr())
+			}
+		}
+		d.byAddr[a.Addr()] = append(d.byAddr[a.Addr()], p)
+	}
+	slices.SortStableFunc(d.prefixes, func(a, b prefixPeer) int { return cmp.Compare(b.prefix.Bits(), a.prefix.Bits()) })
+	return nil
+}
+
+// decide looks a packet up. p is nil where no policy is about it.
+func (d *policies) decide(t *Traffic) (p *peer, a Action, u Use) {
+	local, remote := t.local(), t.remote()
+	if p = d.byHome[remote]; p != nil {
+		a, u = p.decide(t, len(p.own) == 0 || p.own[local])
+		return p, a, u
+	}
+	stray := false
+	for _, p := range d.byAddr[remote] {
+		if len(p.own) == 0 || p.own[local] {
+			a, u = p.decide(t, true)
+			return p, a, u
+		}
+		stray = stray || p.strict()
+	}
+	if stray {
+		// A home agent's packet for another address of ours than the home address. Only what no association could protect
+		// (RFC 4877 6 names the message types that one does) is let through, or a forged acknowledgement would not have to
+		// name the home address.
+		if t.Proto == ProtoMH && (t.Type < typeHomeTestInit || t.Type > typeCareOfTest) && t.Type != typeBindingError {
+			return d.byAddr[remote][0], Discard, Signalling
+		}
+		return nil, Bypass, 0
+	}
+	if p = d.byOwn[local]; p != nil {
+		a, u = p.decide(t, false)
+		return p, a, u
+	}
+	for _, x := range d.prefixes {
+		if x.prefix.Contains(remote) {
+			a, u = x.peer.decide(t, len(x.peer.own) == 0 || x.peer.own[local])
+			return x.peer, a, u
+		}
+	}
+	return nil, Bypass, 0
+}
+
+// strict says that the peer's signalling is protected somehow.
+func (p *peer) strict() bool { return p.Protection != None }
+
+// mobile says that the peer is a host of ours or our home agent, not a gateway or an anchor.
+func (p *peer) mobile() bool { return len(p.homes) > 0 || len(p.own) > 0 }
+
+// decide is the policy of one peer. direct: the packet is between the home address and the home agent, or between gateway and
+// anchor; else between the home address and a correspondent node.
+func (p *peer) decide(t *Traffic, direct bool) (Action, Use) {
+	mh := t.Proto == ProtoMH
+	switch {
+	case p.Protection == RFC4285:
+		if mh && direct && (t.Type == typeBindingUpdate || t.Type == typeBindingAck || t.Type == typeRevocation) {
+			return Sign, 0
+		}
+		return Bypass, 0
+	case p.Protection != ESP:
+		return Bypass, 0
+	case !p.mobile():
+		if mh {
+			return Protect, Signalling
+		}
+		return Bypass, 0
+	case mh && (t.Type == typeHomeTestInit || t.Type == typeHomeTest):
+		return p.tunnel(ReturnRoutability)
+	case mh && direct && (t.Type < typeHomeTestInit || t.Type > typeCareOfTest):
+		return Protect, Signalling
+	case t.Proto == ProtoICMPv6 && direct && (t.Type == typePrefixSolicit || t.Type == typePrefixAdvertis):
+		if p.out[PrefixDiscovery].Load() != nil {
+			return Protect, PrefixDiscovery
+		}
+		return Protect, Signalling
+	}
+	return p.tunnel(Payload)
+}
+
+// tunnel is the policy for what goes through the tunnel: inactive while there is none, as at home (RFC 4877 4.2).
+func (p *peer) tunnel(u Use) (Action, Use) {
+	if u == ReturnRoutability && p.out[u].Load() == nil {
+		u = Payload
+	}
+	if p.out[u].Load() == nil || p.endpoint.Load() == nil {
+		return Bypass, 0
+	}
+	return Protect, u
+}
+
+// bypassAuth is who vouches for what the policy lets through in the clear.
+func bypassAuth(p *peer) core.Auth {
+	a := core.Auth{Kind: KindNone}
+	if p != nil && p.Protection == None {
+		a.Peer = p.Name
+	}
+	return a
+}
