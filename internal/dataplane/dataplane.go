@@ -3,7 +3,8 @@
 // must pass.
 //
 // A router has a native side and a tunnel side. An anchor's native side is plain routing; a gateway's are its access links,
-// where hosts are known by link and MAC address. The tunnel side is the core network that carries the outer packets.
+// where hosts are known by link and MAC address; a node's is a device on which its applications use its home addresses. The
+// tunnel side is the network that carries the outer packets.
 package dataplane
 
 import (
@@ -20,6 +21,10 @@ const (
 	Gateway             // MAG: keys match sources on access links
 	Node                // mobile node: keys match sources of its own packets
 )
+
+// PortUDP is the port of packets in UDP (RFC 5555 6): the only one that a router sends from and receives at. A peer behind a
+// NAT is seen with another one.
+const PortUDP = 4191
 
 // Link is an access link of a gateway.
 type Link struct {

@@ -67,6 +67,8 @@ type Factory func(t *testing.T, o Options) Router
 var (
 	LMAA  = netip.MustParseAddr("2001:db8:a::1") // the anchor
 	LMAA4 = netip.MustParseAddr("198.51.100.1")
+	CoA4  = netip.MustParseAddr("198.51.100.11")  // a node's care-of address
+	NAT4  = netip.MustParseAddr("198.51.100.77")  // a NAT, seen from the core
 	CoA1  = netip.MustParseAddr("2001:db8:a::11") // gateways
 	CoA2  = netip.MustParseAddr("2001:db8:a::12")
 	Alien = netip.MustParseAddr("2001:db8:a::66") // a stranger in the core

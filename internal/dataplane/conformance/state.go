@@ -19,15 +19,18 @@ var stateCases = []testCase{
 			f(&c)
 			return core.SetSession{ID: 9, Chain: c}
 		}
-		port := func(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 4191) }
+		port := netip.AddrPortFrom
 		for says, op := range map[string]core.Op{
 			"native delivery":           layer(func(c *core.Chain) { c.N = 0 }),
 			"2 layers":                  layer(func(c *core.Chain) { c.N = 2 }),
 			"route optimization is":     layer(func(c *core.Chain) { c.RO = 1 }),
-			"UDP":                       layer(func(c *core.Chain) { c.Layer[0].Local, c.Layer[0].Remote = port(LMAA), port(CoA1) }),
+			"UDP port 4192":             layer(func(c *core.Chain) { c.Layer[0].Local, c.Layer[0].Remote = port(LMAA, 4192), port(CoA1, 4191) }),
+			"remote port is missing":    layer(func(c *core.Chain) { c.Layer[0].Local = port(LMAA, 4191) }),
+			"TLV":                       layer(func(c *core.Chain) { c.Layer[0].TLV = 1 }),
 			"GRE":                       layer(func(c *core.Chain) { c.Layer[0].GRE = true }),
 			"ESP":                       layer(func(c *core.Chain) { c.Layer[0].SA = 1 }),
-			"over IPv4":                 layer(func(c *core.Chain) { c.Layer[0].Local = netip.AddrPortFrom(LMAA4, 0) }),
+			"two address families":      layer(func(c *core.Chain) { c.Layer[0].Local = port(LMAA4, 0) }),
+			"path MTU 575":              core.SetSession{ID: 9, Chain: core.Chain{N: 1, MTU: 575, Layer: chain(LMAA4, NAT4).Layer}},
 			"no address of this router": layer(func(c *core.Chain) { c.Layer[0].Local = netip.AddrPortFrom(CoA2, 0) }),
 			"no unicast address":        layer(func(c *core.Chain) { c.Layer[0].Remote = netip.AddrPort{} }),
 			"this router itself":        layer(func(c *core.Chain) { c.Layer[0].Remote = netip.AddrPortFrom(LMAA, 0) }),

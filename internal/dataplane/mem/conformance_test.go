@@ -54,7 +54,7 @@ func (r *router) Send(p conformance.Packet) {
 	if p.Side == conformance.Tunnel {
 		if p.VNet.NeedsChecksum {
 			h, _ := ip.Parse(b)
-			r.Decapsulate(r.now, Outer{Local: h.Dst, Remote: h.Src, TOS: h.TOS, Proto: h.Proto, Offload: true}, b[40:], &r.out)
+			r.Decapsulate(r.now, Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: h.Proto, Offload: true}, b[40:], &r.out)
 		} else {
 			r.Tunnel(r.now, b, &r.out)
 		}

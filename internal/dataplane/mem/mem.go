@@ -1,9 +1,17 @@
 // Package mem is the data plane as a pure engine: packets in, packets out, no I/O. It is the only place that knows the
 // forwarding rules; the simulator runs it, tests take it as oracle, and the user back end asks it for every decision.
 //
-// RFC 5213 5.6 and 6.10 (forwarding, local routing), RFC 5844 3.3.3, RFC 2473 (tunnel, MTU, errors, encapsulation limit),
-// RFC 6040 and 2983 (ECN, DSCP). Framings: IPv4-in-IPv6 and IPv6-in-IPv6, one layer. Other chains are refused by Update.
-// Multicast is not forwarded (RFC 6224 is out of scope).
+// RFC 5213 5.6 and 6.10 (forwarding, local routing), RFC 5844 3.3.3, RFC 6275 10.4 and 11.3, RFC 5555 4.1 and 4.4 (UDP), RFC
+// 2473, 2003 and 4213 (tunnels, MTU, errors), RFC 6040 and 2983 (ECN, DSCP). Framings: IPv4 and IPv6, each in IPv4, in IPv6, and
+// in UDP over either; one layer. Other chains are refused by Update. Multicast is not forwarded (RFC 6224 is out of scope).
+//
+// Which outer packets a session takes. A tunnel is a pair of addresses and, in UDP, of ports. A session takes what comes in its
+// chain reversed and, over IPv4, what comes between the same two addresses in the other framing: plain if the chain says UDP; in
+// UDP, from the chain's remote port or else 4191, if it says plain (Local.Port 0). The chain that a SetSession replaced is taken
+// in the same way for Grace. Everything else is dropped, counted as wrong-tunnel and reported with the outer tuple as seen; only
+// Update ever moves a session. What a session sends is always framed as its chain says.
+//
+// Signalling that comes in an outer packet and is for this router leaves as ToSignal whether a session knows the tuple or not.
 //
 // One goroutine updates and many forward at once: a read-write lock guards the tables, so an op is seen whole or not at all.
 // Forwarding allocates nothing once an Out has grown, and what strangers send grows nothing: the limiters have a fixed size.
@@ -38,7 +46,15 @@ type Config struct {
 	HopLimit     uint8 // of outer packets (RFC 2473 6.3); 0 = 64
 	// EncapsulationLimit is put into a Tunnel Encapsulation Limit option of every outer packet (RFC 2473 4.1.1; 4 is
 	// recommended); 0 = no option unless the inner packet has one.
+	// It exists in IPv6 only: IPv4 outer packets carry none.
 	EncapsulationLimit uint8
+	// Home is what a node takes signalling for before there is a session: its home addresses as configured.
+	Home []netip.Addr
+	// ProbeID is the identifier of a node's own echo requests through the tunnel: replies that carry it leave as ToSignal. 0 = none.
+	ProbeID uint16
+	// Unreachable makes a node answer packets from its home addresses that no session carries with "address unreachable". Else
+	// they are dropped silently. Both are counted as unknown-home.
+	Unreachable bool
 	// Forwarded says that the kernel forwards between the anchor's links and the engine, and so decrements hop limits
 	// there, and answers those that expire.
 	Forwarded  bool
@@ -55,12 +71,24 @@ const (
 	reportsPerMAC   = 1    // reports a second of one reason and MAC or remote
 	reportsPerLink  = 100  // reports a second of one access link, or of the tunnel side
 
-	// mtuLifetime: a path MTU learned from an ICMPv6 error is forgotten after ten minutes (RFC 8201 4).
+	// mtuLifetime: a path MTU learned from an ICMP error is forgotten after ten minutes (RFC 8201 4, RFC 1191 6.3).
 	mtuLifetime = 10 * time.Minute
+
+	// Signalling in tuples of no session: packets a second from one address, and as many at once, and from all. Many nodes may
+	// share one address behind a NAT, and all of them come anew when an anchor lost its sessions.
+	signalsPerSource = 100
+	signalsPerSecond = 5000
+
+	// minMTU4 is the least path MTU that is believed of an IPv4 path, octets: what every host must take (RFC 791 3.2). The 68 of
+	// RFC 1191 3 would let one forged error cut each packet into dozens.
+	minMTU4 = 576
 )
 
 // noIPv4 is the source of ICMP errors of a router without an IPv4 address: the dummy address of RFC 7600 4.8.
 var noIPv4 = netip.AddrFrom4([4]byte{192, 0, 0, 8})
+
+// noIPv6 is the source of ICMPv6 errors that a node tells itself: the router on the other side of its device.
+var noIPv6 = netip.MustParseAddr("fe80::1")
 
 // Engine is one router's data plane. It is a core.Dataplane. All methods may be called concurrently; an Out belongs to one
 // caller.
@@ -76,9 +104,11 @@ type Engine struct {
 	report atomic.Pointer[func(core.Reported)]
 	fragID atomic.Uint32
 
-	seed    maphash.Seed
-	errors  limiter // ICMP errors, by destination
-	reports limiter
+	seed       maphash.Seed
+	errors     limiter // ICMP errors, by destination
+	reports    limiter
+	signals    limiter // signalling in unknown tuples, by source
+	keepalives atomic.Uint64
 
 	reassembly struct {
 		sync.Mutex
@@ -86,7 +116,8 @@ type Engine struct {
 	}
 }
 
-// New makes an engine. It fails without a valid IPv6 address to tunnel from, or with addresses or links that contradict.
+// New makes an engine. It fails without a valid IPv6 address to tunnel from, but on a node, whose addresses come and go, and with
+// addresses or links that contradict.
 func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, links: map[int]dataplane.Link{}, icmp4: noIPv4, seed: maphash.MakeSeed()}
 	for _, a := range slices.Backward(cfg.Local) {
@@ -98,6 +129,9 @@ func New(cfg Config) (*Engine, error) {
 		default:
 			e.icmp6 = a
 		}
+	}
+	if cfg.Role == dataplane.Node {
+		e.icmp4, e.icmp6 = noIPv4, noIPv6
 	}
 	if !e.icmp6.IsValid() {
 		return nil, errors.New("data plane: no IPv6 address to tunnel from")
@@ -129,6 +163,7 @@ func New(cfg Config) (*Engine, error) {
 	e.fragID.Store(uint32(maphash.Comparable(e.seed, 0)))
 	e.errors.init(errorsPerSecond)
 	e.reports.init(reportsPerLink)
+	e.signals.init(signalsPerSecond)
 	return e, nil
 }
 
@@ -137,7 +172,9 @@ type Packet struct {
 	To  dataplane.To
 	If  int      // ToNative of a gateway
 	MAC core.MAC // and the host there
-	B   []byte
+	// Outer is the chain that a ToSignal packet came in, as an answer needs it: Local is this router's side.
+	Outer core.Chain
+	B     []byte
 }
 
 // Out collects what leaves. Reset it before each input; it is reused, so that nothing is allocated.
@@ -192,6 +229,10 @@ func (e *Engine) Count(r wire.Reason) {
 		}
 	}
 }
+
+// Keepalives is how many datagrams of at most one octet were taken: they hold a NAT's mapping and say nothing (RFC 3948 2.3 has
+// the one octet, RFC 5555 4.3 leaves the form open).
+func (e *Engine) Keepalives() uint64 { return e.keepalives.Load() }
 
 // Close ends nothing: an engine holds no resource.
 func (e *Engine) Close() error { return nil }

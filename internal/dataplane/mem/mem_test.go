@@ -32,6 +32,9 @@ func chainTo(local, remote netip.Addr) core.Chain {
 	return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(remote, 0)}}}
 }
 
+// plain is an outer address without a port.
+func plain(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 0) }
+
 func whole(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func packet(t testing.TB, src, dst netip.Addr, ttl uint8, n int) []byte {
@@ -128,16 +131,26 @@ func TestNoAllocation(t *testing.T) {
 		"down, fragmented": {packet(t, cn4, home4, 64, 1460), func(b []byte) { a.Native(now, Native{B: b}, &out) }, 2},
 		"down, too big":    {packet(t, cn6, home6, 64, 1460), func(b []byte) { a.Native(now, Native{B: b}, &out) }, -1},
 		"to nobody":        {packet(t, cn6, cn6, 64, 100), func(b []byte) { a.Native(now, Native{B: b}, &out) }, -1},
-		"up IPv6":          {packet(t, home6, cn6, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv6}, b, &out) }, 1},
-		"up IPv4":          {packet(t, home4, cn4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv4}, b, &out) }, 1},
-		"across":           {packet(t, home4, home4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv4}, b, &out) }, 1},
-		"forged":           {packet(t, cn4, cn4, 64, 1000), func(b []byte) { a.Decapsulate(now, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv4}, b, &out) }, 0},
-		"whole outer":      {around(t, coa, lmaa, packet(t, home6, cn6, 64, 1000)), func(b []byte) { a.Tunnel(now, b, &out) }, 1},
-		"host up":          {packet(t, home6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 1},
-		"host forged":      {packet(t, cn6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 0},
-		"unknown host":     {packet(t, cn6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: routerMAC, B: b}, &out) }, 0},
-		"host down":        {packet(t, cn4, home4, 64, 1000), func(b []byte) { g.Decapsulate(now, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv4}, b, &out) }, 1},
-		"malformed":        {[]byte{0x45, 1, 2}, func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 0},
+		"up IPv6": {packet(t, home6, cn6, 64, 1000), func(b []byte) {
+			a.Decapsulate(now, Outer{Local: plain(lmaa), Remote: plain(coa), Proto: ip.IPv6}, b, &out)
+		}, 1},
+		"up IPv4": {packet(t, home4, cn4, 64, 1000), func(b []byte) {
+			a.Decapsulate(now, Outer{Local: plain(lmaa), Remote: plain(coa), Proto: ip.IPv4}, b, &out)
+		}, 1},
+		"across": {packet(t, home4, home4, 64, 1000), func(b []byte) {
+			a.Decapsulate(now, Outer{Local: plain(lmaa), Remote: plain(coa), Proto: ip.IPv4}, b, &out)
+		}, 1},
+		"forged": {packet(t, cn4, cn4, 64, 1000), func(b []byte) {
+			a.Decapsulate(now, Outer{Local: plain(lmaa), Remote: plain(coa), Proto: ip.IPv4}, b, &out)
+		}, 0},
+		"whole outer":  {around(t, coa, lmaa, packet(t, home6, cn6, 64, 1000)), func(b []byte) { a.Tunnel(now, b, &out) }, 1},
+		"host up":      {packet(t, home6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 1},
+		"host forged":  {packet(t, cn6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 0},
+		"unknown host": {packet(t, cn6, cn6, 64, 1000), func(b []byte) { g.Native(now, Native{If: 1, MAC: routerMAC, B: b}, &out) }, 0},
+		"host down": {packet(t, cn4, home4, 64, 1000), func(b []byte) {
+			g.Decapsulate(now, Outer{Local: plain(coa), Remote: plain(lmaa), Proto: ip.IPv4}, b, &out)
+		}, 1},
+		"malformed": {[]byte{0x45, 1, 2}, func(b []byte) { g.Native(now, Native{If: 1, MAC: hostA, B: b}, &out) }, 0},
 	} {
 		n := testing.AllocsPerRun(200, func() {
 			out.Reset()
@@ -259,7 +272,7 @@ func TestDomains(t *testing.T) {
 			t.Errorf("up from link %d: %+v, want to %v", c.ifi, out.Packets, c.remote)
 		}
 		out.Reset()
-		e.Decapsulate(time.Hour, Outer{Local: coa, Remote: c.remote, Proto: ip.IPv4}, packet(t, cn4, home4, 64, 10), &out)
+		e.Decapsulate(time.Hour, Outer{Local: plain(coa), Remote: plain(c.remote), Proto: ip.IPv4}, packet(t, cn4, home4, 64, 10), &out)
 		if len(out.Packets) != 1 || out.Packets[0].If != c.ifi || out.Packets[0].MAC != c.mac {
 			t.Errorf("down from %v: %+v, want to link %d", c.remote, out.Packets, c.ifi)
 		}
@@ -270,7 +283,7 @@ func TestDomains(t *testing.T) {
 func TestAccessLinkMTU(t *testing.T) {
 	e := newEngine(t, dataplane.Gateway, Config{})
 	var out Out
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv4}, packet(t, cn4, home4, 64, 1401-28), &out)
+	e.Decapsulate(time.Hour, Outer{Local: plain(coa), Remote: plain(lmaa), Proto: ip.IPv4}, packet(t, cn4, home4, 64, 1401-28), &out)
 	if len(out.Packets) != 2 || out.Packets[0].To != dataplane.ToNative || len(out.Packets[0].B) > 1400 {
 		t.Errorf("IPv4 without DF: %+v", out.Packets)
 	}
@@ -279,12 +292,12 @@ func TestAccessLinkMTU(t *testing.T) {
 	from := binary.BigEndian.Uint16(whole[6:])
 	whole[6] |= 0x40
 	binary.BigEndian.PutUint16(whole[10:], ip.UpdateChecksum(binary.BigEndian.Uint16(whole[10:]), from, from|0x4000))
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv4}, whole, &out)
+	e.Decapsulate(time.Hour, Outer{Local: plain(coa), Remote: plain(lmaa), Proto: ip.IPv4}, whole, &out)
 	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToSelf || out.Packets[0].B[20] != 3 || out.Packets[0].B[21] != 4 || binary.BigEndian.Uint16(out.Packets[0].B[26:]) != 1400 {
 		t.Errorf("IPv4 with DF: %+v, want Fragmentation Needed with 1400", out.Packets)
 	}
 	out.Reset()
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv6}, packet(t, cn6, home6, 64, 1401-48), &out)
+	e.Decapsulate(time.Hour, Outer{Local: plain(coa), Remote: plain(lmaa), Proto: ip.IPv6}, packet(t, cn6, home6, 64, 1401-48), &out)
 	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToSelf || out.Packets[0].B[40] != 2 || binary.BigEndian.Uint32(out.Packets[0].B[44:]) != 1400 {
 		t.Errorf("IPv6: %+v, want Packet Too Big with 1400", out.Packets)
 	}
@@ -299,7 +312,7 @@ func TestErrorSources(t *testing.T) {
 	var out Out
 	e.Native(time.Hour, Native{If: 1, MAC: hostA, B: packet(t, home6, cn6, 1, 10)}, &out)
 	e.Native(time.Hour, Native{If: 1, MAC: hostA, B: packet(t, home4, cn4, 1, 10)}, &out)
-	e.Decapsulate(time.Hour, Outer{Local: coa, Remote: lmaa, Proto: ip.IPv6}, packet(t, cn6, home6, 1, 10), &out)
+	e.Decapsulate(time.Hour, Outer{Local: plain(coa), Remote: plain(lmaa), Proto: ip.IPv6}, packet(t, cn6, home6, 1, 10), &out)
 	var got []netip.Addr
 	for _, p := range out.Packets {
 		h, err := ip.Parse(p.B)
@@ -453,7 +466,7 @@ func TestBrokenChainsPass(t *testing.T) {
 				}
 				var out Out
 				if dir == "up" {
-					e.Decapsulate(time.Hour, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv6}, append(pkt, c.body...), &out)
+					e.Decapsulate(time.Hour, Outer{Local: plain(lmaa), Remote: plain(coa), Proto: ip.IPv6}, append(pkt, c.body...), &out)
 				} else {
 					e.Native(time.Hour, Native{B: append(pkt, c.body...)}, &out)
 				}
@@ -499,7 +512,7 @@ func TestOwnAddress(t *testing.T) {
 	e := newEngine(t, dataplane.Anchor, Config{})
 	var out Out
 	in := packet(t, home6, lmaa, 1, 10)
-	e.Decapsulate(time.Hour, Outer{Local: lmaa, Remote: coa, Proto: ip.IPv6}, bytes.Clone(in), &out)
+	e.Decapsulate(time.Hour, Outer{Local: plain(lmaa), Remote: plain(coa), Proto: ip.IPv6}, bytes.Clone(in), &out)
 	if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToNative || !bytes.Equal(out.Packets[0].B, in) {
 		t.Errorf("came out: %+v, want the packet as it was", out.Packets)
 	}

@@ -225,7 +225,7 @@ func TestAgainstModel(t *testing.T) {
 				if src.Is4() != dst.Is4() {
 					continue
 				}
-				e.Decapsulate(now, Outer{Local: local, Remote: remote, Proto: inner(src)}, packet(t2(t), src, dst, 64, 10), &out)
+				e.Decapsulate(now, Outer{Local: plain(local), Remote: plain(remote), Proto: inner(src)}, packet(t2(t), src, dst, 64, 10), &out)
 				if role == dataplane.Gateway {
 					to := m.down(dst)
 					s := m.sessions[to]
@@ -377,9 +377,9 @@ func FuzzTunnel(f *testing.F) {
 			var out Out
 			e.Tunnel(time.Hour, append([]byte(nil), pkt...), &out)
 			if len(pkt) > 8 {
-				e.TunnelError(time.Hour, append([]byte(nil), pkt...), &out)
+				e.TunnelError(time.Hour, pkt[0]&1 != 0, append([]byte(nil), pkt...), &out)
 			}
-			o := Outer{Local: e.cfg.Local[0], Remote: map[dataplane.Role]netip.Addr{dataplane.Anchor: coa, dataplane.Gateway: lmaa}[role], Offload: true}
+			o := Outer{Local: plain(e.cfg.Local[0]), Remote: plain(map[dataplane.Role]netip.Addr{dataplane.Anchor: coa, dataplane.Gateway: lmaa}[role]), Offload: true}
 			for _, o.Proto = range []uint8{ip.IPv4, ip.IPv6} {
 				e.Decapsulate(time.Hour, o, append([]byte(nil), pkt...), &out)
 			}

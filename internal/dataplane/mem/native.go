@@ -58,12 +58,20 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 	u, _ := ip.FindUpper(in.B, &h)
 	e.mu.RLock()
 	defer e.mu.RUnlock()
+	if h.Src.Is4In6() || h.Dst.Is4In6() {
+		e.drops[mapped].Add(1)
+		return
+	}
 	if e.cfg.Role == dataplane.Gateway {
 		e.fromHost(now, in, &h, &u, out)
 		return
 	}
 	if scoped(in.B, &h, &u, false) {
 		e.drops[linkScope].Add(1)
+		return
+	}
+	if e.cfg.Role == dataplane.Node {
+		e.fromNode(now, in, &h, &u, out)
 		return
 	}
 	to, known := e.tables.down(e.cfg.Domain, h.Dst)
@@ -78,6 +86,25 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 		return
 	}
 	e.forward(now, to.s, in.B, &h, &u, cause{domain: e.cfg.Domain}, !e.cfg.Forwarded, out)
+}
+
+// fromNode takes a packet of a node's own, or one that its kernel forwards for a mobile network: from a key of a session. Either
+// way nothing is to be taken from its hop limit any more.
+func (e *Engine) fromNode(now time.Duration, in Native, h *ip.Header, u *ip.Upper, out *Out) {
+	c := cause{domain: e.cfg.Domain}
+	from, known := e.tables.source(e.cfg.Domain, h.Src)
+	switch {
+	case from != nil:
+		e.forward(now, from.s, in.B, h, u, c, false, out)
+	case known:
+		e.drops[deprecated].Add(1)
+	default:
+		e.drops[unknownHome].Add(1)
+		e.tellInner(now, unknownHome, in, h, out)
+		if e.cfg.Unreachable {
+			e.sendError(now, ip.Unreachable, 0, in.B, h, c, out)
+		}
+	}
 }
 
 // fromHost takes a packet of a host on an access link: only from a binding's own source, from its own MAC on its own link.

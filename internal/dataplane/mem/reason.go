@@ -27,6 +27,7 @@ const (
 	rateLimit
 	unsolicited
 	tunnelError
+	mapped
 	nReasons
 )
 
@@ -36,4 +37,5 @@ var reasons = [nReasons]wire.Reason{
 	badInner: wire.BadInner, ecnDrop: wire.ECNDrop, encapsulationLimit: wire.EncapsulateDeep, loop: wire.TunnelLoop,
 	overlap: wire.OverlapFragment, reassemblyLimit: wire.ReassemblyLimit, reassemblyTimeout: wire.ReassemblyTimeout,
 	sendFailed: wire.SendFailed, rateLimit: wire.RateLimit, wrongMAC: wire.WrongMAC, unsolicited: wire.Unsolicited, tunnelError: wire.TunnelError,
+	mapped: wire.MappedAddress,
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/wire/ip"
 )
 
 // tables are all forwarding state. Lookups are exact matches on the few prefix lengths in use, longest first.
@@ -23,16 +25,60 @@ func newTables() tables {
 	return tables{sessions: map[core.ID]*session{}, tunnels: map[tuple]*tunnel{}, keys: map[prefixKey]*entry{}, hosts: map[hostKey]*host{}}
 }
 
-// tuple is the pair of outer addresses; in this framing it is all that names a tunnel, so many sessions share one
-// (RFC 5213 5.6.1).
-type tuple struct{ local, remote netip.Addr }
+// tuple names a tunnel: outer addresses and, in UDP, ports. Many sessions may share one (RFC 5213 5.6.1).
+type tuple struct{ local, remote netip.AddrPort }
+
+func (t tuple) is4() bool { return t.remote.Addr().Is4() }
+func (t tuple) udp() bool { return t.local.Port() != 0 }
+
+// head is how many octets the outer headers have.
+func (t tuple) head() int {
+	n := ip.IPv6Len
+	if t.is4() {
+		n = ip.IPv4Len
+	}
+	if t.udp() {
+		n += ip.UDPLen
+	}
+	return n
+}
+
+// framings are the tuple of a chain and, over IPv4, that of the other framing between the same addresses (package comment).
+func framings(c core.Chain) (own, other tuple) {
+	l := c.Layer[0]
+	own = tuple{l.Local, l.Remote}
+	plain := tuple{netip.AddrPortFrom(l.Local.Addr(), 0), netip.AddrPortFrom(l.Remote.Addr(), 0)}
+	if own.udp() {
+		other = plain
+	} else {
+		port := l.Remote.Port()
+		if port == 0 {
+			port = dataplane.PortUDP
+		}
+		own, other = plain, tuple{netip.AddrPortFrom(l.Local.Addr(), dataplane.PortUDP), netip.AddrPortFrom(l.Remote.Addr(), port)}
+	}
+	if !own.is4() {
+		other = tuple{}
+	}
+	return own, other
+}
 
 type tunnel struct {
 	tuple
 	domain  core.Domain   // without GRE keys a tunnel carries one routing domain
 	refs    int           // sessions that use it or still accept from it
+	senders int           // of them, those that send into it
+	secret  uint64        // of its Identifications
 	base    atomic.Uint32 // MTU of the route to remote, 0 = unknown
-	learned atomic.Uint64 // path MTU from ICMPv6: seconds of expiry << 16 | octets
+	learned atomic.Uint64 // path MTU from ICMP: seconds of expiry << 16 | octets
+}
+
+// leastMTU is what a path MTU cannot be below.
+func (t *tunnel) leastMTU() int {
+	if t.is4() {
+		return minMTU4
+	}
+	return ip.MinMTU6
 }
 
 // pathMTU is the size of the largest outer packet to the remote.
@@ -52,7 +98,8 @@ type session struct {
 	domain   core.Domain
 	chain    core.Chain // as given: for comparison and Ops
 	tun      *tunnel
-	prev     *tunnel // still accepted, until
+	twin     *tunnel    // the other framing, accepted as well; nil = none
+	prev     [2]*tunnel // what both were before: still accepted, until
 	until    time.Duration
 	grace    time.Duration
 	mode     core.Mode
@@ -63,7 +110,12 @@ type session struct {
 
 // accepts reports whether packets of the session may come out of tunnel t.
 func (s *session) accepts(t *tunnel, now time.Duration) bool {
-	return s.tun == t || s.prev == t && now < s.until
+	return t != nil && (s.tun == t || s.twin == t || now < s.until && (s.prev[0] == t || s.prev[1] == t))
+}
+
+// sends reports whether packets of the session went into tunnel t, now or a while ago.
+func (s *session) sends(t *tunnel, now time.Duration) bool {
+	return s.tun == t || s.prev[0] == t && now < s.until
 }
 
 // binding is one SetKey.
@@ -182,26 +234,51 @@ func (t *tables) down(d core.Domain, a netip.Addr) (to *binding, known bool) {
 	return nil, known
 }
 
-// up finds the session that may send from a out of tunnel tun. known: there is a key, but not of a session in that tunnel.
-// dead: it is of one, but without Up.
-func (t *tables) up(tun *tunnel, a netip.Addr, now time.Duration) (from *binding, known, dead bool) {
+// up finds the session that may send from a out of tunnel tun. other: there is a key, but its session, one that it may send in,
+// is not in that tunnel. dead: there is one of a session in it, but without Up.
+func (t *tables) up(d core.Domain, tun *tunnel, a netip.Addr, now time.Duration) (from, other *binding, dead bool) {
 	l := t.lengthsOf(a)
 	for _, bits := range l.bits[:l.n] {
 		p, _ := a.Prefix(int(bits))
-		n := t.keys[prefixKey{tun.domain, p}]
+		n := t.keys[prefixKey{d, p}]
+		if n == nil {
+			continue
+		}
+		for _, b := range n.bindings {
+			if !b.s.accepts(tun, now) {
+				if other == nil || b.up && !other.up {
+					other = b
+				}
+				continue
+			}
+			if b.up {
+				return b, nil, false
+			}
+			dead = true
+		}
+	}
+	return nil, other, dead
+}
+
+// source finds the session that a node's own packets from a go into: its longest key with Up; of equal ones that which is
+// delivered to, then that of the newest session. known: a key covers a, but none with Up.
+func (t *tables) source(d core.Domain, a netip.Addr) (best *binding, known bool) {
+	l := t.lengthsOf(a)
+	for _, bits := range l.bits[:l.n] {
+		p, _ := a.Prefix(int(bits))
+		n := t.keys[prefixKey{d, p}]
 		if n == nil {
 			continue
 		}
 		known = true
 		for _, b := range n.bindings {
-			if !b.s.accepts(tun, now) {
-				continue
+			if b.up && (best == nil || b.rank() > best.rank() || b.rank() == best.rank() && b.s.id > best.s.id) {
+				best = b
 			}
-			if b.up {
-				return b, true, false
-			}
-			dead = true
+		}
+		if best != nil {
+			return best, true
 		}
 	}
-	return nil, known, dead
+	return nil, known
 }

@@ -89,10 +89,10 @@ func TestSuperPacketFromTunnel(t *testing.T) {
 			if six {
 				src, dst, hdr = home6, cn6, 40
 			}
-			o := Outer{Local: lmaa, Remote: coa, Proto: inner(src), Offload: true}
+			o := Outer{Local: plain(lmaa), Remote: plain(coa), Proto: inner(src), Offload: true}
 			cfg := Config{Forwarded: true}
 			if role == dataplane.Gateway {
-				src, dst, o.Local, o.Remote = dst, src, coa, lmaa
+				src, dst, o.Local, o.Remote = dst, src, plain(coa), plain(lmaa)
 				cfg.Access = []dataplane.Link{{If: 9, MAC: routerMAC}}
 			}
 			payload := bytes.Repeat([]byte("0123456789abcdefg"), 3000)

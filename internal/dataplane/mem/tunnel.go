@@ -1,6 +1,7 @@
 package mem
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"time"
@@ -12,18 +13,18 @@ import (
 
 // Outer is what is left of an outer packet whose headers were taken off.
 type Outer struct {
-	Local, Remote netip.Addr // its destination and source
-	TOS           uint8      // its traffic class
-	Proto         uint8      // its upper-layer protocol: ip.IPv4 or ip.IPv6
+	Local, Remote netip.AddrPort // its destination and source; ports in UDP only
+	TOS           uint8          // its traffic class
+	Proto         uint8          // its upper-layer protocol: ip.IPv4, ip.IPv6 or ip.UDP
 	// Offload: the packet comes from a kernel socket, behind which senders' and receivers' offloads may have left a partial
 	// checksum, or several segments in one.
 	Offload bool
 }
 
-// Tunnel takes one outer packet as it comes from the core: a tunnel packet, a fragment of one, or an ICMPv6 error about one.
+// Tunnel takes one outer packet as it comes from the core: a tunnel packet, a fragment of one, or an ICMP error about one.
 func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	h, err := ip.Parse(pkt)
-	if err != nil || h.Is4() {
+	if err != nil {
 		e.drops[malformed].Add(1)
 		return
 	}
@@ -47,19 +48,36 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 		e.drops[fragmentReason(err)].Add(1)
 		return
 	}
-	body := pkt[u.Off:h.Len]
-	switch u.Proto {
-	case ip.IPv4, ip.IPv6:
-		e.Decapsulate(now, Outer{Local: h.Dst, Remote: h.Src, TOS: h.TOS, Proto: u.Proto}, body, out)
-	case ip.ICMPv6:
-		if ip.PseudoChecksum(h.Src, h.Dst, ip.ICMPv6, body) != 0 {
-			e.drops[malformed].Add(1)
-			return
-		}
-		e.TunnelError(now, body, out)
+	body, o := pkt[u.Off:h.Len], Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: u.Proto}
+	switch {
+	case u.Proto == ip.IPv4 || u.Proto == ip.IPv6:
+		e.Decapsulate(now, o, body, out)
+	case u.Proto == ip.UDP && datagram(&o, body):
+		e.Decapsulate(now, o, body[ip.UDPLen:binary.BigEndian.Uint16(body[4:])], out)
+	case u.Proto == ip.ICMPv6 && !h.Is4() && ip.PseudoChecksum(h.Src, h.Dst, ip.ICMPv6, body) == 0,
+		u.Proto == ip.ICMPv4 && h.Is4() && ip.Checksum(body) == 0:
+		e.TunnelError(now, h.Is4(), body, out)
 	default:
 		e.drops[malformed].Add(1)
 	}
+}
+
+// datagram puts the ports of a UDP datagram to PortUDP into o; false if it is none. It may go without a checksum in IPv4 only (RFC 768, RFC
+// 8200 8.1).
+func datagram(o *Outer, b []byte) bool {
+	if len(b) < ip.UDPLen {
+		return false
+	}
+	n := int(binary.BigEndian.Uint16(b[4:]))
+	if n < ip.UDPLen || n > len(b) || binary.BigEndian.Uint16(b[2:]) != dataplane.PortUDP {
+		return false
+	}
+	src, dst := o.Remote.Addr(), o.Local.Addr()
+	if sum := binary.BigEndian.Uint16(b[6:]); sum == 0 && !src.Is4() || sum != 0 && ip.PseudoChecksum(src, dst, ip.UDP, b[:n]) != 0 {
+		return false
+	}
+	o.Remote, o.Local = netip.AddrPortFrom(src, binary.BigEndian.Uint16(b)), netip.AddrPortFrom(dst, dataplane.PortUDP)
+	return true
 }
 
 func fragmentReason(err error) reason {
@@ -75,16 +93,22 @@ func fragmentReason(err error) reason {
 }
 
 // Decapsulate takes the inner packet of an outer one. It must come from a tunnel that is known, and at an anchor from a source
-// that is a key with Up of a session in that tunnel. B may be changed.
+// that is a key with Up of a session in that tunnel, at others to one with Down. Signalling needs neither. In UDP the first four
+// bits say what it is (RFC 5555 4.1), and at most one octet is a keepalive. pkt may be changed.
 func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
+	if o.Proto == ip.UDP && len(pkt) <= 1 {
+		e.keepalives.Add(1)
+		return
+	}
 	h, err := ip.Parse(pkt)
-	if err != nil || h.Is4() != (o.Proto == ip.IPv4) {
+	if err != nil || o.Proto != ip.UDP && h.Is4() != (o.Proto == ip.IPv4) {
 		e.drops[badInner].Add(1)
 		return
 	}
 	pkt = pkt[:h.Len]
 	u, _ := ip.FindUpper(pkt, &h)
-	if !o.Offload || !ip.CompletePartial(pkt, &h, &u) || len(pkt) <= e.cfg.MTU-ip.IPv6Len || u.Proto != ip.TCP {
+	most := e.cfg.MTU - tuple{o.Local, o.Remote}.head()
+	if !o.Offload || !ip.CompletePartial(pkt, &h, &u) || len(pkt) <= most || u.Proto != ip.TCP {
 		e.decapsulate(now, o, pkt, &h, &u, out)
 		e.deliver(out)
 		return
@@ -94,7 +118,7 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 	if h.Is4() {
 		kind = ip.GSOTCP4
 	}
-	s, err := ip.NewSegmenter(pkt, kind, e.cfg.MTU-ip.IPv6Len-head)
+	s, err := ip.NewSegmenter(pkt, kind, most-head)
 	if err != nil {
 		e.drops[badInner].Add(1)
 		return
@@ -118,31 +142,42 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	tun := e.tables.tunnels[tuple{o.Local, o.Remote}]
-	if tun == nil {
-		e.drops[wrongTunnel].Add(1)
-		e.tellTunnel(now, wrongTunnel, o, h, nil, out)
+	local := scoped(pkt, h, u, e.cfg.Role == dataplane.Gateway)
+	if !local && e.signal(now, tun, o, pkt, h, out) {
 		return
 	}
-	if scoped(pkt, h, u, e.cfg.Role == dataplane.Gateway) {
+	switch {
+	case tun == nil:
+		e.drops[wrongTunnel].Add(1)
+		e.tellTunnel(now, wrongTunnel, o, h, e.owner(h), e.cfg.Domain, out)
+		return
+	case local:
 		e.drops[linkScope].Add(1)
 		return
-	}
-	if e.cfg.Role == dataplane.Gateway {
+	case h.Src.Is4In6() || h.Dst.Is4In6():
+		e.drops[mapped].Add(1)
+		return
+	case e.cfg.Role != dataplane.Anchor:
 		e.downlink(now, tun, o, pkt, h, u, out)
 		return
 	}
-	from, known, dead := e.tables.up(tun, h.Src, now)
+	from, other, dead := e.tables.up(tun.domain, tun, h.Src, now)
 	if from == nil {
 		switch {
 		case dead:
 			e.drops[deprecated].Add(1)
-		case known:
+		case other != nil:
 			e.drops[wrongTunnel].Add(1)
-			e.tellTunnel(now, wrongTunnel, o, h, nil, out)
+			e.tellTunnel(now, wrongTunnel, o, h, other, tun.domain, out)
 		default:
 			e.drops[wrongSource].Add(1)
-			e.tellTunnel(now, wrongSource, o, h, tun, out)
+			e.tellTunnel(now, wrongSource, o, h, nil, tun.domain, out)
 		}
+		return
+	}
+	if e.own(h.Dst) && (u.Proto == ip.IPv4 || u.Proto == ip.IPv6) {
+		// A tunnel to this router in a tunnel to it: there is one layer only.
+		e.drops[encapsulationLimit].Add(1)
 		return
 	}
 	if !e.congestion(pkt, h, o.TOS) {
@@ -172,7 +207,18 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 	}
 }
 
-// downlink takes a packet from the anchor to a host.
+// owner finds the session that an inner packet from an unknown tuple claims to be of: so that its machine learns of another NAT
+// port. Nil if there is none.
+func (e *Engine) owner(h *ip.Header) *binding {
+	if e.cfg.Role != dataplane.Anchor {
+		to, _ := e.tables.down(e.cfg.Domain, h.Dst)
+		return to
+	}
+	_, other, _ := e.tables.up(e.cfg.Domain, nil, h.Src, 0)
+	return other
+}
+
+// downlink takes a packet from the anchor to a host, or to this node.
 func (e *Engine) downlink(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *ip.Header, u *ip.Upper, out *Out) {
 	to, known := e.tables.down(tun.domain, h.Dst)
 	switch {
@@ -184,10 +230,17 @@ func (e *Engine) downlink(now time.Duration, tun *tunnel, o Outer, pkt []byte, h
 		return
 	case !to.s.accepts(tun, now):
 		e.drops[wrongTunnel].Add(1)
-		e.tellTunnel(now, wrongTunnel, o, h, nil, out)
+		e.tellTunnel(now, wrongTunnel, o, h, to, tun.domain, out)
 		return
 	}
 	if !e.congestion(pkt, h, o.TOS) {
+		return
+	}
+	if e.cfg.Role == dataplane.Node {
+		// It has arrived: its hop limit counts no more. What goes on to a mobile network the kernel forwards.
+		out.add(dataplane.ToNative, pkt)
+		to.s.count.pIn.Add(1)
+		to.s.count.oIn.Add(uint64(len(pkt)))
 		return
 	}
 	if e.toHost(now, to, pkt, h, u, cause{domain: tun.domain}, out) {

@@ -139,6 +139,11 @@ func (e *Engine) apply(op core.Op, now time.Duration) error {
 // carries says why this back end cannot carry a chain, or nil.
 func (e *Engine) carries(c core.Chain) error {
 	l := c.Layer[0]
+	local, remote := l.Local.Addr(), l.Remote.Addr()
+	least := ip.MinMTU6
+	if remote.Is4() {
+		least = minMTU4
+	}
 	switch {
 	case c.N == 0:
 		return errors.New("a chain without a layer, native delivery, is not carried by this back end")
@@ -146,24 +151,35 @@ func (e *Engine) carries(c core.Chain) error {
 		return fmt.Errorf("a chain of %d layers is not carried by this back end: only one", c.N)
 	case c.RO != 0:
 		return errors.New("route optimization is not carried by this back end")
-	case l.Local.Addr().Is4() || l.Remote.Addr().Is4():
-		return errors.New("tunnels over IPv4 are not carried by this back end")
-	case l.Local.Port() != 0 || l.Remote.Port() != 0 || l.TLV != 0:
-		return errors.New("UDP encapsulation is not carried by this back end")
+	case l.TLV != 0:
+		return errors.New("a TLV header is not carried by this back end")
 	case l.GRE || l.KeyUp != 0 || l.KeyDown != 0:
 		return errors.New("GRE is not carried by this back end")
 	case l.SA != 0 || l.ESPPort != 0:
 		return errors.New("ESP is not carried by this back end")
-	case !slices.Contains(e.cfg.Local, l.Local.Addr()):
-		return fmt.Errorf("tunnel entry point %v is no address of this router", l.Local.Addr())
-	case !l.Remote.Addr().IsValid() || l.Remote.Addr().IsUnspecified() || l.Remote.Addr().IsMulticast() || l.Remote.Addr().Is4In6():
-		return fmt.Errorf("tunnel exit point %v is no unicast address", l.Remote.Addr())
-	case slices.Contains(e.cfg.Local, l.Remote.Addr()):
-		return fmt.Errorf("tunnel exit point %v is this router itself (RFC 2473 4.1.2)", l.Remote.Addr())
-	case c.MTU != 0 && c.MTU < ip.MinMTU6:
-		return fmt.Errorf("path MTU %d is below %d, the least of an IPv6 link", c.MTU, ip.MinMTU6)
+	case l.Local.Port() != 0 && e.cfg.Role == dataplane.Gateway:
+		return errors.New("UDP is not carried by a gateway")
+	case l.Local.Port() != 0 && l.Local.Port() != dataplane.PortUDP:
+		return fmt.Errorf("UDP port %d: this router's is %d (RFC 5555 6), or 0 for no UDP", l.Local.Port(), dataplane.PortUDP)
+	case l.Local.Port() != 0 && l.Remote.Port() == 0:
+		return fmt.Errorf("UDP to %v: the remote port is missing", remote)
+	case e.cfg.Role != dataplane.Node && !slices.Contains(e.cfg.Local, local), !unicast(local):
+		return fmt.Errorf("tunnel entry point %v is no address of this router", local)
+	case !unicast(remote):
+		return fmt.Errorf("tunnel exit point %v is no unicast address", remote)
+	case local.Is4() != remote.Is4():
+		return fmt.Errorf("a tunnel from %v to %v: two address families", local, remote)
+	case local == remote || slices.Contains(e.cfg.Local, remote):
+		return fmt.Errorf("tunnel exit point %v is this router itself (RFC 2473 4.1.2)", remote)
+	case c.MTU != 0 && int(c.MTU) < least:
+		return fmt.Errorf("path MTU %d is below %d, the least of its family", c.MTU, least)
 	}
 	return nil
+}
+
+// unicast reports whether a can be one end of a tunnel.
+func unicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && (!a.Is4() || a.As4()[0] != 0 && a.As4()[0] < 240)
 }
 
 func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
@@ -177,15 +193,14 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 		return err
 	}
 	access := hostKey{op.If, op.MAC}
-	if e.cfg.Role == dataplane.Anchor {
+	if e.cfg.Role != dataplane.Gateway {
 		access = hostKey{}
 	} else if _, ok := e.links[op.If]; access != (hostKey{}) && (!ok || op.MAC == (core.MAC{})) {
 		return fmt.Errorf("session %d: interface %d and MAC %v name no host on an access link", op.ID, op.If, op.MAC)
 	}
-	t := tuple{op.Chain.Layer[0].Local.Addr(), op.Chain.Layer[0].Remote.Addr()}
-	tun := e.tables.tunnels[t]
-	if tun != nil && tun.domain != op.Domain {
-		return fmt.Errorf("session %d: the tunnel to %v carries routing domain %d: without GRE keys it cannot carry domain %d as well", op.ID, t.remote, tun.domain, op.Domain)
+	own, other := framings(op.Chain)
+	if t := e.tables.tunnels[own]; t != nil && t.domain != op.Domain {
+		return fmt.Errorf("session %d: the tunnel to %v carries routing domain %d: without GRE keys it cannot carry domain %d as well", op.ID, own.remote, t.domain, op.Domain)
 	}
 	s := e.tables.sessions[op.ID]
 	if s != nil && s.domain != op.Domain {
@@ -193,25 +208,30 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 	}
 	if s != nil {
 		for _, b := range s.bindings {
-			if b.prefix.Contains(t.remote) {
-				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, t.remote)
+			if b.prefix.Contains(own.remote.Addr()) {
+				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, own.remote.Addr())
 			}
 		}
 	}
-	if tun == nil {
-		tun = &tunnel{tuple: t, domain: op.Domain}
-		e.tables.tunnels[t] = tun
-	}
+	tun, twin := e.hold(own, op.Domain), e.hold(other, op.Domain)
 	if s == nil {
-		s = &session{id: op.ID, domain: op.Domain, tun: tun, access: access}
-		tun.refs++
+		s = &session{id: op.ID, domain: op.Domain, access: access}
 		e.tables.sessions[op.ID] = s
 	}
-	if s.tun != tun {
-		tun.refs++
-		old := s.prev
-		s.prev, s.until, s.tun = s.tun, now+op.Grace, tun
-		e.release(old)
+	if s.tun == tun {
+		// The same tunnel, perhaps with another port for the other framing.
+		e.release(s.tun)
+		e.release(s.twin)
+		s.twin = twin
+	} else {
+		tun.senders++
+		if s.tun != nil {
+			s.tun.senders--
+			e.release(s.prev[0])
+			e.release(s.prev[1])
+			s.prev, s.until = [2]*tunnel{s.tun, s.twin}, now+op.Grace
+		}
+		s.tun, s.twin = tun, twin
 	}
 	s.chain, s.grace, s.mode = op.Chain, op.Grace, op.Mode
 	if s.access != access {
@@ -221,6 +241,23 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// hold takes one use of a tunnel, which the first one makes. nil: the tuple is none, or carries another routing domain.
+func (e *Engine) hold(t tuple, d core.Domain) *tunnel {
+	if !t.remote.IsValid() {
+		return nil
+	}
+	tun := e.tables.tunnels[t]
+	if tun == nil {
+		tun = &tunnel{tuple: t, domain: d, secret: e.hash(t)}
+		e.tables.tunnels[t] = tun
+	}
+	if tun.domain != d {
+		return nil
+	}
+	tun.refs++
+	return tun
 }
 
 // release gives up one use of a tunnel; the last one removes it (RFC 5213 5.6.1).
@@ -236,14 +273,14 @@ func (e *Engine) release(t *tunnel) {
 // field is the prefix of a match that this role looks up.
 func (e *Engine) field(m core.Match) (netip.Prefix, error) {
 	p, other := m.Dst, m.Src
-	if e.cfg.Role == dataplane.Gateway {
+	if e.cfg.Role != dataplane.Anchor {
 		p, other = m.Src, m.Dst
 	}
 	switch {
 	case other.IsValid():
 		return p, errors.New("a key of source and destination, route optimization, is not carried by this back end")
 	case !p.IsValid():
-		return p, errors.New("the key names no prefix: an anchor's key is a destination, a gateway's a source")
+		return p, errors.New("the key names no prefix: an anchor's key is a destination, a gateway's or node's a source")
 	case p != p.Masked() || p.Addr().Is4In6():
 		return p, fmt.Errorf("%v is no prefix: want %v", p, p.Masked())
 	case p.Bits() == 0 || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback():
@@ -264,8 +301,8 @@ func (e *Engine) setKey(op core.SetKey) error {
 	if s.domain != op.Match.Domain {
 		return fmt.Errorf("key %v is in routing domain %d, its session %d in %d", p, op.Match.Domain, op.ID, s.domain)
 	}
-	if p.Contains(s.tun.remote) {
-		return fmt.Errorf("key %v holds the exit point %v of its own tunnel", p, s.tun.remote)
+	if p.Contains(s.tun.remote.Addr()) {
+		return fmt.Errorf("key %v holds the exit point %v of its own tunnel", p, s.tun.remote.Addr())
 	}
 	if e.cfg.Role == dataplane.Gateway && s.access == (hostKey{}) {
 		if _, ok := e.links[op.Match.If]; !ok || op.Match.MAC == (core.MAC{}) {
@@ -314,7 +351,7 @@ func (e *Engine) place(b *binding) {
 	if at == (hostKey{}) {
 		at = hostKey{b.match.If, b.match.MAC}
 	}
-	if e.cfg.Role == dataplane.Anchor || at == b.at {
+	if e.cfg.Role != dataplane.Gateway || at == b.at {
 		return
 	}
 	e.unplace(b)
@@ -379,6 +416,8 @@ func (e *Engine) dropSession(s *session) {
 		e.dropBinding(b)
 	}
 	delete(e.tables.sessions, s.id)
-	e.release(s.tun)
-	e.release(s.prev)
+	s.tun.senders--
+	for _, t := range []*tunnel{s.tun, s.twin, s.prev[0], s.prev[1]} {
+		e.release(t)
+	}
 }

@@ -171,7 +171,7 @@ func (p *Plane) readAccess(s *socket, l *accessLink) {
 			p.Sighted(now, in, out)
 		}
 	}, func() {
-		p.send(out, b)
+		_ = p.send(out, b) // counted
 		out.Reset()
 	}, func() { p.Count(wire.Malformed) })
 }

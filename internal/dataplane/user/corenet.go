@@ -1,8 +1,10 @@
 package user
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/mem"
 	"kedge/wire"
 	"kedge/wire/ip"
@@ -32,79 +35,137 @@ func opts(fd int, list ...[3]int) error {
 	return nil
 }
 
-// openCore opens the sockets of the tunnel side.
+// openCore opens the sockets of the tunnel side: of IPv6, and of IPv4 where there is an address of it, or may be.
 func (p *Plane) openCore() (err error) {
-	open := func(domain, proto int) (int, error) {
-		fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
-		if err != nil {
-			return -1, fmt.Errorf("data plane: raw socket: %w", err)
-		}
-		if err := opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer}); err != nil {
-			unix.Close(fd)
-			return -1, err
-		}
-		tv := unix.NsecToTimeval(int64(sendWait))
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
-			unix.Close(fd)
-			return -1, err
-		}
-		return fd, nil
-	}
-	if p.out6, err = open(unix.AF_INET6, unix.IPPROTO_RAW); err != nil {
+	if p.out6, err = openOut(unix.AF_INET6); err != nil {
 		return err
 	}
-	// IPPROTO_RAW takes whole headers. PROBE: not the kernel's idea of the path MTU counts but the engine's.
-	if err := opts(p.out6, [3]int{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE}); err != nil {
+	if p.out4, err = openOut(unix.AF_INET); err != nil {
 		return err
 	}
-	if p.out4, err = open(unix.AF_INET, unix.IPPROTO_RAW); err != nil {
-		return err
-	}
+	four := p.cfg.Role == Node || slices.ContainsFunc(p.cfg.Local, netip.Addr.Is4)
 	for _, proto := range []int{ip.IPv4, ip.IPv6} {
-		s, err := p.openRaw6(proto)
-		if err != nil {
+		if err := p.openRaw(unix.AF_INET6, proto, func(s *socket) { p.readTunnel6(s, uint8(proto)) }); err != nil {
 			return err
 		}
-		p.goes(func() { p.readTunnel(s, uint8(proto)) })
+		if four {
+			if err := p.openRaw(unix.AF_INET, proto, p.readTunnel4); err != nil {
+				return err
+			}
+		}
 	}
-	s, err := p.openRaw6(ip.ICMPv6)
-	if err != nil {
+	if err := p.openRaw(unix.AF_INET6, ip.ICMPv6, p.readErrors6); err != nil {
 		return err
 	}
-	p.goes(func() { p.readErrors(s) })
+	if four {
+		if err := p.openRaw(unix.AF_INET, ip.ICMPv4, p.readErrors4); err != nil {
+			return err
+		}
+	}
+	switch p.cfg.Role {
+	case Anchor:
+		for _, a := range p.cfg.Local {
+			if err := p.openUDP(a); err != nil {
+				return err
+			}
+		}
+	case Node:
+		return errors.Join(p.openUDP(netip.IPv4Unspecified()), p.openUDP(netip.IPv6Unspecified()))
+	}
 	return nil
 }
 
-func (p *Plane) openRaw6(proto int) (*socket, error) {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+// openOut opens the socket that sends whole packets of a family.
+func openOut(family int) (int, error) {
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) // which takes whole headers
 	if err != nil {
-		return nil, fmt.Errorf("data plane: raw socket for protocol %d: %w", proto, err)
+		return -1, fmt.Errorf("data plane: raw socket: %w", err)
 	}
-	err = opts(fd,
-		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer},
-		[3]int{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
-		[3]int{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1})
-	if err == nil && proto == ip.ICMPv6 {
-		// A set bit blocks: only the errors pass (RFC 3542 3.2).
-		f := unix.ICMPv6Filter{Data: [8]uint32{^uint32(0b11110), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0)}}
-		err = unix.SetsockoptICMPv6Filter(fd, unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER, &f)
+	// PROBE: not the kernel's idea of the path MTU counts but the engine's.
+	probe := [3]int{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE}
+	if family == unix.AF_INET {
+		probe = [3]int{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE}
+	}
+	err = opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer}, probe)
+	if err == nil {
+		tv := unix.NsecToTimeval(int64(sendWait))
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, err
+		return -1, err
 	}
-	s, err := newSocket(fd, fmt.Sprintf("raw protocol %d", proto))
-	if err != nil {
-		return nil, err
-	}
-	p.socks = append(p.socks, s)
-	return s, nil
+	return fd, nil
 }
 
-// readTunnel takes inner packets of one protocol, whose outer headers the kernel has taken off.
-func (p *Plane) readTunnel(s *socket, proto uint8) {
+// openRaw opens a receiving raw socket and starts its reader.
+func (p *Plane) openRaw(family, proto int, read func(*socket)) error {
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	if err != nil {
+		return fmt.Errorf("data plane: raw socket for protocol %d: %w", proto, err)
+	}
+	switch {
+	case family == unix.AF_INET6:
+		err = opts(fd, [3]int{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1}, [3]int{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1})
+		if err == nil && proto == ip.ICMPv6 {
+			// A set bit blocks: only the errors pass (RFC 3542 3.2).
+			f := unix.ICMPv6Filter{Data: [8]uint32{^uint32(0b11110), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0)}}
+			err = unix.SetsockoptICMPv6Filter(fd, unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER, &f)
+		}
+	case proto == ip.ICMPv4:
+		// A set bit blocks here as well: unreachable and time exceeded pass.
+		const filter, unreachable, exceeded = 1, 1 << 3, 1 << 11
+		err = opts(fd, [3]int{unix.SOL_RAW, filter, int(^uint32(unreachable | exceeded))})
+	}
+	return p.start(fd, fmt.Sprintf("raw protocol %d", proto), err, read)
+}
+
+// openUDP opens the socket of packets in UDP to an address of this host, or to all of its family.
+func (p *Plane) openUDP(a netip.Addr) error {
+	family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: a.As16(), Port: dataplane.PortUDP})
+	// FREEBIND: duplicate address detection may be under way still.
+	options := [][3]int{
+		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1}, {unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
+		{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1}, {unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1},
+	}
+	if a.Is4() {
+		family, to = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4(), Port: dataplane.PortUDP}
+		options = [][3]int{{unix.IPPROTO_IP, unix.IP_FREEBIND, 1}, {unix.IPPROTO_IP, unix.IP_PKTINFO, 1}, {unix.IPPROTO_IP, unix.IP_RECVTOS, 1}}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("data plane: UDP socket: %w", err)
+	}
+	at := netip.AddrPortFrom(a, dataplane.PortUDP)
+	if err = opts(fd, options...); err == nil {
+		if err = unix.Bind(fd, to); err != nil {
+			err = fmt.Errorf("data plane: UDP %v: %w", at, err)
+		}
+	}
+	return p.start(fd, "UDP "+at.String(), err, p.readUDP)
+}
+
+// start starts the reader of a socket, or closes it if it could not be prepared.
+func (p *Plane) start(fd int, name string, err error, read func(*socket)) error {
+	if err == nil {
+		err = opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s, err := newSocket(fd, name)
+	if err != nil {
+		return err
+	}
+	p.socks = append(p.socks, s)
+	p.goes(func() { read(s) })
+	return nil
+}
+
+// read carries what a socket of the tunnel side gets to its end, batch by batch.
+func (p *Plane) read(s *socket, each func(now time.Duration, i int, pkt []byte, out *mem.Out)) {
 	out, b := new(mem.Out), newSendBatch()
-	out.Reset()
 	now := p.now()
 	s.recv(func(i int, pkt []byte) {
 		if i == 0 {
@@ -114,20 +175,49 @@ func (p *Plane) readTunnel(s *socket, proto uint8) {
 			p.Count(wire.Malformed)
 			return
 		}
-		local, tclass := s.control(i)
-		p.Decapsulate(now, mem.Outer{Local: local, Remote: s.from(i), TOS: tclass, Proto: proto, Offload: true}, pkt, out)
+		each(now, i, pkt, out)
 	}, func() {
-		p.send(out, b)
+		_ = p.send(out, b) // counted
 		out.Reset()
 	}, func() { p.Count(wire.Malformed) })
 }
 
-func (p *Plane) readErrors(s *socket) {
-	out, b := new(mem.Out), newSendBatch()
-	s.recv(func(i int, pkt []byte) { p.TunnelError(p.now(), pkt, out) }, func() {
-		p.send(out, b)
-		out.Reset()
-	}, func() { p.Count(wire.Malformed) })
+// readTunnel6 takes inner packets of one protocol, whose outer headers the kernel has taken off.
+func (p *Plane) readTunnel6(s *socket, proto uint8) {
+	p.read(s, func(now time.Duration, i int, pkt []byte, out *mem.Out) {
+		local, tclass := s.control(i)
+		o := mem.Outer{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(s.from(i).Addr(), 0), TOS: tclass, Proto: proto, Offload: true}
+		p.Decapsulate(now, o, pkt, out)
+	})
+}
+
+// readTunnel4 takes outer packets, which an IPv4 socket gives with their headers.
+func (p *Plane) readTunnel4(s *socket) {
+	p.read(s, func(now time.Duration, _ int, pkt []byte, out *mem.Out) {
+		h, err := ip.Parse(pkt)
+		if err != nil {
+			p.Count(wire.Malformed)
+			return
+		}
+		o := mem.Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: h.Proto, Offload: true}
+		p.Decapsulate(now, o, pkt[h.HdrLen:h.Len], out)
+	})
+}
+
+func (p *Plane) readUDP(s *socket) {
+	p.read(s, func(now time.Duration, i int, pkt []byte, out *mem.Out) {
+		local, tclass := s.control(i)
+		o := mem.Outer{Local: netip.AddrPortFrom(local, dataplane.PortUDP), Remote: s.from(i), TOS: tclass, Proto: ip.UDP, Offload: true}
+		p.Decapsulate(now, o, pkt, out)
+	})
+}
+
+func (p *Plane) readErrors6(s *socket) { // the kernel has verified the checksum
+	p.read(s, func(now time.Duration, _ int, pkt []byte, out *mem.Out) { p.TunnelError(now, false, pkt, out) })
+}
+
+func (p *Plane) readErrors4(s *socket) {
+	p.read(s, func(now time.Duration, _ int, pkt []byte, out *mem.Out) { p.Tunnel(now, pkt, out) })
 }
 
 // routes keeps the engine told what the routes to the remotes carry.
@@ -139,7 +229,7 @@ type routes struct {
 	once   sync.Once
 
 	mu    sync.Mutex // guards the handle and known
-	known map[[2]netip.Addr]bool
+	known map[[2]netip.AddrPort]bool
 }
 
 const lookEvery = time.Minute
@@ -149,7 +239,7 @@ func openRoutes(e *mem.Engine) (*routes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data plane: netlink: %w", err)
 	}
-	return &routes{engine: e, nl: nl, again: make(chan struct{}, 1), stop: make(chan struct{}), known: map[[2]netip.Addr]bool{}}, nil
+	return &routes{engine: e, nl: nl, again: make(chan struct{}, 1), stop: make(chan struct{}), known: map[[2]netip.AddrPort]bool{}}, nil
 }
 
 // look asks for the tunnels of ops that are new. A nil routes is that of a fixed MTU.
@@ -161,7 +251,10 @@ func (r *routes) look(ops []core.Op) {
 	defer r.mu.Unlock()
 	for _, op := range ops {
 		if s, ok := op.(core.SetSession); ok && s.Chain.N == 1 {
-			t := [2]netip.Addr{s.Chain.Layer[0].Local.Addr(), s.Chain.Layer[0].Remote.Addr()}
+			t := [2]netip.AddrPort{s.Chain.Layer[0].Local, s.Chain.Layer[0].Remote}
+			if t[0].Port() == 0 { // no UDP, whatever the remote port says
+				t[1] = netip.AddrPortFrom(t[1].Addr(), 0)
+			}
 			if !r.known[t] {
 				r.ask(t)
 				r.known[t] = true
@@ -170,17 +263,22 @@ func (r *routes) look(ops []core.Op) {
 	}
 }
 
-// ask looks one route up: what its interface carries, and what the route itself says.
-func (r *routes) ask(t [2]netip.Addr) {
-	if !t[0].Is6() || !t[1].Is6() {
+// ask looks one route up: what its interface carries, and what the route itself says. Not what the kernel learned from ICMP
+// errors: it believes what the engine verifies.
+func (r *routes) ask(t [2]netip.AddrPort) {
+	local, remote := t[0].Addr(), t[1].Addr()
+	if !local.IsValid() || !remote.IsValid() || local.Is4() != remote.Is4() {
 		return
 	}
-	found, err := r.nl.RouteGet(t[1].AsSlice())
+	found, err := r.nl.RouteGetWithOptions(remote.AsSlice(), &netlink.RouteGetOptions{SrcAddr: local.AsSlice(), FIBMatch: true})
 	if err != nil || len(found) == 0 {
 		return // no route now: the next look may find one
 	}
-	mtu := found[0].MTU
-	if l, err := r.nl.LinkByIndex(found[0].LinkIndex); err == nil && (mtu == 0 || l.Attrs().MTU < mtu) {
+	mtu, index := found[0].MTU, found[0].LinkIndex
+	if len(found[0].MultiPath) > 0 {
+		index = found[0].MultiPath[0].LinkIndex
+	}
+	if l, err := r.nl.LinkByIndex(index); err == nil && (mtu == 0 || l.Attrs().MTU < mtu) {
 		mtu = l.Attrs().MTU
 	}
 	r.engine.SetPathMTU(t[0], t[1], min(mtu, ip.MaxPacket))

@@ -33,7 +33,7 @@ type socket struct {
 	conn  syscall.RawConn
 	hdrs  [batchSize]mmsghdr
 	iovs  [batchSize]unix.Iovec
-	names [batchSize]unix.RawSockaddrInet6 // or RawSockaddrLinklayer, which is smaller
+	names [batchSize]unix.RawSockaddrInet6 // or RawSockaddrInet4, RawSockaddrLinklayer, which are smaller
 	ctrls [batchSize][96]byte
 	bufs  []byte
 }
@@ -97,8 +97,15 @@ func (s *socket) recv(each func(i int, pkt []byte), done func(), fail func()) {
 // truncated reports whether the i-th packet did not fit.
 func (s *socket) truncated(i int) bool { return s.hdrs[i].hdr.Flags&unix.MSG_TRUNC != 0 }
 
-// from is the source address of the i-th packet of an IPv6 socket.
-func (s *socket) from(i int) netip.Addr { return netip.AddrFrom16(s.names[i].Addr) }
+// from is the source of the i-th packet; the port of a raw socket's is meaningless.
+func (s *socket) from(i int) netip.AddrPort {
+	n := &s.names[i]
+	port := n.Port<<8 | n.Port>>8 // network order
+	if n.Family == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(n)).Addr), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(n.Addr), port)
+}
 
 // control finds what the kernel says of the i-th packet beside its bytes: destination and traffic class.
 func (s *socket) control(i int) (local netip.Addr, tclass uint8) {
@@ -110,13 +117,15 @@ func (s *socket) control(i int) (local netip.Addr, tclass uint8) {
 			return
 		}
 		data := b[unix.CmsgLen(0):n]
-		if h.Level == unix.IPPROTO_IPV6 {
-			switch {
-			case h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
-				local = netip.AddrFrom16([16]byte(data[:16]))
-			case h.Type == unix.IPV6_TCLASS && len(data) >= 4:
-				tclass = data[0]
-			}
+		switch {
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
+			local = netip.AddrFrom16([16]byte(data[:16]))
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			tclass = data[0]
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			local = netip.AddrFrom4((*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0])).Addr) // of the header
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			tclass = data[0]
 		}
 		b = b[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(b)):]
 	}
@@ -131,26 +140,47 @@ type sendBatch struct {
 	four  [batchSize]unix.RawSockaddrInet4
 	link  [batchSize]unix.RawSockaddrLinklayer
 	heads [batchSize][14]byte
+	ctrls [batchSize][5]uint64 // a control message with an IPv6 address fits
 }
 
 func newSendBatch() *sendBatch { return new(sendBatch) }
 
-// outer fills in whole IPv6 packets, each to its own destination.
-func (b *sendBatch) outer(run []mem.Packet) int {
+// outer6 fills in whole IPv6 packets, each to its own destination; with source by the route of its source address, which must be
+// this host's.
+func (b *sendBatch) outer6(run []mem.Packet, source bool) int {
 	for i := range run {
 		b.six[i] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: [16]byte(run[i].B[24:40])}
 		b.set(i, unsafe.Pointer(&b.six[i]), unsafe.Sizeof(b.six[i]), nil, run[i].B)
+		if source {
+			info := unix.Inet6Pktinfo{Addr: [16]byte(run[i].B[8:24])}
+			b.control(i, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unsafe.Pointer(&info), unix.SizeofInet6Pktinfo)
+		}
 	}
 	return len(run)
 }
 
-// plain4 fills in whole IPv4 packets.
-func (b *sendBatch) plain4(run []mem.Packet) int {
+// outer4 does the same with IPv4 packets.
+func (b *sendBatch) outer4(run []mem.Packet, source bool) int {
 	for i := range run {
 		b.four[i] = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: [4]byte(run[i].B[16:20])}
 		b.set(i, unsafe.Pointer(&b.four[i]), unsafe.Sizeof(b.four[i]), nil, run[i].B)
+		if source {
+			info := unix.Inet4Pktinfo{Spec_dst: [4]byte(run[i].B[12:16])}
+			b.control(i, unix.IPPROTO_IP, unix.IP_PKTINFO, unsafe.Pointer(&info), unix.SizeofInet4Pktinfo)
+		}
 	}
 	return len(run)
+}
+
+// control adds a control message of n octets to message i.
+func (b *sendBatch) control(i int, level, kind int32, data unsafe.Pointer, n int) {
+	c := unsafe.Pointer(&b.ctrls[i])
+	h := (*unix.Cmsghdr)(c)
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(n))
+	copy(unsafe.Slice((*byte)(unsafe.Add(c, unix.CmsgLen(0))), n), unsafe.Slice((*byte)(data), n))
+	b.hdrs[i].hdr.Control = (*byte)(c)
+	b.hdrs[i].hdr.SetControllen(unix.CmsgSpace(n))
 }
 
 // framed fills in Ethernet frames from the router's MAC on each link.
@@ -188,6 +218,8 @@ func (b *sendBatch) set(i int, name unsafe.Pointer, size uintptr, head, body []b
 	b.iovs[i][n].SetLen(len(body))
 	h.Iov = &b.iovs[i][0]
 	h.SetIovlen(n + 1)
+	h.Control = nil
+	h.SetControllen(0)
 }
 
 // send sends messages at to n and returns how many went. With an error the message behind them is the one that failed.

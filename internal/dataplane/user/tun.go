@@ -17,9 +17,15 @@ import (
 // Tag is the alias of devices that Kedge made, so that a restart can tell them from others.
 const Tag = "kedge"
 
-// openTUN makes the anchor's device: no packet information, no offloads, so that each read is one packet of the size on the wire.
+// openTUN makes the device of an anchor or node, or adopts one that persisted: no packet information, no offloads, so that each
+// read is one packet of the size on the wire.
 func (p *Plane) openTUN() error {
-	name := p.cfg.Device
+	name, node := p.cfg.Device, p.cfg.Role == Node
+	old, err := netlink.LinkByName(name)
+	adopted := err == nil
+	if adopted && node && old.Attrs().Alias != Tag {
+		return fmt.Errorf("data plane: there is an interface %s that Kedge did not make: remove it, or name another device", name)
+	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("data plane: /dev/net/tun: %w", err)
@@ -39,29 +45,42 @@ func (p *Plane) openTUN() error {
 		}
 		return fail("create", err)
 	}
+	if node {
+		persist := 0
+		if p.cfg.Persist {
+			persist = 1
+		}
+		if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, persist); err != nil {
+			return fail("persist", err)
+		}
+	}
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return fail("find", err)
 	}
 	// Before it comes up, or the kernel starts to solicit routers on it.
-	for _, s := range [][2]string{
-		{"ipv6/conf/" + name + "/addr_gen_mode", "1"}, {"ipv6/conf/" + name + "/accept_ra", "0"},
-		{"ipv4/conf/" + name + "/send_redirects", "0"}, {"ipv4/conf/" + name + "/rp_filter", "0"},
-		{"ipv4/conf/" + name + "/forwarding", "1"},
-	} {
+	settings := [][2]string{{"ipv6/conf/" + name + "/addr_gen_mode", "1"}, {"ipv6/conf/" + name + "/accept_ra", "0"}, {"ipv4/conf/" + name + "/rp_filter", "0"}}
+	if !node {
+		settings = append(settings, [2]string{"ipv4/conf/" + name + "/send_redirects", "0"}, [2]string{"ipv4/conf/" + name + "/forwarding", "1"})
+	}
+	for _, s := range settings {
 		if err := setSysctl(s[0], s[1]); err != nil {
 			return fail("sysctl", err)
 		}
 	}
-	// A redirect is sent where the interface or "all" allows it; with this, each interface decides for itself.
-	if err := p.swapSysctl(&p.undo, "ipv4/conf/all/send_redirects", "0"); err != nil {
-		return fail("sysctl", err)
+	if !node {
+		// A redirect is sent where the interface or "all" allows it; with this, each interface decides for itself.
+		if err := p.swapSysctl(&p.undo, "ipv4/conf/all/send_redirects", "0"); err != nil {
+			return fail("sysctl", err)
+		}
 	}
 	if err := netlink.LinkSetAlias(link, Tag); err != nil {
 		return fail("alias", err)
 	}
-	if err := netlink.LinkSetMTU(link, ip.MaxPacket); err != nil {
-		return fail("MTU", err)
+	if !adopted || !node {
+		if err := netlink.LinkSetMTU(link, p.deviceMTU()); err != nil {
+			return fail("MTU", err)
+		}
 	}
 	if err := netlink.LinkSetTxQLen(link, 4096); err != nil {
 		return fail("queue", err)
@@ -71,6 +90,37 @@ func (p *Plane) openTUN() error {
 	}
 	p.tun = os.NewFile(uintptr(fd), name)
 	p.goes(p.readTUN)
+	return nil
+}
+
+// deviceMTU of a new device: an anchor's hands everything over; the applications of a node take theirs from it, and what every
+// tunnel carries is right until its machine knows more.
+func (p *Plane) deviceMTU() int {
+	switch {
+	case p.cfg.DeviceMTU != 0:
+		return p.cfg.DeviceMTU
+	case p.cfg.Role == Node:
+		return ip.MinMTU6
+	}
+	return ip.MaxPacket
+}
+
+// RemoveDevice removes a node's persistent device with its addresses and routes; a plane that has it fails. It is no error if
+// there is none, but one if the interface is not Kedge's.
+func RemoveDevice(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil && (link.Type() != "tuntap" && link.Type() != "tun" || link.Attrs().Alias != Tag) {
+		err = errors.New("Kedge did not make it")
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("data plane: remove device %s: %w", name, err)
+	}
 	return nil
 }
 
@@ -110,7 +160,7 @@ func (p *Plane) readTUN() {
 				// Whatever an anchor sends of it is a copy, so the buffer is free again.
 				p.Native(now, mem.Native{B: buf[:n]}, out)
 			}
-			p.send(out, b)
+			_ = p.send(out, b) // counted
 			return got > 0 || gone
 		})
 		switch {

@@ -1,10 +1,15 @@
 // Package user is the data plane in user space: plain sockets around the engine of package mem, which makes every decision.
 //
-// Tunnel side, both roles: one raw IPv6 socket each for protocols 4 and 41 (the kernel reassembles outer fragments), one for the
-// ICMPv6 errors about outer packets, and one that sends whole outer packets, so that the kernel never fragments what should be
-// answered with Packet Too Big. Native side of an anchor: a TUN device that the home prefixes are routed to. Its MTU is the
-// largest there is, so that the kernel hands everything over and the engine alone decides what is too big (RFC 2473 7). Native
-// side of a gateway: a packet socket on each access link.
+// Tunnel side, of each address family: one raw socket each for protocols 4 and 41 (the kernel reassembles outer fragments), one
+// for the ICMP errors about outer packets, UDP sockets on port 4191, and one raw socket that sends whole outer packets, those in
+// UDP too: so the engine decides on Don't Fragment, Identification, traffic class and fragments, and the kernel never fragments
+// what should be answered with Packet Too Big. Native side of an anchor: a TUN device that the home prefixes are routed to. Its
+// MTU is the largest there is, so that the kernel hands everything over and the engine alone decides what is too big (RFC 2473
+// 7). Native side of a gateway: a packet socket on each access link. Native side of a node: a TUN device that has its home
+// addresses; with Persist it outlives the process, so that applications keep addresses and sockets, and the next process adopts it.
+//
+// A node's care-of addresses come and go: its sockets are bound to none, and each outer packet leaves by the route of its source
+// address (IP_PKTINFO), so that rules by source choose the link.
 //
 // The kernel must not forward or answer on access links as well: New takes IPv6 off them (disable_ipv6), silences ARP
 // (arp_ignore 8) and switches IPv4 forwarding off there; Close puts that back. The links must have no address, and be up. A link
@@ -42,23 +47,31 @@ type (
 const (
 	Anchor  = dataplane.Anchor
 	Gateway = dataplane.Gateway
+	Node    = dataplane.Node
 )
 
-// DefaultDevice is the name of the anchor's TUN device.
+// DefaultDevice is the name of the TUN device of an anchor or node.
 const DefaultDevice = "kedge0"
 
 // Config of a plane.
 type Config struct {
 	Role         Role
-	Device       string       // name of the anchor's TUN device, "" = DefaultDevice
-	Domain       core.Domain  // of the anchor's native side
-	Local        []netip.Addr // tunnel entry points, and sources of ICMP errors; already on the host
+	Device       string       // name of the TUN device of an anchor or node, "" = DefaultDevice
+	Domain       core.Domain  // of the native side of an anchor or node
+	Local        []netip.Addr // tunnel entry points, and sources of ICMP errors; already on the host. None for a node
 	Access       []Link       // a gateway's access links
 	LocalRouting bool         // RFC 5213 6.10.3
 	// MTU of the path to every remote, octets; 0 = that of the route to each, looked up again every minute.
 	MTU                int
-	EncapsulationLimit uint8                // RFC 2473 4.1.1; 0 = none
-	Now                func() time.Duration // nil = CLOCK_BOOTTIME
+	EncapsulationLimit uint8 // RFC 2473 4.1.1; 0 = none
+	// DeviceMTU of a TUN device that is made, octets; 0 = the largest on an anchor, 1,280 on a node. An adopted one keeps its own.
+	DeviceMTU int
+	// Persist leaves a node's device there when the plane closes or the process dies; RemoveDevice ends it.
+	Persist     bool
+	Home        []netip.Addr // of a node: mem.Config
+	ProbeID     uint16
+	Unreachable bool
+	Now         func() time.Duration // nil = CLOCK_BOOTTIME
 	// Sysctl sets settings of the host ("net/ipv4/conf/all/send_redirects") instead of the plane. Its maker puts them back then,
 	// also after a crash. nil: Close puts them back.
 	Sysctl func(name, value string) error
@@ -70,16 +83,17 @@ type Plane struct {
 	cfg Config
 	now func() time.Duration
 
-	tun    *os.File // anchor
-	out6   int      // whole IPv6 packets
-	out4   int      // whole IPv4 packets of this router
-	frames int      // frames to hosts
-	links  map[int]*accessLink
-	watch  *linkWatch // gateway
-	socks  []*socket
-	routes *routes
-	undo   undo // of what is not an access link's
-	failed chan error
+	tun     *os.File // anchor, node
+	out6    int      // whole IPv6 packets
+	out4    int      // whole IPv4 packets
+	frames  int      // frames to hosts
+	links   map[int]*accessLink
+	watch   *linkWatch // gateway
+	signals *signalPort
+	socks   []*socket
+	routes  *routes
+	undo    undo // of what is not an access link's
+	failed  chan error
 
 	done    sync.WaitGroup
 	once    sync.Once
@@ -97,6 +111,7 @@ func New(cfg Config) (_ *Plane, err error) {
 		cfg.Now = bootTime
 	}
 	p := &Plane{cfg: cfg, now: cfg.Now, out6: -1, out4: -1, frames: -1, links: map[int]*accessLink{}, failed: make(chan error, 1)}
+	p.signals = newSignalPort(p)
 	access, err := findLinks(cfg.Access)
 	if err != nil {
 		return nil, err
@@ -106,7 +121,8 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
-		EncapsulationLimit: cfg.EncapsulationLimit, Forwarded: true, Now: cfg.Now,
+		EncapsulationLimit: cfg.EncapsulationLimit, Home: cfg.Home, ProbeID: cfg.ProbeID, Unreachable: cfg.Unreachable,
+		Forwarded: true, Now: cfg.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -181,10 +197,12 @@ func (p *Plane) Sync(all iter.Seq[core.Op]) error {
 	return err
 }
 
-// Close stops forwarding, waits for the goroutines, and puts back what New changed. The TUN device goes with it.
+// Close stops forwarding, waits for the goroutines, and puts back what New changed. The TUN device goes with it, unless it
+// persists.
 func (p *Plane) Close() error {
 	p.once.Do(func() {
 		p.closing.Store(true)
+		p.signals.Close()
 		for _, s := range p.socks {
 			s.Close()
 		}
@@ -218,7 +236,7 @@ func (p *Plane) fail(err error) {
 	}
 }
 
-// Device is the interface name of the anchor's TUN.
+// Device is the interface name of the TUN of an anchor or node.
 func (p *Plane) Device() string { return p.cfg.Device }
 
 func bootTime() time.Duration {
@@ -229,40 +247,52 @@ func bootTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// send carries out what the engine decided, for a batch of packets.
-func (p *Plane) send(out *mem.Out, b *sendBatch) {
+// send carries out what the engine decided, for a batch of packets. It returns the first error of those that did not leave; all
+// are counted.
+func (p *Plane) send(out *mem.Out, b *sendBatch) (err error) {
+	note := func(e error) {
+		if err == nil {
+			err = e
+		}
+	}
 	for i := 0; i < len(out.Packets); {
 		// Runs of one destination leave by one system call.
 		n := 1
-		for i+n < len(out.Packets) && n < len(b.hdrs) && out.Packets[i+n].To == out.Packets[i].To {
+		for i+n < len(out.Packets) && n < len(b.hdrs) && out.Packets[i+n].To == out.Packets[i].To && is4(out.Packets[i+n].B) == is4(out.Packets[i].B) {
 			n++
 		}
 		run := out.Packets[i : i+n]
 		i += n
-		switch {
-		case run[0].To == dataplane.ToTunnel:
-			p.flush(b, p.out6, b.outer(run))
-		case run[0].To == dataplane.ToSelf:
+		switch to := run[0].To; {
+		case to == dataplane.ToTunnel || to == dataplane.ToSelf:
+			// A node's route depends on its source; what is of an anchor's own may come from an address that it does not have.
+			source := to == dataplane.ToTunnel && p.cfg.Role == Node
+			if is4(run[0].B) {
+				note(p.flush(b, p.out4, b.outer4(run, source)))
+			} else {
+				note(p.flush(b, p.out6, b.outer6(run, source)))
+			}
+		case to == dataplane.ToSignal:
 			for j := range run {
-				if fd := p.out6; run[j].B[0]>>4 == 6 {
-					p.flush(b, fd, b.outer(run[j:j+1]))
-				} else {
-					p.flush(b, p.out4, b.plain4(run[j:j+1]))
-				}
+				p.signals.take(&run[j])
 			}
 		case p.tun != nil:
 			for j := range run {
-				if _, err := p.tun.Write(run[j].B); err != nil && !errors.Is(err, os.ErrClosed) {
+				if _, e := p.tun.Write(run[j].B); e != nil && !errors.Is(e, os.ErrClosed) {
 					p.Count(wire.SendFailed)
+					note(e)
 				}
 			}
 		default:
-			p.flush(b, p.frames, b.framed(run, p.links))
+			note(p.flush(b, p.frames, b.framed(run, p.links)))
 		}
 	}
+	return err
 }
 
-func (p *Plane) flush(b *sendBatch, fd, n int) {
+func is4(pkt []byte) bool { return pkt[0]>>4 == 4 }
+
+func (p *Plane) flush(b *sendBatch, fd, n int) (first error) {
 	for at := 0; at < n; {
 		sent, err := b.send(fd, at, n)
 		at += sent
@@ -271,6 +301,9 @@ func (p *Plane) flush(b *sendBatch, fd, n int) {
 		}
 		if errors.Is(err, unix.EINTR) {
 			continue
+		}
+		if first == nil {
+			first = err
 		}
 		switch {
 		case errors.Is(err, unix.EMSGSIZE):
@@ -287,4 +320,5 @@ func (p *Plane) flush(b *sendBatch, fd, n int) {
 		}
 		at++
 	}
+	return first
 }

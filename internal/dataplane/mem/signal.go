@@ -1,0 +1,110 @@
+package mem
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/wire/ip"
+)
+
+const (
+	maxSignalHeaders = 4 // Destination Options and type 2 Routing headers before the message
+	echoReply6       = 129
+)
+
+// Encapsulate puts a packet of signalling into a chain: an IPv6 packet, whole. No session is needed, and an ICMP error about it
+// tells nobody. No router is forbidden to fragment it, for it must arrive; what exceeds the path MTU is fragmented here. On an
+// error, which says what is wrong with the chain or the packet, nothing was appended.
+func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, out *Out) error {
+	if err := e.carries(chain); err != nil {
+		return err
+	}
+	h, err := ip.Parse(pkt)
+	if err != nil {
+		return err
+	}
+	if h.Is4() {
+		return fmt.Errorf("signalling from %v to %v is not IPv6", h.Src, h.Dst)
+	}
+	own, _ := framings(chain)
+	e.mu.RLock()
+	t := e.tables.tunnels[own]
+	e.mu.RUnlock()
+	if t == nil {
+		t = &tunnel{tuple: own, secret: e.hash(own)}
+	}
+	mtu := t.pathMTU(now, e.cfg.MTU)
+	if chain.MTU != 0 {
+		mtu = min(mtu, int(chain.MTU))
+	}
+	if !e.encapsulate(t, pkt[:h.Len], &h, wrapping{mtu: mtu}, out) {
+		return fmt.Errorf("signalling of %d octets to %v does not fit", h.Len, own.remote)
+	}
+	return nil
+}
+
+// signal hands a packet that came out of a tunnel over if it is signalling for this router, and reports whether it is that, also
+// if it was dropped. tun is nil if no session knows the tuple. The lock is held.
+func (e *Engine) signal(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *ip.Header, out *Out) bool {
+	if h.Is4() || e.cfg.Role == dataplane.Gateway || !e.signals6(pkt, h) || !e.signalFor(o, h.Dst) {
+		return false
+	}
+	if h.Src.Is4In6() && (o.Proto != ip.IPv6 || h.Src.Unmap() != o.Remote.Addr()) {
+		// A mapped source repeats the outer one of protocol 41 (draft-soliman-v4v6-mipv6-00 3.3): else somebody speaks for another.
+		e.drops[mapped].Add(1)
+		return true
+	}
+	if tun == nil && !e.signals.take(now, 0, maphash.Comparable(e.seed, o.Remote.Addr().As16()), signalsPerSource) {
+		e.drops[rateLimit].Add(1)
+		return true
+	}
+	out.Packets = append(out.Packets, Packet{
+		To: dataplane.ToSignal, Outer: core.Chain{N: 1, Layer: [2]core.Layer{{Local: o.Local, Remote: o.Remote}}}, B: pkt,
+	})
+	return true
+}
+
+// signals6 reports whether an IPv6 packet carries signalling: a Mobility Header or ESP, and at a node the reply to its probe.
+// The Home Address option is in a Destination Options header, the care-of address in a type 2 Routing header before it.
+func (e *Engine) signals6(pkt []byte, h *ip.Header) bool {
+	proto, off := h.Proto, h.HdrLen
+	for range maxSignalHeaders {
+		if proto != ip.DstOpts && proto != ip.Routing {
+			break
+		}
+		if off+8 > len(pkt) || proto == ip.Routing && pkt[off+2] != 2 {
+			return false
+		}
+		proto, off = pkt[off], off+8+int(pkt[off+1])*8
+	}
+	switch proto {
+	case ip.Mobility, ip.ESP:
+		return off < len(pkt)
+	case ip.ICMPv6:
+		return e.cfg.Role == dataplane.Node && e.cfg.ProbeID != 0 && off+8 <= len(pkt) && pkt[off] == echoReply6 &&
+			binary.BigEndian.Uint16(pkt[off+4:]) == e.cfg.ProbeID
+	}
+	return false
+}
+
+// signalFor reports whether signalling to a is this router's: to an anchor's own addresses; to a node's home addresses, or in
+// protocol 41 to the mapped form of the care-of address that it came to (draft-soliman-v4v6-mipv6-00 3.4).
+func (e *Engine) signalFor(o Outer, a netip.Addr) bool {
+	if e.cfg.Role == dataplane.Anchor {
+		return e.own(a)
+	}
+	if a.Is4In6() {
+		return o.Proto == ip.IPv6 && a.Unmap() == o.Local.Addr()
+	}
+	if slices.Contains(e.cfg.Home, a) {
+		return true
+	}
+	_, known := e.tables.down(e.cfg.Domain, a)
+	return known
+}
