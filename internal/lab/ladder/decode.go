@@ -13,7 +13,6 @@ import (
 
 	"kedge/internal/core"
 	"kedge/wire/ether"
-	"kedge/wire/ip"
 	"kedge/wire/mobility"
 )
 
@@ -23,7 +22,7 @@ type Frame struct {
 	Link     string
 	Src, Dst core.MAC
 	From, To netip.Addr // outermost IP addresses, invalid for ARP without
-	Kind     string     // PBU PBA HEARTBEAT MH DHCP RS RA NS NA MLD ARP DATA
+	Kind     string     // PBU PBA BU BA ESP HEARTBEAT MH DHCP RS RA NS NA MLD ARP ECHO KEEPALIVE DATA
 	Label    string     // for people: "PBU seq 3, lifetime 8s, v4 0.0.0.0"
 	Short    string     // stable name for order conditions: "PBU", "PBU (dereg)", "DHCP Discover"
 	ID       string     // MN-Identifier, of PBU and PBA
@@ -33,31 +32,18 @@ type Frame struct {
 	InnerSrc netip.Addr // of data
 	InnerDst netip.Addr
 	Octets   int
+	ESP      bool      // signalling that was protected, and opened with a known key
+	Ports    [2]uint16 // of the datagram of RFC 5555 that carries it
 }
 
 const (
 	protoIPv4 = 4
 	protoUDP  = 17
 	protoIPv6 = 41
+	protoESP  = 50
 	protoICM6 = 58
 	protoMH   = 135
 )
-
-// Decode reads a frame. It reports false for what no ladder shows: broken frames, other protocols.
-func Decode(link string, at time.Time, b []byte) (Frame, bool) {
-	h, p, err := ether.ParseHeader(b)
-	if err != nil {
-		return Frame{}, false
-	}
-	f := Frame{At: at, Link: link, Src: h.Src, Dst: h.Dst, Octets: len(b)}
-	switch h.Type {
-	case 0x0806:
-		return f, f.arp(p)
-	case 0x0800, 0x86dd:
-		return f, f.ip(p)
-	}
-	return f, false
-}
 
 func (f *Frame) arp(p []byte) bool {
 	a, err := ether.ParseARP(p)
@@ -79,62 +65,9 @@ func (f *Frame) arp(p []byte) bool {
 	return true
 }
 
-func (f *Frame) ip(p []byte) bool {
-	h, err := ip.Parse(p)
-	if err != nil || h.Len > len(p) {
-		return false
-	}
-	p = p[:h.Len]
-	f.From, f.To = h.Src, h.Dst
-	u, err := ip.FindUpper(p, &h)
-	if err != nil {
-		return false
-	}
-	body := p[u.Off:]
-	if u.Fragment {
-		f.data(h.Src, h.Dst, false)
-		f.Tunnel = u.Proto == protoIPv4 || u.Proto == protoIPv6
-		return true
-	}
-	switch {
-	case u.Proto == protoMH:
-		return f.mh(body)
-	case u.Proto == protoICM6 && len(body) >= 8 && f.neighbor(body):
-		return true
-	case u.Proto == protoUDP && h.Is4() && len(body) >= 8:
-		if src, dst := binary.BigEndian.Uint16(body), binary.BigEndian.Uint16(body[2:]); (src == 67 || src == 68) && (dst == 67 || dst == 68) {
-			return f.dhcp(body[8:])
-		}
-	case u.Proto == protoIPv4 || u.Proto == protoIPv6:
-		in, err := ip.ParseQuoted(body)
-		if err != nil {
-			return false
-		}
-		f.data(in.Src, in.Dst, true)
-		return true
-	}
-	if !h.Dst.IsMulticast() && !h.Dst.IsLinkLocalUnicast() && h.Dst != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		f.data(h.Src, h.Dst, false)
-		return true
-	}
-	return false
-}
-
-func (f *Frame) data(src, dst netip.Addr, tunnel bool) {
-	f.Kind, f.Tunnel, f.InnerSrc, f.InnerDst = "DATA", tunnel, src, dst
-	fam := "IPv6"
-	if src.Is4() {
-		fam = "IPv4"
-	}
-	f.Short = fam + " data"
-	if tunnel {
-		f.Short = fam + "-in-IPv6 data"
-	}
-	f.Label = fmt.Sprintf("%s %s > %s", f.Short, src, dst)
-}
-
-func (f *Frame) mh(b []byte) bool {
-	m, err := mobility.Parse(b, f.From, f.To)
+// mh reads a Mobility Header between two addresses as upper layers see them.
+func (f *Frame) mh(b []byte, src, dst netip.Addr) bool {
+	m, err := mobility.Parse(b, src, dst)
 	if err != nil && m == nil {
 		f.Kind, f.Short, f.Label = "MH", "MH bad", "Mobility Header: "+err.Error()
 		return true
@@ -148,21 +81,32 @@ func (f *Frame) mh(b []byte) bool {
 	}
 	switch m := m.(type) {
 	case *mobility.BindingUpdate:
-		f.Kind, f.Short = "PBU", "PBU"
+		f.Kind = "PBU"
+		if m.Flags&mobility.BUProxy == 0 {
+			f.Kind = "BU"
+		}
+		f.Short = f.Kind
 		life := time.Duration(m.Lifetime) * mobility.LifetimeUnit
 		if m.Lifetime == 0 {
-			f.Short = "PBU (dereg)"
+			f.Short += " (dereg)"
 		}
 		f.Label = fmt.Sprintf("%s seq %d, lifetime %v%s", f.Short, m.Sequence, life, wants(o))
 		if hi, ok := o.HandoffIndicator(); ok {
 			f.Label += fmt.Sprintf(", HI %d", hi.Value)
 		}
+		if f.Kind == "BU" {
+			f.Label += careOf(m.Flags, o)
+		}
 	case *mobility.BindingAck:
-		f.Kind, f.Short = "PBA", "PBA"
-		f.Label = fmt.Sprintf("PBA seq %d, lifetime %v%s", m.Sequence, time.Duration(m.Lifetime)*mobility.LifetimeUnit, wants(o))
+		f.Kind = "PBA"
+		if m.Flags&mobility.BAProxy == 0 {
+			f.Kind = "BA"
+		}
+		f.Short = f.Kind
+		f.Label = fmt.Sprintf("%s seq %d, lifetime %v%s", f.Kind, m.Sequence, time.Duration(m.Lifetime)*mobility.LifetimeUnit, wants(o))
 		if !m.Status.Accepted() {
-			f.Short = fmt.Sprintf("PBA (%d)", uint8(m.Status))
-			f.Label = fmt.Sprintf("PBA seq %d refused: %d %s", m.Sequence, uint8(m.Status), m.Status)
+			f.Short = fmt.Sprintf("%s (%d)", f.Kind, uint8(m.Status))
+			f.Label = fmt.Sprintf("%s seq %d refused: %d %s", f.Kind, m.Sequence, uint8(m.Status), m.Status)
 		}
 	case *mobility.Heartbeat:
 		f.Kind, f.Short, f.Response = "HEARTBEAT", "Heartbeat", m.Response
@@ -206,16 +150,51 @@ func wants(o mobility.Options) string {
 	if a, ok := o.IPv4HomeAddressReply(); ok {
 		s = append(s, fmt.Sprintf("%s/%d", a.Addr, a.PrefixLen))
 	}
-	if a, ok := o.IPv4HomeAddress(); ok {
-		s = append(s, a.Addr.String()+" (draft)")
+	for a := range o.IPv4HomeAddresses() {
+		s = append(s, a.Addr.String()+short(a.Short))
 	}
-	if a, ok := o.IPv4AddressAck(); ok {
-		s = append(s, fmt.Sprintf("%s/%d (draft)", a.Addr, a.PrefixLen))
+	for a := range o.IPv4AddressAcks() {
+		text := fmt.Sprintf("%s/%d%s", a.Addr, a.PrefixLen, short(a.Short))
+		if !a.Status.Success() {
+			text = fmt.Sprintf("%s refused: %d%s", a.Addr, a.Status, short(a.Short))
+		}
+		s = append(s, text)
+	}
+	if n, ok := o.NATDetection(); ok {
+		text := "NAT"
+		switch {
+		case n.F && n.Refresh == ^uint32(0):
+			text = "UDP forced"
+		case n.Refresh == ^uint32(0):
+			text = "no NAT"
+		}
+		s = append(s, text)
 	}
 	if len(s) == 0 {
 		return ""
 	}
 	return ", " + strings.Join(s, " ")
+}
+
+// short names the layout of draft-soliman-v4v6-mipv6-00.
+func short(literal uint8) string {
+	if literal != 0 {
+		return " (short form)"
+	}
+	return ""
+}
+
+// careOf says what a node asks for: where it is by IPv4, and whether UDP is forced.
+func careOf(flags mobility.BUFlags, o mobility.Options) (text string) {
+	if a, ok := o.IPv4CareOf(); ok {
+		text += ", at " + a.Addr.String()
+	} else if a, ok := o.AlternateCareOf(); ok {
+		text += ", at " + a.Addr.String()
+	}
+	if flags&mobility.BUForceUDP != 0 {
+		text += ", F"
+	}
+	return text
 }
 
 // neighbor reads what matters of ICMPv6; it reports false for echo and errors, which are data.
@@ -320,7 +299,9 @@ func (f *Frame) Is(kind string) bool {
 	case "all":
 		return true
 	case "mh":
-		return slices.Contains([]string{"PBU", "PBA", "HEARTBEAT", "MH"}, f.Kind)
+		return slices.Contains([]string{"PBU", "PBA", "BU", "BA", "ESP", "HEARTBEAT", "MH"}, f.Kind)
+	case "udp4191":
+		return f.Ports != [2]uint16{}
 	case "ipv4":
 		return f.Kind == "DATA" && f.InnerDst.Is4()
 	case "ipv6":

@@ -17,6 +17,9 @@ type Node struct {
 	Addrs []netip.Addr
 	// Access are the links where the node is the router: frames there that no host sent are its.
 	Access []string
+	// LANs are the links where the node is an ordinary router: what hosts there send to addresses of other lanes goes to
+	// those, and only what is left is the router's own.
+	LANs []string
 }
 
 // Diagram is a sequence of messages between nodes. Frames are added in any order of links; Lines sorts them by time.
@@ -29,7 +32,9 @@ type Diagram struct {
 	mac     map[core.MAC]int
 	addr    map[netip.Addr]int
 	acc     map[string]int
-	running map[run]int // index of the data line that further frames of the direction join
+	lan     map[string]int
+	asked   map[string]int // LANs where a host waits for a Router Advertisement: its lane
+	running map[run]int    // index of the data line that further frames of the direction join
 }
 
 // run is a direction of data.
@@ -49,7 +54,7 @@ type Line struct {
 
 // New makes a diagram.
 func New(title string, start time.Time, nodes []Node) *Diagram {
-	d := &Diagram{Title: title, Nodes: nodes, Start: start, mac: map[core.MAC]int{}, addr: map[netip.Addr]int{}, acc: map[string]int{}, running: map[run]int{}}
+	d := &Diagram{Title: title, Nodes: nodes, Start: start, mac: map[core.MAC]int{}, addr: map[netip.Addr]int{}, acc: map[string]int{}, lan: map[string]int{}, asked: map[string]int{}, running: map[run]int{}}
 	for i, n := range nodes {
 		for _, m := range n.MACs {
 			d.mac[m] = i
@@ -59,6 +64,9 @@ func New(title string, start time.Time, nodes []Node) *Diagram {
 		}
 		for _, l := range n.Access {
 			d.acc[l] = i
+		}
+		for _, l := range n.LANs {
+			d.lan[l] = i
 		}
 	}
 	return d
@@ -85,13 +93,16 @@ func (d *Diagram) Add(f Frame) {
 		}
 		d.running[key] = len(d.lines)
 	}
-	if f.Kind == "PBA" {
+	if f.Kind == "PBA" || f.Kind == "BA" {
 		clear(d.running)
 	}
 	d.lines = append(d.lines, Line{At: f.At, From: from, To: to, Frame: f, Text: f.Label, Count: 1})
 }
 
 func (d *Diagram) ends(f *Frame) (from, to int, ok bool) {
+	if router, lan := d.lan[f.Link]; lan {
+		return d.lanEnds(f, router)
+	}
 	gw, access := d.acc[f.Link]
 	if !access {
 		from, ok1 := d.addr[f.From]
@@ -113,6 +124,32 @@ func (d *Diagram) ends(f *Frame) (from, to int, ok bool) {
 		// Broadcast by the gateway: to the host that it is about, if that is known.
 		to, ok = d.mac[f.Host]
 		return from, to, ok
+	}
+	return from, to, true
+}
+
+// lanEnds are the lanes of a frame on a LAN. Beyond the router the same packet is drawn again only where its addresses are
+// those of lanes: behind a NAT, that is the router's own message.
+func (d *Diagram) lanEnds(f *Frame, router int) (from, to int, ok bool) {
+	lane := func(m core.MAC, a netip.Addr) int {
+		if i, ok := d.mac[m]; ok {
+			return i
+		}
+		if i, ok := d.addr[a]; ok {
+			return i
+		}
+		return router
+	}
+	from, to = lane(f.Src, f.From), lane(f.Dst, f.To)
+	switch {
+	case f.Kind == "RS":
+		d.asked[f.Link] = from
+	case f.Kind == "RA" && from == router && to == router:
+		// Routers advertise to all, all the time: what counts is the one that a host has asked for.
+		if to, ok = d.asked[f.Link]; !ok {
+			return 0, 0, false
+		}
+		delete(d.asked, f.Link)
 	}
 	return from, to, true
 }
@@ -163,7 +200,7 @@ func (l *Line) is(name string, about func(*Frame) bool) bool {
 }
 
 // quiet are kinds that a drawing leaves out when it has more than maxLines lines.
-var quiet = []string{"MLD", "ARP", "NS", "NA", "HEARTBEAT"}
+var quiet = []string{"MLD", "ARP", "NS", "NA", "ECHO", "KEEPALIVE", "HEARTBEAT"}
 
 // maxLines bounds a drawing; the pcap has all. One of more than manyLines leaves out how infrastructure finds its neighbours.
 const (
@@ -193,14 +230,14 @@ func (d *Diagram) forPeople() (lines []Line, left int) {
 }
 
 // foldHeartbeats makes one line of the heartbeats of a direction up to what the lab does next: whether they go on then, and
-// are answered, is what one wants to see.
+// are answered, is what one wants to see. A node's echoes and keepalives are of that kind.
 func foldHeartbeats(in []Line) (out []Line) {
 	first := map[run]int{}
 	for _, l := range in {
 		switch {
 		case l.From < 0:
 			clear(first)
-		case l.Frame.Kind == "HEARTBEAT":
+		case l.Frame.Kind == "HEARTBEAT" || l.Frame.Kind == "ECHO" || l.Frame.Kind == "KEEPALIVE":
 			key := run{l.From, l.To, l.Frame.Short}
 			if i, ok := first[key]; ok {
 				out[i].Count++

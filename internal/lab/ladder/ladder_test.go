@@ -89,11 +89,11 @@ func mh(t testing.TB, src, dst netip.Addr, m mobility.Message) []byte {
 }
 
 var (
-	lma  = netip.MustParseAddr("2001:db8:a::1")
-	mag  = netip.MustParseAddr("2001:db8:a::11")
-	hmac = core.MAC{2, 0, 0, 0, 0, 1}
-	gmac = core.MAC{0, 0, 0x5e, 0, 0x52, 0x13}
-	t0   = time.Unix(1000, 0)
+	lma     = netip.MustParseAddr("2001:db8:a::1")
+	mag     = netip.MustParseAddr("2001:db8:a::11")
+	hostMAC = core.MAC{2, 0, 0, 0, 0, 1}
+	gmac    = core.MAC{0, 0, 0x5e, 0, 0x52, 0x13}
+	t0      = time.Unix(1000, 0)
 )
 
 func at(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
@@ -101,7 +101,7 @@ func at(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) 
 func pbu(t testing.TB, life uint16) []byte {
 	m := &mobility.BindingUpdate{Sequence: 7, Flags: mobility.BUAck | mobility.BUProxy, Lifetime: life}
 	m.Options = m.Options.Add(mobility.MobileNodeID{Subtype: 1, ID: "a@example.net"}, mobility.HandoffIndicator{Value: 4},
-		mobility.LinkLayerID{ID: hmac[:]}, mobility.IPv4HomeAddressRequest{Addr: netip.IPv4Unspecified()})
+		mobility.LinkLayerID{ID: hostMAC[:]}, mobility.IPv4HomeAddressRequest{Addr: netip.IPv4Unspecified()})
 	return eth(core.MAC{2, 0xc}, core.MAC{2, 0xa}, 0x86dd, mh(t, mag, lma, m))
 }
 
@@ -132,14 +132,14 @@ func TestDecodeSignalling(t *testing.T) {
 		}
 	}
 	f, _ := Decode("core", t0, pbu(t, 2))
-	if f.ID != "a@example.net" || f.Host != hmac || !f.Is("pbu") || !f.Is("mh") || f.Is("pba") || f.Is("ipv6") {
+	if f.ID != "a@example.net" || f.Host != hostMAC || !f.Is("pbu") || !f.Is("mh") || f.Is("pba") || f.Is("ipv6") {
 		t.Errorf("PBU: %+v", f)
 	}
 }
 
 func diagram() *Diagram {
 	return New("figure 2", t0, []Node{
-		{Name: "h1", MACs: []core.MAC{hmac}},
+		{Name: "h1", MACs: []core.MAC{hostMAC}},
 		{Name: "mag1", Addrs: []netip.Addr{mag}, Access: []string{"air1"}},
 		{Name: "lma1", Addrs: []netip.Addr{lma}},
 	})
@@ -159,14 +159,14 @@ func TestText(t *testing.T) {
 	d := diagram()
 	mld := ip6(netip.MustParseAddr("fe80::1"), netip.MustParseAddr("ff02::16"), 58, append([]byte{143, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 20)...))
 	user := ip6(netip.MustParseAddr("2001:db8:a::99"), netip.MustParseAddr("2001:db8:1000::1"), 17, make([]byte, 16))
-	add(t, d, "air1", 1, eth(core.MAC{0x33, 0x33}, hmac, 0x86dd, mld))
+	add(t, d, "air1", 1, eth(core.MAC{0x33, 0x33}, hostMAC, 0x86dd, mld))
 	add(t, d, "core", 3, pba(t, 0)) // links are not read in order
 	add(t, d, "core", 2, pbu(t, 2))
 	d.Note(at(4), "the lab moves it")
 	for i := range 3 {
 		add(t, d, "core", 5+i, eth(core.MAC{}, core.MAC{2}, 0x86dd, ip6(lma, mag, 41, user)))
 	}
-	add(t, d, "air1", 9, eth(hmac, gmac, 0x86dd, user))
+	add(t, d, "air1", 9, eth(hostMAC, gmac, 0x86dd, user))
 	add(t, d, "air1", 10, eth(gmac, core.MAC{2, 9}, 0x86dd, user)) // a host without a lane
 	want := `figure 2
 
@@ -267,7 +267,7 @@ func picture(t *testing.T, svg string) (width, height int, texts []text, shapes 
 // TestPicture: well-formed, and no text lies on another one or past the edge, whatever the names and messages are.
 func TestPicture(t *testing.T) {
 	long := New("a figure <&\"of\"> document 001 with a title that is rather long for so few lanes", t0, []Node{
-		{Name: "h1", MACs: []core.MAC{hmac}}, {Name: "gateway0123", Addrs: []netip.Addr{mag}, Access: []string{"air1"}}, {Name: "lma1", Addrs: []netip.Addr{lma}}})
+		{Name: "h1", MACs: []core.MAC{hostMAC}}, {Name: "gateway0123", Addrs: []netip.Addr{mag}, Access: []string{"air1"}}, {Name: "lma1", Addrs: []netip.Addr{lma}}})
 	wide := diagram()
 	for _, d := range []*Diagram{diagram(), long, wide} {
 		for i := range 3 * svgRepeat {
@@ -279,7 +279,7 @@ func TestPicture(t *testing.T) {
 				f.Label = strings.Repeat("2001:db8:1000::/64 ", 9)
 			}
 			d.Add(f)
-			add(t, d, "air1", i*100+1, eth(hmac, gmac, 0x86dd, ip6(netip.MustParseAddr("2001:db8:a::99"), netip.MustParseAddr("2001:db8:1000::1"), 17, make([]byte, 16))))
+			add(t, d, "air1", i*100+1, eth(hostMAC, gmac, 0x86dd, ip6(netip.MustParseAddr("2001:db8:a::99"), netip.MustParseAddr("2001:db8:1000::1"), 17, make([]byte, 16))))
 			add(t, d, "core", i*100+2, pba(t, 0))
 			add(t, d, "core", i*100+3, eth(core.MAC{}, core.MAC{2}, 0x86dd, ip6(lma, mag, 41, ip6(lma, mag, 17, make([]byte, 8)))))
 		}
@@ -334,7 +334,7 @@ func TestLongDiagram(t *testing.T) {
 	}
 	solicit := ip6(netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2"), 58, append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 16)...))
 	for i := range maxLines {
-		add(t, d, "air1", 2000+i, eth(gmac, hmac, 0x86dd, solicit))
+		add(t, d, "air1", 2000+i, eth(gmac, hostMAC, 0x86dd, solicit))
 	}
 	add(t, d, "core", 3000, pba(t, 0))
 	text = d.Text()

@@ -172,7 +172,7 @@ func textWidth(text string) int {
 
 func class(kind string) string {
 	switch kind {
-	case "PBU", "PBA", "HEARTBEAT", "MH":
+	case "PBU", "PBA", "BU", "BA", "ESP", "HEARTBEAT", "MH", "ECHO", "KEEPALIVE":
 		return "mh"
 	case "DHCP", "ARP":
 		return "dhcp"
