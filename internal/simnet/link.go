@@ -26,6 +26,7 @@ type Link struct {
 	Name   string
 	Cond   Conditions
 	member []member
+	routes []route
 	faults []*fault
 	cut    map[[2]string]bool
 	down   bool
@@ -34,6 +35,28 @@ type Link struct {
 type member struct {
 	addr netip.Addr
 	node *Node
+}
+
+// route leads to what lies behind a router on the link.
+type route struct {
+	prefix  netip.Prefix
+	deliver func(p *Packet)
+}
+
+// Route makes the link carry packets for a prefix, unless they are for a member, to a router.
+func (l *Link) Route(prefix netip.Prefix, deliver func(p *Packet)) {
+	l.routes = append(l.routes, route{prefix, deliver})
+}
+
+// behind finds the route with the longest prefix.
+func (l *Link) behind(a netip.Addr) (to func(p *Packet)) {
+	best := -1
+	for _, r := range l.routes {
+		if r.prefix.Contains(a) && r.prefix.Bits() > best {
+			best, to = r.prefix.Bits(), r.deliver
+		}
+	}
+	return to
 }
 
 type fault struct{ r Router }
@@ -72,13 +95,15 @@ func (l *Link) at(a netip.Addr) *Node {
 // carry takes a packet from a node.
 func (l *Link) carry(p *Packet) {
 	to := l.at(p.Dst)
+	deliver := l.behind(p.Dst)
 	if to != nil {
 		p.To = to.Name
+		deliver = func(q *Packet) { to.receive(q.Kind, q.Src, q.Dst, q.B) }
 	}
 	s := l.s
 	s.admit(p, l.Name)
 	switch {
-	case to == nil:
+	case deliver == nil:
 		s.trace("%s > %s: nobody has %s", p.From, l.Name, p.Dst)
 		return
 	case l.down || l.cut[[2]string{p.From, p.To}]:
@@ -88,7 +113,11 @@ func (l *Link) carry(p *Packet) {
 		l.tooBig(p)
 		return
 	}
-	s.travel(p, l.Cond, l.faults, func(b []byte) { to.receive(p.Kind, p.Src, p.Dst, b) })
+	s.travel(p, l.Cond, l.faults, func(b []byte) {
+		q := *p
+		q.B = b
+		deliver(&q)
+	})
 }
 
 // tooBig is the answer of the link's router (RFC 4443 3.2).

@@ -17,7 +17,7 @@ import (
 	"kedge/internal/store/mem"
 )
 
-// NodeConfig is an anchor or a gateway.
+// NodeConfig is an anchor, a gateway or a mobile node.
 type NodeConfig struct {
 	Name string
 	// New makes the machine at every start.
@@ -26,10 +26,22 @@ type NodeConfig struct {
 	// Attach says where the node has which addresses; signalling and tunnels use them.
 	Attach []Attachment
 	Access []Access // of a gateway
+	// Codec makes, at every start, what stands between packets and messages. Without one messages travel bare, as MHKind.
+	Codec func() (Codec, error)
+	// Ifaces are the links of a mobile node: name, index, MAC. Home and ProbeID as in dataplane/mem.
+	Ifaces  []Iface
+	Home    []netip.Addr
+	ProbeID uint16
 	// CommitTime is how long the applier takes for a round; what comes in meanwhile gathers for the next.
 	CommitTime time.Duration
 	// LocalRouting as in dataplane/mem.
 	LocalRouting bool
+}
+
+// Codec is a signal.Codec.
+type Codec interface {
+	In(now core.Now, pkt []byte, outer core.Chain, into *core.Packet) error
+	Out(now core.Now, p *core.Packet, into []byte) ([]byte, error)
 }
 
 // Attachment to a core link.
@@ -79,6 +91,8 @@ type Node struct {
 	flushing  bool
 	hostState map[hostKey]core.HostOp
 	links     map[int]bool // carrier of access links
+	ifaces    []*Iface
+	codec     Codec
 	replies   map[core.Ref]*core.Reply
 	ref       core.Ref
 	out       dp.Out
@@ -101,6 +115,10 @@ func (s *Sim) Node(cfg NodeConfig) *Node {
 	for _, a := range cfg.Access {
 		a.Air.node, a.Air.port = n, a
 		n.links[a.If] = true
+	}
+	for _, i := range cfg.Ifaces {
+		i.m = n
+		n.ifaces = append(n.ifaces, &i)
 	}
 	s.nodes = append(s.nodes, n)
 	return n
@@ -138,6 +156,11 @@ func (n *Node) start() (err error) {
 	if n.Machine, err = n.cfg.New(n.s.entropy(n.Name, n.life)); err != nil {
 		return err
 	}
+	if n.cfg.Codec != nil {
+		if n.codec, err = n.cfg.Codec(); err != nil {
+			return err
+		}
+	}
 	var local []netip.Addr
 	for _, at := range n.cfg.Attach {
 		local = append(local, at.Addrs...)
@@ -147,7 +170,8 @@ func (n *Node) start() (err error) {
 		links = append(links, dataplane.Link{Name: a.Name, If: a.If, MAC: a.MAC, LinkLocal: a.LinkLocal})
 	}
 	if n.Engine, err = dp.New(dp.Config{
-		Role: n.cfg.Role, Local: local, Access: links, LocalRouting: n.cfg.LocalRouting, Now: func() time.Duration { return n.s.boot },
+		Role: n.cfg.Role, Local: local, Access: links, LocalRouting: n.cfg.LocalRouting, Home: n.cfg.Home, ProbeID: n.cfg.ProbeID,
+		Unreachable: n.cfg.Role == dataplane.Node, Now: func() time.Duration { return n.s.boot },
 	}); err != nil {
 		return err
 	}
@@ -171,6 +195,7 @@ func (n *Node) start() (err error) {
 		for _, a := range n.cfg.Access {
 			n.step(core.HostChanged{Op: core.HostOp{Kind: "link", If: a.If, Name: a.Name, Value: "up"}, Up: n.links[a.If]})
 		}
+		n.bootHost()
 		n.step(core.HostChanged{Synced: true})
 	})
 	n.arm()
@@ -358,6 +383,10 @@ func (n *Node) receive(k Kind, src, dst netip.Addr, b []byte) {
 		n.step(loop.Decode("mh", &p))
 		return
 	}
+	if n.codec != nil && src.Is6() && signals(b) {
+		n.signal(b, core.Chain{})
+		return
+	}
 	n.out.Reset()
 	n.Engine.Tunnel(n.s.boot, b, &n.out)
 	n.forward()
@@ -405,7 +434,10 @@ func (n *Node) forward() {
 		b := slices.Clone(p.B)
 		switch {
 		case p.To == dataplane.ToTunnel:
-			n.carry(&Packet{Kind: Tunnel, From: n.Name, Src: netip.AddrFrom16([16]byte(b[8:24])), Dst: netip.AddrFrom16([16]byte(b[24:40])), B: b})
+			n.depart(b)
+		case p.To == dataplane.ToSignal:
+			outer := p.Outer
+			n.later(n.life, func() { n.signal(b, outer) })
 		case n.cfg.Role == dataplane.Gateway && p.If != 0:
 			i := slices.IndexFunc(n.cfg.Access, func(a Access) bool { return a.If == p.If })
 			a := n.cfg.Access[i]
@@ -436,10 +468,16 @@ func (n *Node) carry(p *Packet) {
 // write is the ports' side of the applier.
 func (n *Node) write(kind string, pkts []core.Packet) error {
 	for _, p := range pkts {
-		switch kind {
-		case "mh":
+		switch {
+		case kind == "mh" && n.codec != nil:
+			n.encode(&p)
+		case kind == "mh":
 			n.carry(&Packet{Kind: MHKind, From: n.Name, Src: p.Src.Addr(), Dst: p.Dst.Addr(), B: slices.Clone(p.B)})
-		case "access":
+		case n.ifaces != nil:
+			if i := slices.IndexFunc(n.ifaces, func(i *Iface) bool { return i.If == p.If }); i >= 0 && n.ifaces[i].up() {
+				n.ifaces[i].on.frame(n.ifaces[i], slices.Clone(p.B))
+			}
+		case kind == "access":
 			i := slices.IndexFunc(n.cfg.Access, func(a Access) bool { return a.If == p.If })
 			if i < 0 {
 				return fmt.Errorf("simnet: %s has no access link %d", n.Name, p.If)
@@ -487,6 +525,7 @@ func (h nodeHost) Apply(ops []core.HostOp) error {
 		} else {
 			h.n.hostState[k] = op
 		}
+		h.n.hostOp(op)
 	}
 	return nil
 }

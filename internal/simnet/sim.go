@@ -43,6 +43,8 @@ type Sim struct {
 	nodes []*Node
 	hosts []*Host
 
+	visited []*Visited
+
 	// Tap, if set, sees every packet once, before its faults.
 	Tap func(p *Packet)
 	// Trace, if set, keeps a line for each packet and each emitted event.

@@ -1,0 +1,205 @@
+package simnet
+
+import (
+	"net/netip"
+	"slices"
+
+	"kedge/internal/core"
+	"kedge/internal/loop"
+	"kedge/wire/ip"
+)
+
+// Iface is a link of a mobile node: what its kernel knows of it.
+type Iface struct {
+	If   int
+	Name string
+	MAC  core.MAC
+
+	m     *Node
+	on    *Visited
+	addrs []netip.Prefix
+	gen   int // changes with the carrier
+}
+
+// up: with carrier.
+func (i *Iface) up() bool { return i.on != nil }
+
+// On is the network that the link is attached to, nil = none.
+func (i *Iface) On() *Visited { return i.on }
+
+func (i *Iface) has(a netip.Addr) bool {
+	return slices.ContainsFunc(i.addrs, func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// Iface finds a link of a mobile node by its name.
+func (n *Node) Iface(name string) *Iface {
+	for _, i := range n.ifaces {
+		if i.Name == name {
+			return i
+		}
+	}
+	panic("simnet: " + n.Name + " has no link " + name)
+}
+
+// Attach plugs the link into a network; nil unplugs it. The node's kernel keeps its addresses, its DHCP client asks anew.
+func (i *Iface) Attach(v *Visited) {
+	if i.on != nil {
+		i.on.here = slices.DeleteFunc(i.on.here, func(o *Iface) bool { return o == i })
+		i.on = nil
+		i.gen++
+		i.m.s.trace("%s: %s loses carrier", i.m.Name, i.Name)
+		i.tellLink()
+	}
+	if v == nil {
+		return
+	}
+	i.on = v
+	v.here = append(v.here, i)
+	i.gen++
+	i.m.s.trace("%s: %s is on %s", i.m.Name, i.Name, v.Name)
+	i.tellLink()
+	i.dhcp()
+}
+
+func (i *Iface) tellLink() {
+	i.m.Do(core.HostChanged{Op: core.HostOp{Kind: "link", If: i.If, Name: i.Name, MAC: i.MAC, MTU: 1500, Value: "up"}, Up: i.up()})
+}
+
+// dhcp is a DHCP client that begins: it gives up what it has, and takes what the network leases.
+func (i *Iface) dhcp() {
+	for _, p := range slices.Clone(i.addrs) {
+		if p.Addr().Is4() {
+			i.route4(p, true)
+			i.address(p, "", true)
+		}
+	}
+	v, gen := i.on, i.gen
+	if v == nil || !v.has4 {
+		return
+	}
+	i.m.s.After(v.Lease, func() {
+		if i.gen != gen || i.on != v || !v.has4 || slices.ContainsFunc(i.addrs, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
+			return
+		}
+		p := v.lease()
+		i.address(p, "", false)
+		i.route4(p, false)
+	})
+}
+
+// route4 tells of the default route that comes with a lease.
+func (i *Iface) route4(p netip.Prefix, gone bool) {
+	via := p.Masked().Addr().Next()
+	i.m.Do(core.HostChanged{Gone: gone, Op: core.HostOp{
+		Kind: "route", If: i.If, Name: i.Name, Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: via, Table: 254,
+	}})
+}
+
+// address adds or removes an address and tells of it.
+func (i *Iface) address(p netip.Prefix, value string, gone bool) {
+	had := slices.Contains(i.addrs, p)
+	if had == !gone {
+		return
+	}
+	if gone {
+		i.addrs = slices.DeleteFunc(i.addrs, func(o netip.Prefix) bool { return o == p })
+	} else {
+		i.addrs = append(i.addrs, p)
+	}
+	i.m.Do(core.HostChanged{Gone: gone, Op: core.HostOp{Kind: "address", If: i.If, Name: i.Name, Prefix: p, Value: value}})
+}
+
+// hostOp is what the kernel of a mobile node does with an operation.
+func (n *Node) hostOp(op core.HostOp) {
+	if op.Kind != "address" {
+		return
+	}
+	for _, i := range n.ifaces {
+		if i.If == op.If || i.Name == op.Name && op.Name != "" {
+			n.later(n.life, func() { i.address(op.Prefix, op.Value, op.Del) })
+		}
+	}
+}
+
+// heard takes a frame from a network: the kernel and the machine both see it.
+func (n *Node) heard(i *Iface, b []byte) {
+	if n.Up() {
+		n.step(loop.Decode("links", &core.Packet{If: i.If, B: slices.Clone(b)}))
+	}
+}
+
+// depart sends a whole packet: of a mobile node by the link that has its source address.
+func (n *Node) depart(b []byte) {
+	h, err := ip.Parse(b)
+	if err != nil {
+		panic("simnet: " + n.Name + " sends what is no IP packet: " + err.Error())
+	}
+	if n.ifaces == nil {
+		n.carry(&Packet{Kind: Tunnel, From: n.Name, Src: h.Src, Dst: h.Dst, B: b})
+		return
+	}
+	for _, i := range n.ifaces {
+		if i.up() && i.has(h.Src) {
+			i.on.up(i, b)
+			return
+		}
+	}
+	n.s.trace("%s: no link has %s", n.Name, h.Src)
+}
+
+// bootHost tells a node that starts what its kernel has.
+func (n *Node) bootHost() {
+	for _, i := range n.ifaces {
+		i.tellLink()
+		for _, p := range i.addrs {
+			n.Do(core.HostChanged{Op: core.HostOp{Kind: "address", If: i.If, Name: i.Name, Prefix: p}})
+			if p.Addr().Is4() {
+				i.route4(p, false)
+			}
+		}
+	}
+}
+
+// signals says whether a native IPv6 packet is signalling: what port "ip" of package system takes.
+func signals(b []byte) bool {
+	h, err := ip.Parse(b)
+	if err != nil {
+		return false
+	}
+	u, err := ip.FindUpper(b, &h)
+	return err == nil && !u.Fragment && (u.Proto == protoMH || u.Proto == protoESP)
+}
+
+const (
+	protoESP = 50
+	protoMH  = 135
+)
+
+// signal gives the machine a packet of signalling, if the codec lets it pass.
+func (n *Node) signal(b []byte, outer core.Chain) {
+	var p core.Packet
+	if err := n.codec.In(n.Now(), b, outer, &p); err != nil {
+		n.s.trace("%s: codec: %v", n.Name, err)
+		return
+	}
+	n.step(loop.Decode("mh", &p))
+}
+
+// encode sends a message as the packet that it travels in.
+func (n *Node) encode(p *core.Packet) {
+	b, err := n.codec.Out(n.Now(), p, nil)
+	if err != nil {
+		n.s.trace("%s: codec: %v", n.Name, err)
+		return
+	}
+	if p.Outer.N == 0 {
+		n.depart(b)
+		return
+	}
+	n.out.Reset()
+	if err := n.Engine.Encapsulate(n.s.boot, p.Outer, b, &n.out); err != nil {
+		n.s.trace("%s: encapsulate: %v", n.Name, err)
+		return
+	}
+	n.forward()
+}
