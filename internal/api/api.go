@@ -8,6 +8,9 @@
 //	GET  /v1/events?backlog=&messages=&follow=   one observe.Line each; event: lost tells a slow reader how many it missed
 //	POST /v1/attach              core.Attach, on gateways
 //	POST /v1/detach              core.Detach, on gateways
+//	POST /v1/revoke              core.Revoke, on anchors: core.Revoked
+//	POST /v1/roam                core.Roam, on mobile nodes
+//	POST /v1/stop                ends the daemon; a mobile node deregisters and takes back what it has set first
 //	GET  /metrics                Prometheus text
 //	GET  /healthz                200 if every machine answers
 //
@@ -50,7 +53,21 @@ type Status struct {
 	Config   string        `json:"config,omitempty"`
 	Started  time.Time     `json:"started"`
 	Roles    []core.Status `json:"roles"`
+	Security []Association `json:"security,omitempty"`
 	Warnings []Warning     `json:"warnings,omitempty"`
+}
+
+// Association is a pair of security associations with a peer. There is nothing of its keys in it.
+type Association struct {
+	Peer     string   `json:"peer"`
+	Protects string   `json:"protects"` // signalling, ...
+	Suite    string   `json:"suite"`
+	SPIIn    uint32   `json:"spi_in"`
+	SPIOut   uint32   `json:"spi_out"`
+	Sent     uint64   `json:"sent"`            // the highest outbound sequence number
+	Received uint64   `json:"received"`        // the highest inbound one
+	Refused  uint64   `json:"refused"`         // packets that failed the integrity check or were replayed
+	Notes    []string `json:"notes,omitempty"` // what somebody should do
 }
 
 // Warning is one that the config gave at start.

@@ -82,6 +82,16 @@ func (c *Client) Revoke(ctx context.Context, id string) (*core.Revoked, error) {
 	return fetch[core.Revoked](ctx, c, "POST", "/v1/revoke", b)
 }
 
+// Roam tells a mobile node which link to prefer; "" = as configured.
+func (c *Client) Roam(ctx context.Context, link string) error {
+	return c.post(ctx, "/v1/roam", core.Roam{Link: link})
+}
+
+// Stop ends the daemon, after a mobile node has given back what it has. Once it answers, nothing of it is left.
+func (c *Client) Stop(ctx context.Context) error {
+	return c.post(ctx, "/v1/stop", struct{}{})
+}
+
 // Metrics gives the Prometheus text.
 func (c *Client) Metrics(ctx context.Context) (string, error) {
 	res, err := c.do(ctx, "GET", "/metrics", nil)

@@ -24,7 +24,7 @@ import (
 
 // Role is one machine of the daemon.
 type Role struct {
-	Name      string // anchor, gateway
+	Name      string // anchor, gateway, node
 	Commander Commander
 }
 
@@ -40,6 +40,9 @@ type Config struct {
 	Roles    []Role
 	Hub      *observe.Hub
 	Gatherer prometheus.Gatherer // nil: no metrics
+	Stop     func()              // ends the daemon; nil: it cannot be stopped from here
+	// Security is the state of what protects signalling; nil: nothing does.
+	Security func() []Association
 }
 
 // Server serves the API. Listen, then Run.
@@ -144,6 +147,8 @@ func (s *Server) Handler() http.Handler {
 	s.add(mux, "POST", "/v1/attach", s.attach)
 	s.add(mux, "POST", "/v1/detach", s.detach)
 	s.add(mux, "POST", "/v1/revoke", s.revoke)
+	s.add(mux, "POST", "/v1/roam", s.roam)
+	s.add(mux, "POST", "/v1/stop", s.stop)
 	s.addPublic(mux)
 	return mux
 }
@@ -232,6 +237,9 @@ func ask[T any](ctx context.Context, role Role, body any) (T, error) {
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	out := Status{Self: s.cfg.Self, Version: s.cfg.Version, Config: s.cfg.File, Started: s.cfg.Started, Warnings: s.cfg.Warnings, Roles: []core.Status{}}
+	if s.cfg.Security != nil {
+		out.Security = s.cfg.Security()
+	}
 	for _, role := range s.cfg.Roles {
 		st, err := ask[core.Status](r.Context(), role, core.GetStatus{})
 		if err != nil {

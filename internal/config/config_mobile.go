@@ -24,7 +24,7 @@ type Peer struct {
 // ESP is a pair of security associations with static keys (RFC 4303).
 type ESP struct {
 	SPIIn, SPIOut uint32
-	Suite         string // aes128-sha256, aes256-sha256, aes256-sha512, aes128-sha1
+	Suite         string // as in ipsec.Suite
 	KeyFile       string // as Load found it: beside the config file unless absolute
 }
 

@@ -93,10 +93,15 @@ func (c *Config) where(path string) position {
 	}
 }
 
-func (k *domainCheck) fail(c *Config, path, problem, want string) {
+// Wrong is an error about a value that only whoever uses it can find, such as a key file that is not there. path is as in
+// Error.Key.
+func (c *Config) Wrong(path, problem, want string) *Error {
 	p := c.where(path)
-	k.errs = append(k.errs, &Error{File: c.File, Line: p.Line, Col: p.Col, Len: p.Len, Key: path, Problem: problem, Want: want,
-		Source: c.src.line(p.Line)})
+	return &Error{File: c.File, Line: p.Line, Col: p.Col, Len: p.Len, Key: path, Problem: problem, Want: want, Source: c.src.line(p.Line)}
+}
+
+func (k *domainCheck) fail(c *Config, path, problem, want string) {
+	k.errs = append(k.errs, c.Wrong(path, problem, want))
 }
 
 func (k *domainCheck) warn(c *Config, path string, kind Kind, format string, args ...any) {

@@ -68,6 +68,7 @@ func (v *validator) file(r *rawFile) *Config {
 			v.fail(r.Node, "a mobile node is no anchor and no gateway", "write it in a file of its own, for another machine")
 		}
 	}
+	v.unusedPeers(c, &r.Security)
 	if r.set && r.Anchor == nil && r.Gateway == nil && r.Node == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") && !v.blamed("", "node") {
 		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor:, gateway: or node:")
 	}

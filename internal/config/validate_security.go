@@ -151,3 +151,21 @@ func (v *validator) speaks(l *leaf[string], p Peer) {
 		v.fail(l, fmt.Sprintf("peer %q has IPv4 addresses only", p.Name), "IPv4 transport between gateway and anchor is not in this version: write an IPv6 address")
 	}
 }
+
+// unusedPeers warns of those that nobody can be: without addresses, and not named where mobile nodes and home agents are.
+func (v *validator) unusedPeers(c *Config, r *rawSecurity) {
+	named := map[string]bool{}
+	if c.Node != nil {
+		named[c.Node.Anchor.Name] = true
+	}
+	if c.Anchor != nil {
+		for _, s := range c.Anchor.Subscribers.List {
+			named[s.Peer] = true
+		}
+	}
+	for i, p := range c.Peers {
+		if len(p.Addresses) == 0 && p.Name != "" && !named[p.Name] {
+			v.warn(&r.Peers.items[i].Name, UnusedSetting, "peer %s has no addresses and may register no home address: nobody is it", p.Name)
+		}
+	}
+}
