@@ -47,6 +47,7 @@ type Peer struct {
 
 // PMIP6 is the service of RFC 5213.
 type PMIP6 struct {
+	Off      bool      // nobody may register hosts
 	Gateways []string  // names of Peers; empty = all
 	Dialects []Dialect // that are answered; empty = all
 	// NoIPv4, NoIPv6: the family is not routed in the home network (statuses 170, 172).

@@ -36,7 +36,7 @@ func newPeers(cfg Config) (*peers, error) {
 	ps := &peers{strangers: bucket{rate: strangerRate}}
 	for _, c := range cfg.Peers {
 		p := &peer{Peer: c, bucket: bucket{rate: cfg.Limits.RequestsPerPeer}}
-		p.gateway = len(cfg.PMIP6.Gateways) == 0 || slices.Contains(cfg.PMIP6.Gateways, c.Name)
+		p.gateway = !cfg.PMIP6.Off && (len(cfg.PMIP6.Gateways) == 0 || slices.Contains(cfg.PMIP6.Gateways, c.Name))
 		for _, a := range c.Addresses {
 			if other, ok := ps.around.Get(a.Masked()); ok {
 				return nil, fmt.Errorf("anchor: %s is an address of peer %q and of %q", a, other.Name, c.Name)

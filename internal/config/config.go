@@ -128,6 +128,7 @@ type Pool struct {
 	Delegate int            // IPv6: length of a home network prefix
 	Router   netip.Addr     // IPv4: default router of the home network
 	Reserve  []netip.Prefix // never handed out dynamically; holds Router
+	Lease    time.Duration  // IPv4: bounds the bindings of mobile nodes; 0 = it does not
 }
 
 // PMIP6 is the Proxy Mobile IPv6 service.

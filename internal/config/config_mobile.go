@@ -48,7 +48,6 @@ type DSMIP6 struct {
 	RefreshAdvice       time.Duration // 0 = none
 	AcceptPrivateCareOf bool          // private care-of addresses without NAT
 	OctetLengths        bool          // of draft-soliman-00's options; else the literal 1
-	Lease               time.Duration // of dynamic IPv4 home addresses; 0 = AnchorTimers.LifetimeMax
 }
 
 // Node is a mobile node (RFC 6275 11, RFC 5555 4.4).

@@ -36,9 +36,6 @@ func TestMobileDefaults(t *testing.T) {
 	if diff := cmp.Diff(wantSub, a.Anchor.Subscribers.List, plain); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if r := a.Anchor.Pools[0].Reserve; len(r) != 1 || r[0] != px("2001:db8:2000::/64") {
-		t.Errorf("the home prefix of a mobile node can be handed out: %v is reserved", r)
-	}
 }
 
 // TestMobileValues: what is written arrives.

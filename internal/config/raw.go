@@ -84,12 +84,13 @@ type rawHomeLink struct {
 
 type rawPool struct {
 	at
-	Name     leaf[string]       `yaml:"name" doc:"Name: metric label, and what subscribers refer to." ex:"v4" req:"1"`
-	Domain   leaf[core.Domain]  `yaml:"domain" doc:"Routing domain; pools of different domains may overlap." def:"0"`
-	Prefix   leaf[netip.Prefix] `yaml:"prefix" doc:"The range, IPv4 or IPv6." ex:"10.20.0.0/16" req:"1"`
-	Delegate leaf[int]          `yaml:"delegate" doc:"IPv6: length of the prefix that a session gets. Hosts form addresses by SLAAC only in a /64; 128 is for hosts with an address of their own configuration." range:"1..128" def:"64"`
-	Router   leaf[netip.Addr]   `yaml:"router" doc:"IPv4: default router of the home network, given to hosts (RFC 5844 3.3.3). Default: the first address. Never handed out." family:"4"`
-	Reserve  list[leaf[string]] `yaml:"reserve" doc:"Addresses or prefixes that are never handed out dynamically." ex:"[10.20.0.1]"`
+	Name     leaf[string]        `yaml:"name" doc:"Name: metric label, and what subscribers refer to." ex:"v4" req:"1"`
+	Domain   leaf[core.Domain]   `yaml:"domain" doc:"Routing domain; pools of different domains may overlap." def:"0"`
+	Prefix   leaf[netip.Prefix]  `yaml:"prefix" doc:"The range, IPv4 or IPv6." ex:"10.20.0.0/16" req:"1"`
+	Delegate leaf[int]           `yaml:"delegate" doc:"IPv6: length of the prefix that a session gets. Hosts form addresses by SLAAC only in a /64; 128 is for hosts with an address of their own configuration." range:"1..128" def:"64"`
+	Router   leaf[netip.Addr]    `yaml:"router" doc:"IPv4: default router of the home network, given to hosts (RFC 5844 3.3.3). Default: the first address. Never handed out." family:"4"`
+	Lease    leaf[time.Duration] `yaml:"lease" doc:"IPv4: lease of addresses that mobile nodes get; bounds the lifetime of their bindings (RFC 5555 2.5). Default: none." range:"4s..262140s" ex:"1h"`
+	Reserve  list[leaf[string]]  `yaml:"reserve" doc:"Addresses or prefixes that are never handed out dynamically." ex:"[10.20.0.1]"`
 }
 
 type rawServices struct {

@@ -39,7 +39,6 @@ type rawDSMIP6 struct {
 	RefreshAdvice leaf[time.Duration] `yaml:"refresh-advice" doc:"Time after which a node is advised to refresh (Binding Refresh Advice, RFC 6275 6.2.4). Default: no advice." range:"4s..262140s"`
 	PrivateCareOf leaf[string]        `yaml:"private-care-of" doc:"A private IPv4 care-of address without a NAT between cannot be reached from the Internet: discard such requests, or accept them, in laboratories." enum:"discard|accept" def:"discard"`
 	OptionLength  leaf[string]        `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
-	Lease         leaf[time.Duration] `yaml:"v4-lease" doc:"Lease of an IPv4 home address from a pool; bounds the binding's lifetime. Default: lifetime-max." range:"4s..262140s"`
 }
 
 type rawNode struct {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -53,6 +54,9 @@ func (v *validator) file(r *rawFile) *Config {
 	}
 	v.unique("interface", r.Dataplane.Core.items)
 	v.security(c, &r.Security)
+	if k := &r.Store.Kind; c.Store.Kind == StoreMem && slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.Protection == ProtectionESP }) {
+		v.fail(k, "a store of kind mem forgets the sequence numbers of esp, and the peer takes what comes after a restart for replays (RFC 4303 3.3.3)", "write kind: bolt, or leave store out")
+	}
 	if r.Anchor != nil {
 		c.Anchor = v.anchor(c, r.Anchor)
 		if c.Store.Kind == StoreMem {

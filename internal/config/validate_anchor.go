@@ -136,9 +136,13 @@ func (v *validator) poolRange(pool *Pool, p *rawPool) {
 		if p.Delegate.set {
 			v.fail(&p.Delegate, "is for IPv6 pools", "leave it out: a session gets one IPv4 address")
 		}
+		pool.Lease = p.Lease.v
 		v.router(pool, p)
 	} else {
 		pool.Delegate = p.Delegate.v
+		if p.Lease.set {
+			v.fail(&p.Lease, "is for IPv4 pools", "leave it out: bindings of IPv6 last as long as timers.lifetime-max")
+		}
 		if p.Router.set {
 			v.fail(&p.Router, "is for IPv4 pools", "leave it out: IPv6 hosts learn the gateway's link-local address")
 		}
@@ -292,6 +296,7 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 		v.unique("gateway", q.Gateways.items)
 		s.List = append(s.List, sub)
 	}
+	v.homesApart(s.List, r.List.items)
 }
 
 func (v *validator) poolName(l *leaf[string], sub *Subscriber, pools map[string]Pool) {

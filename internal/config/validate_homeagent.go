@@ -3,7 +3,8 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"slices"
+
+	"kedge/internal/core"
 )
 
 // anchorFamilies: an IPv6 address is needed in any case, an IPv4 one where nodes come through IPv4 networks.
@@ -35,7 +36,7 @@ func (v *validator) dsmip6(r *rawDSMIP6) *DSMIP6 {
 	v.unique("dialect", r.Dialects.items)
 	empty(v, &r.Dialects, "is empty", "write rfc5555, draft-soliman-00 or both")
 	return &DSMIP6{Dialects: words(&r.Dialects), RefuseUDP: r.ForceUDP.v == "refuse", NATRefresh: r.NATRefresh.v, RefreshAdvice: r.RefreshAdvice.v,
-		AcceptPrivateCareOf: r.PrivateCareOf.v == "accept", OctetLengths: r.OptionLength.v == "octets", Lease: r.Lease.v}
+		AcceptPrivateCareOf: r.PrivateCareOf.v == "accept", OctetLengths: r.OptionLength.v == "octets"}
 }
 
 // mobile reads what makes a subscriber a mobile node.
@@ -71,19 +72,28 @@ func (v *validator) mobile(a *Anchor, sub *Subscriber, q *rawSubscriber, claim f
 	default:
 		claim(&q.HoA, netip.PrefixFrom(x.Addr(), 128))
 		sub.HoA = x
-		reserveHome(a, pool.Name, x)
 	}
 }
 
-// reserveHome keeps the home prefix of a mobile node from being handed out to somebody else.
-func reserveHome(a *Anchor, name string, home netip.Prefix) {
-	for i := range a.Pools {
-		p := &a.Pools[i]
-		if p.Name != name || p.Delegate == 0 {
-			continue
+// homesApart refuses a home address inside the static home network prefix of another host: whoever registers last would get
+// the other one's packets.
+func (v *validator) homesApart(list []Subscriber, raw []rawSubscriber) {
+	type network struct {
+		domain core.Domain
+		prefix netip.Prefix
+	}
+	owner, lengths := map[network]string{}, map[int]bool{}
+	for _, s := range list {
+		for _, x := range s.HNP {
+			owner[network{s.Domain, x}], lengths[x.Bits()] = s.ID, true
 		}
-		if x := netip.PrefixFrom(home.Addr(), p.Delegate).Masked(); !slices.Contains(p.Reserve, x) {
-			p.Reserve = append(p.Reserve, x)
+	}
+	for i, s := range list {
+		for bits := range lengths {
+			x := netip.PrefixFrom(s.HoA.Addr(), bits).Masked()
+			if who, ok := owner[network{s.Domain, x}]; ok && s.HoA.IsValid() && who != s.ID {
+				v.fail(&raw[i].HoA, fmt.Sprintf("%s lies in %s of %q", s.HoA.Addr(), x, who), "give each host its own")
+			}
 		}
 	}
 }
