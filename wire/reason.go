@@ -157,3 +157,9 @@ const (
 	AuthFailed         Reason = "authentication-failed"         // RFC 4285
 	MessageIDRequired  Reason = "message-id-required"           // RFC 4285
 )
+
+// Links of a mobile node.
+const (
+	RouterLimit Reason = "router-limit"
+	PrefixLimit Reason = "prefix-limit"
+)

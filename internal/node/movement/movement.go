@@ -7,14 +7,26 @@
 // A Machine is a sub-machine of package node: without I/O, clock or lock. Its parent hands it HostChanged, Messages of the
 // "links" port (Body *access.Frame), Tick, and those Done whose Ref is one of ours (Ours). Effects are core.Send of frames,
 // core.Change and core.Emit.
+//
+// What is known hangs together so: a link has routers (of both families), and prefixes that its routers advertise; an
+// address belongs to a link, has at any time one of its routers or none, and is offered as CareOf while its link has
+// carrier, the kernel holds it, its lifetime lasts, and its router is there as far as is known. What the kernel should hold
+// follows from that after each event and is compared with what it was told (hostops.go), so that nothing is left behind.
+//
+// It writes no route of the main table: the node decides what bypasses its tunnel, and finds the way in CareOf.Table.
 package movement
 
 import (
+	"fmt"
 	"io"
+	"math"
 	"net/netip"
+	"slices"
 	"time"
 
+	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/wire"
 )
 
 // CareOf is an address that the node could be reached at, on one of its links.
@@ -37,37 +49,101 @@ type CareOf struct {
 
 // Machine is the sub-machine. Use New.
 type Machine struct {
-	cfg  Config
-	rand io.Reader
-	out  []core.Effect
+	cfg    Config
+	rand   io.Reader
+	secret []byte
+
+	links  map[int]*link // by index; all links of the host, managed or not
+	order  []int         // indices of managed links, ascending
+	tables [MaxTables]bool
+	freed  bool // an address went that another link may have been waiting for
+	home   homeState
+	host   hostState
+
+	now    core.Now
+	out    []core.Effect
+	last   time.Duration // of the previous Handle
+	wanted time.Duration // the Deadline that was given then
+
+	settled time.Duration // when the head of the list gives way
+	list    []CareOf
+	changed bool
+	closed  bool
+	counts  map[string]uint64
 }
 
 // New makes a machine that knows of no link. rand is read for the secret if there is none, and for jitter. Errors wrap
 // ErrConfig, or are rand's.
 func New(cfg Config, rand io.Reader) (*Machine, error) {
+	cfg.Links, cfg.Home = slices.Clone(cfg.Links), slices.Clone(cfg.Home)
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	return &Machine{cfg: cfg, rand: rand}, nil
+	m := &Machine{cfg: cfg, rand: rand, secret: slices.Clone(cfg.Secret), links: make(map[int]*link), wanted: never, settled: never, home: homeState{next: never}, counts: make(map[string]uint64)}
+	m.host.init()
+	if len(m.secret) == 0 {
+		m.secret = make([]byte, 32)
+		if _, err := io.ReadFull(rand, m.secret); err != nil {
+			return nil, fmt.Errorf("movement: secret of interface identifiers: %w", err)
+		}
+	}
+	return m, nil
 }
 
+// never is a time that does not come.
+const never = time.Duration(math.MaxInt64)
+
+// late is how long after its deadline a machine concludes that the host slept (suspend, SIGSTOP): what it knew of its
+// links may be long gone.
+const late = 2 * time.Second
+
 // Handle takes core.HostChanged, core.Message, core.Tick and core.Done; others are ignored.
-func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.Effect { return out }
+func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.Effect {
+	m.begin(now, out)
+	slept := m.wanted != never && now.Boot-m.wanted > late
+	switch ev := ev.(type) {
+	case core.HostChanged:
+		m.hostChanged(&ev)
+	case core.Message:
+		m.message(&ev)
+	case core.Done:
+		m.done(ev)
+	}
+	if slept {
+		m.awake()
+	}
+	return m.end()
+}
+
+// begin and end bracket everything that comes from outside.
+func (m *Machine) begin(now core.Now, out []core.Effect) {
+	m.now, m.out = now, out
+}
+
+// end does what is due, brings the kernel to what should be, and lists the care-of addresses anew.
+func (m *Machine) end() []core.Effect {
+	if !m.closed {
+		m.serve()
+		m.reconcile()
+	}
+	if list := m.compile(); !slices.Equal(list, m.list) {
+		m.list, m.changed = list, true
+	}
+	m.wanted, m.last = m.deadline(), m.now.Boot
+	out := m.out
+	m.out = nil
+	return out
+}
 
 // Deadline is when the machine wants a Tick.
-func (m *Machine) Deadline() (boot time.Duration, ok bool) { return 0, false }
-
-// CareOfs are what could be used now, best first: IPv4 and IPv6 in one list. The order is stable: by usable router (not
-// Suspect), preferred before deprecated, rank of the link, usable before optimistic, then the older before the newer, so
-// that a second equal address never displaces the first. Addresses of the home link have Home and stand in their place.
-func (m *Machine) CareOfs() []CareOf { return nil }
+func (m *Machine) Deadline() (boot time.Duration, ok bool) { return m.wanted, m.wanted != never }
 
 // Changed says whether CareOfs may answer otherwise than when Changed was last called.
-func (m *Machine) Changed() bool { return false }
-
-// AtHome gives the address of the home link that packets of the node itself can use before and after deregistration, and
-// whether there is one.
-func (m *Machine) AtHome() (CareOf, bool) { return CareOf{}, false }
+func (m *Machine) Changed() bool {
+	c := m.changed
+	m.changed = false
+	return c
+}
 
 // Ours says whether a Done with this Ref belongs to the machine. The parent must not use such numbers itself.
 func Ours(r core.Ref) bool { return r >= refBase }
@@ -75,28 +151,115 @@ func Ours(r core.Ref) bool { return r >= refBase }
 // refBase is the first Ref of ours.
 const refBase core.Ref = 1 << 63
 
+// message takes a frame of a managed link.
+func (m *Machine) message(msg *core.Message) {
+	l := m.links[msg.Path.If]
+	if l == nil || l.pat == nil || !l.carrier {
+		return
+	}
+	f, ok := msg.Body.(*access.Frame)
+	if !ok || f == nil {
+		f = &access.Frame{}
+	}
+	if msg.Err != nil {
+		m.ignored(l, f, reasonOf(msg.Err), msg.Err.Error())
+		return
+	}
+	m.frame(l, f)
+}
+
+// awake treats all that is known as hearsay, after the host slept.
+func (m *Machine) awake() {
+	for _, ifi := range m.order {
+		l := m.links[ifi]
+		if !l.carrier {
+			continue
+		}
+		for _, r := range l.routers {
+			m.doubt(r, "the host slept", fastProbes)
+		}
+		m.solicit(l)
+	}
+}
+
 // Confirm tells that packets go out from a and answers come back (RFC 4861 7.3.1): its router is reachable.
-func (m *Machine) Confirm(now core.Now, a netip.Addr) {}
+func (m *Machine) Confirm(now core.Now, a netip.Addr) {
+	for _, ifi := range m.order {
+		for _, x := range m.links[ifi].addrs {
+			if x.a != a || x.router == nil || !m.links[ifi].carrier {
+				continue
+			}
+			x.router.heard = now.Boot
+			if x.router.state == asked && x.router.offered() {
+				x.router.state, x.router.next = reachable, never
+				m.changed = true
+			}
+		}
+	}
+	m.refresh()
+}
+
+// refresh lists anew outside of Handle.
+func (m *Machine) refresh() {
+	if list := m.compile(); !slices.Equal(list, m.list) {
+		m.list, m.changed = list, true
+	}
+	m.wanted = m.deadline()
+}
 
 // Suspect tells that nothing comes back to a any more: its router is asked at once, and routers are solicited.
-func (m *Machine) Suspect(now core.Now, a netip.Addr, out []core.Effect) []core.Effect { return out }
-
-// ExpectHome prepares for coming home on a link, when the parent sends its deregistration: Neighbor Solicitations for addrs
-// are answered by unicast from now on (RFC 6275 11.5.5), because the kernel does not hold the addresses there yet.
-func (m *Machine) ExpectHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect {
-	return out
+func (m *Machine) Suspect(now core.Now, a netip.Addr, out []core.Effect) []core.Effect {
+	m.begin(now, out)
+	for _, ifi := range m.order {
+		l := m.links[ifi]
+		for _, x := range l.addrs {
+			if x.a != a || !l.carrier {
+				continue
+			}
+			if x.router != nil {
+				m.doubt(x.router, "nothing comes back to "+a.String(), fastProbes)
+			}
+			m.solicit(l)
+		}
+	}
+	return m.end()
 }
 
-// ClaimHome takes the home addresses to the home link, after the home agent has acknowledged: it sets them there without
-// duplicate address detection, sets the default routes of Config.HomeTable by the link's routers, and tells the neighbours
-// three times, by unsolicited Neighbor Advertisements that override, and by ARP announcements.
-func (m *Machine) ClaimHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect {
-	return out
+// Close removes everything that the machine has set, and offers nothing any more. Only a stop does that; what a crash left
+// behind a restarted machine adopts.
+func (m *Machine) Close(now core.Now, out []core.Effect) []core.Effect {
+	m.begin(now, out)
+	m.closed = true
+	m.removeAll()
+	return m.end()
 }
 
-// ReleaseHome undoes ExpectHome and ClaimHome. The default routes of Config.HomeTable stay: the parent sets its own in their
-// place, before or after.
-func (m *Machine) ReleaseHome(now core.Now, out []core.Effect) []core.Effect { return out }
+// Counters are the drops so far by the text of their wire.Reason.
+func (m *Machine) Counters() map[string]uint64 {
+	c := make(map[string]uint64, len(m.counts))
+	for k, v := range m.counts {
+		c[k] = v
+	}
+	return c
+}
 
-// Close removes everything that the machine has set. Only a stop does that; a restarted machine adopts it.
-func (m *Machine) Close(now core.Now, out []core.Effect) []core.Effect { return out }
+func (m *Machine) emit(e core.Emit) { m.out = append(m.out, e) }
+
+// ignored counts a frame, or a part of it, that changes nothing.
+func (m *Machine) ignored(l *link, f *access.Frame, r wire.Reason, detail string) {
+	m.counts[string(r)]++
+	m.emit(core.Emit{Name: "message-ignored", Why: string(r), Fields: map[string]any{
+		"if": l.name, "mac": f.Src.String(), "type": f.Kind(), "err": detail, "layer": "links"}})
+}
+
+// random gives 16 bits; a source that fails gives zeros, which costs the spread of timers and nothing else.
+func (m *Machine) random() uint16 {
+	var b [2]byte
+	_, _ = io.ReadFull(m.rand, b[:])
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+// jitter spreads d by up to a tenth in both directions (RFC 7559 2.2, RAND).
+func (m *Machine) jitter(d time.Duration) time.Duration {
+	return d - d/10 + time.Duration(m.random())*(d/5)/math.MaxUint16
+}
