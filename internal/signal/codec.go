@@ -8,11 +8,14 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"kedge/internal/ipsec"
 	"kedge/wire"
 )
 
 // Config of a Codec. The zero value protects nothing and knows no home address: that of Proxy Mobile IPv6 without security.
 type Config struct {
+	// IPsec holds the policy database and the security associations; nil: nothing is protected, and nothing needs to be.
+	IPsec *ipsec.Engine
 	// Homes are the home addresses of a node: only to them a type 2 routing header may lead (RFC 6275 11.3.3). Without any,
 	// every packet with one is dropped. SetHomes changes them.
 	Homes []netip.Addr
@@ -45,22 +48,36 @@ func (c *Codec) SetHomes(homes ...netip.Addr) {
 	c.homes.Store(&homes)
 }
 
-// Drops calls f with every reason for which packets were dropped and how many were, in no order.
+// Drops calls f with every reason for which packets were dropped and how many were, in no order. What the policy database and the
+// security associations refused is among them.
 func (c *Codec) Drops(f func(reason wire.Reason, n uint64)) {
 	c.mu.Lock()
 	drops := maps.Clone(c.drops)
 	c.mu.Unlock()
+	if c.cfg.IPsec != nil {
+		for r, n := range c.cfg.IPsec.Drops() {
+			drops[r] += n
+		}
+	}
 	for r, n := range drops {
 		f(r, n)
 	}
 }
 
-// drop counts an error and gives it back. What has no reason is malformed.
+// counted is an error of the ipsec engine, which has counted it.
+type counted struct{ error }
+
+func (e counted) Unwrap() error { return e.error }
+
+// drop counts an error, once, and gives it back. What has no reason is malformed.
 func (c *Codec) drop(err error) error {
 	reason := wire.Malformed
 	var known *wire.Error
 	var bare wire.Reason
+	var done counted
 	switch {
+	case errors.As(err, &done):
+		return err
 	case errors.As(err, &known):
 		reason = known.Reason
 	case errors.As(err, &bare):

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"kedge/internal/core"
+	"kedge/internal/ipsec"
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
@@ -32,24 +33,37 @@ func (c *Codec) in(now core.Now, pkt []byte, s *ip.Signal, outer core.Chain, int
 	if err := c.envelope(s, how, &outer.Layer[0]); err != nil {
 		return err
 	}
-	upper, proto := pkt[s.Off:], s.Proto
 	*into = core.Packet{
 		If: into.If, MAC: into.MAC, B: into.B[:0], Outer: outer, SrcHome: s.SrcHome, DstHome: s.DstHome,
-		Src: netip.AddrPortFrom(s.Src, 0), Dst: netip.AddrPortFrom(s.Dst, 0), Auth: core.Auth{Kind: "none"},
+		Src: netip.AddrPortFrom(s.Src, 0), Dst: netip.AddrPortFrom(s.Dst, 0),
+	}
+	t := ipsec.Traffic{Local: s.Dst, Remote: s.Src, LocalHome: s.DstHome, RemoteHome: s.SrcHome}
+	proto, auth := s.Proto, core.Auth{Kind: ipsec.KindNone}
+	if proto == ip.ESP {
+		if c.cfg.IPsec == nil {
+			return wire.UnknownSPI
+		}
+		if into.B, proto, auth, err = c.cfg.IPsec.Inbound(now, t, pkt[s.Off:], into.B); err != nil {
+			return counted{err}
+		}
+	} else {
+		into.B = append(into.B, pkt[s.Off:]...)
 	}
 	switch {
 	case proto == ip.Mobility:
 		// A Binding Update in protocol 41 belongs to the older dialect, whose care-of address is IPv4-mapped: RFC 5555 4.1 wants UDP.
-		if how == inIP && !s.Src.Is4In6() && mobilityType(upper) == mobility.TypeBindingUpdate {
+		if how == inIP && !s.Src.Is4In6() && mobilityType(into.B) == mobility.TypeBindingUpdate {
 			return wire.UpdateInTunnel
 		}
-	case proto == ip.ICMPv6 && how != native:
-		into.Proto = ip.ICMPv6
+		t.Type = uint8(mobilityType(into.B))
+	case proto == ip.ICMPv6 && how != native && len(into.B) > 0:
+		into.Proto, t.Type = proto, into.B[0]
 	default:
 		return wire.NotSignalling
 	}
-	into.B = append(into.B, upper...)
-	return nil
+	t.Proto = proto
+	into.Auth, err = c.vouch(now, s, t, auth, into.B)
+	return err
 }
 
 // mobilityType is the MH Type of a message, which may be cut short; its parser says so later.

@@ -2,8 +2,10 @@ package signal
 
 import (
 	"fmt"
+	"slices"
 
 	"kedge/internal/core"
+	"kedge/internal/ipsec"
 	"kedge/wire"
 	"kedge/wire/ip"
 )
@@ -42,10 +44,45 @@ func (c *Codec) out(now core.Now, p *core.Packet, into []byte) ([]byte, error) {
 		return into, wire.MissingHome
 	}
 	s.Src, s.Dst = s.Src.WithZone(""), s.Dst.WithZone("")
-	at := len(into)
-	b, err := ip.AppendSignal(into, &s, hopLimit, len(p.B))
-	if err != nil {
-		return into[:at], err
+	return c.protect(now, p, &s, into)
+}
+
+// protect appends the headers and the message, protected as the policy has it.
+func (c *Codec) protect(now core.Now, p *core.Packet, s *ip.Signal, into []byte) ([]byte, error) {
+	at, auth := len(into), core.Auth{Kind: ipsec.KindNone}
+	// The headers say how long the rest is, so they are written when that is known.
+	head := at + ip.IPv6Len
+	if s.SrcHome.IsValid() {
+		head += ip.HomeAddressLen
 	}
-	return append(b, p.B...), nil
+	if s.DstHome.IsValid() {
+		head += ip.Routing2Len
+	}
+	b := slices.Grow(into, head-at+len(p.B))[:head]
+	if c.cfg.IPsec == nil {
+		b = append(b, p.B...)
+	} else {
+		t := ipsec.Traffic{Local: s.Src, Remote: s.Dst, LocalHome: s.SrcHome, RemoteHome: s.DstHome, Proto: s.Proto, Type: p.B[0]}
+		if s.Proto == ip.Mobility {
+			t.Type = uint8(mobilityType(p.B))
+		}
+		var err error
+		if b, s.Proto, auth, err = c.cfg.IPsec.Outbound(now, t, p.B, b); err != nil {
+			return into, counted{err}
+		}
+	}
+	// A machine that answers who vouched for himself must not do so in the clear.
+	if want := p.Auth.Kind; want != auth.Kind && (want == ipsec.KindESP || want == ipsec.KindRFC4285) {
+		return into, wire.Unprotected
+	}
+	if auth.Kind == ipsec.KindRFC4285 {
+		var err error
+		if b, err = c.sign(auth.SPI, s, b, head); err != nil {
+			return into, err
+		}
+	}
+	if _, err := ip.AppendSignal(b[:at], s, hopLimit, len(b)-head); err != nil {
+		return into, err
+	}
+	return b, nil
 }

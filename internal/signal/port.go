@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 
 	"kedge/internal/core"
+	"kedge/internal/ipsec"
 	"kedge/wire"
+	"kedge/wire/ip"
 )
 
 // Refuser is what loop.Refuser is: a port that can tell the sender of a packet at which octet it could not be read, by an ICMPv6
@@ -33,6 +34,7 @@ type Port struct {
 	close   sync.Once
 	left    *batch // what the last Read had no room for
 	next    int
+	answers limiter
 
 	tx struct {
 		sync.Mutex
@@ -73,7 +75,7 @@ func (p *Port) read(from core.Port) {
 			raw, pkt := &b.raw[i], &b.pkts[b.n]
 			pkt.If, pkt.MAC = raw.If, raw.MAC
 			if err := p.codec.In(now, raw.B, raw.Outer, pkt); err != nil {
-				p.answer(raw, err)
+				p.answer(now, raw, err)
 				continue
 			}
 			b.n++
@@ -93,12 +95,39 @@ func (p *Port) read(from core.Port) {
 	}
 }
 
-// answer tells the sender of a native packet what is wrong with it, where its RFC wants that.
-func (p *Port) answer(raw *core.Packet, err error) {
+// answer tells the sender of a packet what is wrong with it, where its RFC wants that: a native one at which octet (RFC 8200 4.4),
+// or what Codec.Answer says. An answer that cannot be sent is lost, as any may be.
+func (p *Port) answer(now core.Now, raw *core.Packet, err error) {
 	var bad *wire.Error
-	if r, ok := p.native.(Refuser); ok && raw.Outer.N == 0 && errors.As(err, &bad) && bad.ParameterProblem && bad.Status == 0 {
-		_ = r.Refuse(raw, bad.Off) // an answer that cannot be sent is lost, as any may be
+	if !errors.As(err, &bad) {
+		return
 	}
+	if bad.ParameterProblem {
+		if r, ok := p.native.(Refuser); ok && raw.Outer.N == 0 && bad.Status == 0 {
+			_ = r.Refuse(raw, bad.Off)
+		}
+		return
+	}
+	if a, ok := p.codec.Answer(raw.B, raw.Outer, err); ok && p.answers.take(now.Boot) {
+		a.If = raw.If
+		_, _ = p.Write([]core.Packet{a})
+	}
+}
+
+// Refuse implements loop.Refuser where the native port can send an ICMPv6 Parameter Problem: B is a Mobility Header that came, off
+// the octet of it that is wrong. What is quoted is its packet as Out would build it. Nothing is said about messages that came
+// under ESP, whose contents nobody else may see, or in a tunnel.
+func (p *Port) Refuse(pkt *core.Packet, off int) error {
+	r, ok := p.native.(Refuser)
+	if !ok || pkt.Outer.N != 0 || pkt.Auth.Kind == ipsec.KindESP || pkt.Proto != 0 {
+		return nil
+	}
+	s := ip.Signal{Src: pkt.Src.Addr().WithZone(""), Dst: pkt.Dst.Addr().WithZone(""), SrcHome: pkt.SrcHome, DstHome: pkt.DstHome, Proto: ip.Mobility}
+	whole, err := ip.AppendSignal(nil, &s, 0, len(pkt.B)) // the hop limit is not known any more
+	if err != nil {
+		return err
+	}
+	return r.Refuse(&core.Packet{If: pkt.If, MAC: pkt.MAC, Src: pkt.Src, Dst: pkt.Dst, B: append(whole, pkt.B...)}, len(whole)+off)
 }
 
 // Read implements core.Port.
@@ -170,7 +199,6 @@ func (p *Port) Write(pkts []core.Packet) (sent int, err error) {
 		k, werr := p.data.Write(p.tx.data)
 		sent, errs = sent+k, append(errs, werr)
 	}
-	p.tx.bufs = slices.Clip(p.tx.bufs)
 	return sent, errors.Join(errs...)
 }
 
