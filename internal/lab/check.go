@@ -80,7 +80,10 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 		}
 	}
 	if w, ok := c.Want["same"]; ok {
-		if ifname == "" {
+		switch {
+		case ifname == "" && n.mobile():
+			ifname = homeDevice
+		case ifname == "":
 			ifname = "eth0"
 		}
 		for _, fam := range w.List {
@@ -109,6 +112,15 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 		return r.reaches(ctx, n, w.Text)
 	}
 	return true, ""
+}
+
+// inText says whether an address is the one that is written, or in the network that is.
+func inText(a netip.Addr, text string) bool {
+	if x, err := netip.ParseAddr(text); err == nil {
+		return a == x
+	}
+	p, err := netip.ParsePrefix(text)
+	return err == nil && p.Contains(a)
 }
 
 // addrsMatch compares the addresses of a family with an address, a network, "any" or "none".
@@ -227,7 +239,11 @@ func (r *Run) bindingHolds(ctx context.Context, c *scenario.Cond) (bool, string)
 			err = e
 		}
 		for _, b := range bs {
-			seen = append(seen, fmt.Sprintf("%s at %s %s %v %v %v", b.ID, b.Gateway, b.State, b.Families, b.Prefixes, b.IPv4))
+			where := b.Gateway
+			if b.CareOf.IsValid() {
+				where = fmt.Sprintf("%s port %d (%s, NAT %v)", b.CareOf, b.Port, b.Framing, b.NAT)
+			}
+			seen = append(seen, fmt.Sprintf("%s at %s %s %v %v %v %v", b.ID, where, b.State, b.Families, b.Prefixes, b.IPv4, b.Home))
 			if r.bindingMatches(c, &b) {
 				n++
 			}
@@ -263,6 +279,16 @@ func (r *Run) bindingMatches(c *scenario.Cond, b *api.Binding) bool {
 			ok = b.State == w.Text
 		case "dialect":
 			ok = b.Dialect == w.Text
+		case "care-of":
+			ok = inText(b.CareOf, w.Text)
+		case "framing":
+			ok = b.Framing == w.Text
+		case "nat":
+			ok = b.NAT == w.Bool
+		case "port":
+			ok = w.Cmp.Holds(float64(b.Port))
+		case "home":
+			ok = slices.ContainsFunc(b.Home, func(p netip.Prefix) bool { return inText(p.Addr(), w.Text) })
 		case "att":
 			ok = w.Cmp.Holds(float64(b.ATT))
 		case "v4":
@@ -302,7 +328,8 @@ func (r *Run) metricHolds(ctx context.Context, c *scenario.Cond) (bool, string) 
 func (r *Run) captureHolds(ctx context.Context, c *scenario.Cond) (bool, string) {
 	l := r.links[c.Want["link"].Text]
 	l.cap.flush()
-	out, err := exec.CommandContext(ctx, "tshark", "-r", l.cap.file, "-d", "udp.port==4191,ipv6", "-Y", c.Want["filter"].Text, "-T", "fields", "-e", "frame.number").Output()
+	args := append([]string{"-r", l.cap.file, "-d", "udp.port==4191,ip", "-Y", c.Want["filter"].Text, "-T", "fields", "-e", "frame.number"}, r.tsharkESP()...)
+	out, err := exec.CommandContext(ctx, "tshark", args...).Output()
 	if err != nil && !strings.Contains(toolError(err), "cut short") { // the newest frame may be half written
 		return false, "tshark: " + toolError(err)
 	}

@@ -33,7 +33,11 @@ func (r *Run) writeConfig(n *node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cfg = mergeDict(cfg, r.derived(n, cfg, access, dir))
+	derived, err := r.derived(n, cfg, access, dir)
+	if err != nil {
+		return "", fmt.Errorf("%s: config: %w", n.name, err)
+	}
+	cfg = mergeDict(cfg, derived)
 	cfg = mergeDict(cfg, over)
 	out, err := yaml.MarshalWithOptions(cfg, yaml.Indent(2))
 	if err != nil {
@@ -48,64 +52,83 @@ func (r *Run) writeConfig(n *node) (string, error) {
 func isAnchor(cfg dict) bool { return cfg["anchor"] != nil }
 
 // derived is what follows from the network.
-func (r *Run) derived(n *node, cfg dict, access dict, dir string) dict {
-	var core []any
-	for _, p := range n.spec.On {
-		if !r.sc.Link(p.Link).Access {
-			core = append(core, p.Iface)
-		}
-	}
+func (r *Run) derived(n *node, cfg dict, access dict, dir string) (dict, error) {
 	d := dict{
 		"version":   1,
 		"name":      n.name,
 		"api":       dict{"socket": filepath.Join(dir, "api.sock")},
 		"events":    dict{"file": filepath.Join(r.dir, n.name+".events.jsonl")},
 		"store":     dict{"path": filepath.Join(dir, "store.db")},
-		"dataplane": dict{"core": core},
+		"dataplane": dict{},
+	}
+	if !n.mobile() {
+		var core []any
+		for _, p := range n.spec.On {
+			if !r.sc.Link(p.Link).Access {
+				core = append(core, p.Iface)
+			}
+		}
+		d["dataplane"].(dict)["core"] = core
 	}
 	if r.opt.Dataplane != "" {
 		d["dataplane"].(dict)["kind"] = r.opt.Dataplane
 	}
-	var peers []any
-	for _, p := range r.nodes {
-		if p.spec.Kedge == "" || p == n || r.anchors[p.name] == r.anchors[n.name] {
-			continue
-		}
-		if a := p.addrOf(false); a.IsValid() {
-			peers = append(peers, dict{"name": p.name, "addresses": []any{a.String()}, "protection": "none"})
-		}
+	peers, err := r.peersOf(n)
+	if err != nil {
+		return nil, err
 	}
 	d["security"] = dict{"peers": peers}
-	if isAnchor(cfg) {
+	switch {
+	case isAnchor(cfg):
 		d["anchor"] = r.derivedAnchor(n)
-	} else {
+	case n.mobile():
+		d["node"] = r.derivedNode(n)
+	default:
 		d["gateway"] = r.derivedGateway(n, access)
 	}
-	return d
+	return d, nil
 }
 
 func (r *Run) derivedAnchor(n *node) dict {
 	var gateways, list []any
-	for _, g := range r.nodes {
-		if g.spec.Kedge != "" && !r.anchors[g.name] {
-			gateways = append(gateways, g.name)
+	known := func(id string) bool {
+		return slices.ContainsFunc(list, func(x any) bool { return x.(dict)["id"] == id })
+	}
+	nodes := false
+	for _, p := range r.nodes {
+		switch {
+		case p.mobile():
+			nodes = true
+			if !p.spec.Unknown {
+				list = append(list, derivedSubscriber(p))
+			}
+		case p.spec.Kedge != "" && !r.anchors[p.name]:
+			gateways = append(gateways, p.name)
+		case !p.spec.OnAccess() || p.spec.Unknown || r.sc.Link(p.spec.Ifaces[0].Link).LAN || known(p.spec.Identity(p.index)):
+		default:
+			sub := dict{"id": p.spec.Identity(p.index), "families": anys(p.spec.Families)}
+			for k, v := range p.spec.Profile {
+				sub[k] = v
+			}
+			list = append(list, sub)
 		}
 	}
-	for _, h := range r.nodes {
-		if !h.spec.OnAccess() || h.spec.Unknown || slices.ContainsFunc(list, func(x any) bool { return x.(dict)["id"] == h.spec.Identity(h.index) }) {
-			continue
-		}
-		sub := dict{"id": h.spec.Identity(h.index), "families": anys(h.spec.Families)}
-		for k, v := range h.spec.Profile {
-			sub[k] = v
-		}
-		list = append(list, sub)
+	services, addresses := dict{}, []any{n.addrOf(false).String()}
+	if len(gateways) > 0 || !nodes {
+		services["pmip6"] = dict{"gateways": gateways}
 	}
-	return dict{
-		"addresses":   []any{n.addrOf(false).String()},
-		"services":    dict{"pmip6": dict{"gateways": gateways}},
-		"subscribers": dict{"list": list},
+	d := dict{"subscribers": dict{"list": list}}
+	if nodes {
+		services["dsmip6"] = dict{}
+		if a := n.addrOf(true); a.IsValid() {
+			addresses = append(addresses, a.String())
+		}
+		if n.router != nil {
+			d["home-link"] = dict{"interface": n.router.lan}
+		}
 	}
+	d["services"], d["addresses"] = services, addresses
+	return d
 }
 
 func (r *Run) derivedGateway(n *node, access dict) dict {
@@ -118,7 +141,7 @@ func (r *Run) derivedGateway(n *node, access dict) dict {
 	table := dict{}
 	var hosts []any
 	for _, h := range r.nodes {
-		if !h.spec.OnAccess() {
+		if !h.spec.OnAccess() || h.mobile() {
 			continue
 		}
 		if h.spec.ID != "" {

@@ -76,6 +76,9 @@ func (r *Run) fault(ctx context.Context, d *daemon, do string) error {
 	case "quit":
 		d.killed = true
 		return d.proc.stop(5 * time.Second)
+	case "end":
+		d.killed = true
+		return d.end(ctx)
 	case "stop":
 		d.stopped = true
 		d.proc.signal(syscall.SIGSTOP)
@@ -105,6 +108,24 @@ func (r *Run) fault(ctx context.Context, d *daemon, do string) error {
 	}
 	return d.ready(ctx)
 }
+
+// end does as a user does who runs "kedge stop": a mobile node deregisters and takes back what it has set.
+func (d *daemon) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, endWithin)
+	defer cancel()
+	if err := d.client.Stop(ctx); err != nil {
+		return fmt.Errorf("stop %s: %w", d.n.name, err)
+	}
+	select {
+	case <-d.proc.done:
+		return d.proc.err
+	case <-ctx.Done():
+		return fmt.Errorf("%s said that it has stopped, and runs on", d.n.name)
+	}
+}
+
+// endWithin is how long a daemon may take to end: a deregistration may need repetitions.
+const endWithin = 20 * time.Second
 
 // bindings of a daemon; none if it does not run.
 func (d *daemon) bindings(ctx context.Context) ([]api.Binding, error) {

@@ -55,9 +55,17 @@ const leaksWithin = 15 * time.Second
 
 // leaks takes every host away and waits until neither gateways nor anchors know any session.
 func (r *Run) leaks(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaksWithin+5*time.Second) // not part of the budget
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaksWithin+endWithin+5*time.Second) // not part of the budget
 	defer cancel()
 	r.say("all hosts leave")
+	for _, n := range r.nodes {
+		if n.mobile() && n.daemon.running() && !n.daemon.stopped {
+			n.daemon.killed = true
+			if err := n.daemon.end(ctx); err != nil {
+				return err
+			}
+		}
+	}
 	for _, n := range r.nodes {
 		if n.host != nil && n.host.on {
 			if err := n.host.powerOff(); err != nil {
@@ -66,7 +74,7 @@ func (r *Run) leaks(ctx context.Context) error {
 		}
 	}
 	for _, g := range r.nodes {
-		if g.daemon == nil || r.anchors[g.name] || !g.daemon.running() {
+		if g.daemon == nil || r.anchors[g.name] || g.mobile() || !g.daemon.running() {
 			continue
 		}
 		if err := r.detachAll(ctx, g); err != nil {

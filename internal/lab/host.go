@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,16 +28,19 @@ type host struct {
 	mu      sync.Mutex
 	addrs   map[string]map[netip.Prefix]int // by interface: address and its kernel flags
 	first   map[string]netip.Addr           // by interface and family "eth0 v4": the first usable address ever
-	changes int                             // addresses that were usable and went away
+	changes int                             // addresses that were usable and went away; of a mobile node, home addresses
 	index   map[int]string
+	usable  func(ifname string, a netip.Addr, at time.Time) // told of each address that becomes usable
 	done    chan struct{}
 	on      bool
 }
 
 // defaultRoute gives further interfaces a table of their own, chosen by source address: without it all packets of a host with
-// two interfaces leave by one, half of them with the other's address.
+// two interfaces leave by one, half of them with the other's address. On a mobile node kedge looks after that, and finds
+// routes as network managers make them: all in the main table, each link with a metric of its own.
 const defaultRoute = `default_route() {
   n=${interface#eth}
+  if [ -n "$KEDGE_LAB_METRIC" ]; then ip -4 route replace default via "$2" dev "$interface" metric "10$n"; return; fi
   if [ "$n" = 0 ]; then ip -4 route replace default via "$2" dev "$interface"; return; fi
   ip -4 route replace default via "$2" dev "$interface" table "10$n"
   ip -4 rule del from "$1" 2>/dev/null
@@ -84,8 +88,12 @@ func (r *Run) newHost(n *node) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := filepath.Join(r.dir, n.spec.Name+".log")
+	if n.mobile() {
+		log = filepath.Join(r.dir, n.spec.Name+".dhcp.log") // the other is the daemon's
+	}
 	h := &host{
-		n: n, log: filepath.Join(r.dir, n.spec.Name+".log"), scripts: dir, clients: map[string]*process{},
+		n: n, log: log, usable: r.careOf(n), scripts: dir, clients: map[string]*process{},
 		addrs: map[string]map[netip.Prefix]int{}, first: map[string]netip.Addr{}, index: map[int]string{}, done: make(chan struct{}),
 	}
 	for name, text := range map[string]string{"dhclient.conf": dhclientConf, "dhclient-script": dhclientScript, "udhcpc-script": udhcpcScript} {
@@ -136,7 +144,7 @@ func (h *host) update(u netlink.AddrUpdate) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ifname := h.index[u.LinkIndex]
+	ifname := h.nameOf(u.LinkIndex)
 	if ifname == "" {
 		return
 	}
@@ -153,7 +161,7 @@ func (h *host) update(u netlink.AddrUpdate) {
 		delete(m, p)
 	}
 	now, has := m[p]
-	if had && usable(was) && !(has && usable(now)) {
+	if had && usable(was) && !(has && usable(now)) && (!h.n.mobile() || ifname == homeDevice) {
 		h.changes++
 	}
 	if has && usable(now) {
@@ -161,7 +169,28 @@ func (h *host) update(u netlink.AddrUpdate) {
 		if !h.first[key].IsValid() {
 			h.first[key] = a
 		}
+		if !(had && usable(was)) && h.usable != nil {
+			at := time.Now()
+			go h.usable(ifname, a, at) // it takes a lock that is held where this host is asked
+		}
 	}
+}
+
+// nameOf is the name of an interface by its number; those of mobile nodes come and go.
+func (h *host) nameOf(index int) string {
+	if name := h.index[index]; name != "" || !h.n.mobile() {
+		return name
+	}
+	nl, err := h.n.ns.Handle()
+	if err != nil {
+		return ""
+	}
+	l, err := nl.LinkByIndex(index)
+	if err != nil {
+		return ""
+	}
+	h.index[index] = l.Attrs().Name
+	return l.Attrs().Name
 }
 
 // usable says whether applications may use an address with these flags for new connections.
@@ -179,8 +208,12 @@ func family(a netip.Addr) string {
 	return "v6"
 }
 
-// usableAddrs are the global addresses of a family that applications can use; ifname "" = of all interfaces.
+// usableAddrs are the global addresses of a family that applications can use; ifname "" = of all interfaces, of a mobile
+// node the home addresses.
 func (h *host) usableAddrs(ifname, fam string) []netip.Prefix {
+	if ifname == "" && h.n.mobile() {
+		ifname = homeDevice
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var out []netip.Prefix
@@ -278,7 +311,10 @@ func (h *host) startClient(w *wire) error {
 	default:
 		return nil
 	}
-	p, err := start(h.n.ns, h.n.name+" "+argv[0], h.log, argv...)
+	if h.n.mobile() {
+		argv = append([]string{"env", "KEDGE_LAB_METRIC=1"}, argv...)
+	}
+	p, err := start(h.n.ns, h.n.name+" "+h.n.spec.Host, h.log, argv...)
 	if err != nil {
 		return err
 	}

@@ -153,7 +153,11 @@ func (r *Run) hostTable() string {
 		r.recMu.Lock()
 		at := n.wires[0].link
 		r.recMu.Unlock()
-		fmt.Fprintf(&b, "  %-8s %-9s %-6s %-12s %-26s %-18s %-16s %s\n", n.name, n.spec.Host, at,
+		client := n.spec.Host
+		if n.mobile() {
+			client = "kedge"
+		}
+		fmt.Fprintf(&b, "  %-8s %-9s %-6s %-12s %-26s %-18s %-16s %s\n", n.name, client, at,
 			first(n, "v4"), first(n, "v6"), r.traffic(n, "ping"), r.traffic(n, "tcp"), r.lastHandover(n))
 	}
 	return b.String()
@@ -173,7 +177,7 @@ func (r *Run) traffic(n *node, kind string) string {
 	sent, lost, resets, alive, any := 0, 0, 0, true, false
 	var octets int64
 	for _, p := range r.probes {
-		if p.Spec.Kind != kind || p.Spec.From != n.ns && p.Spec.To != n.ns {
+		if p.Spec.Kind != kind && !(kind == "tcp" && p.Spec.Kind == "download") || p.Spec.From != n.ns && p.Spec.To != n.ns {
 			continue
 		}
 		s := p.Stats()
@@ -211,7 +215,11 @@ func (r *Run) lastHandover(n *node) string {
 		return "-"
 	}
 	var parts []string
-	for _, name := range phases[:4] {
+	names := phases
+	if last.mobile {
+		names = nodePhases
+	}
+	for _, name := range names[:4] {
 		if d, ok := last.phase(name); ok {
 			parts = append(parts, fmt.Sprintf("%.1f", ms(d)))
 		} else {

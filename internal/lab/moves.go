@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"kedge/internal/core"
@@ -26,39 +28,54 @@ type handover struct {
 	macs     []core.MAC
 	id       string
 	gateway  netip.Addr
+
+	// Of a mobile node: PBU and PBA are its own BU and BA, and the trigger is its first usable care-of address there.
+	mobile  bool
+	ifname  string
+	family  string // of that address
+	changed bool   // the one before was of the other family
 }
 
-// phases of a handover, in the order in which they are shown.
+// phases of a handover, in the order in which they are shown. Those of hosts and of mobile nodes are told apart.
 var phases = []string{"link-up-to-trigger", "trigger-to-pbu", "pbu-to-pba", "pba-to-downlink", "attach"}
+
+// nodePhases of a mobile node's move; care-of is the whole of it, from the usable address to the first downlink packet.
+var nodePhases = []string{"link-up-to-care-of", "care-of-to-bu", "bu-to-ba", "ba-to-downlink", "care-of", "same-family", "family-change"}
 
 // phase is the length of one; attach is trigger to first downlink packet.
 func (h *handover) phase(name string) (time.Duration, bool) {
 	span := func(a, b time.Time) (time.Duration, bool) {
 		return b.Sub(a), !a.IsZero() && !b.IsZero()
 	}
+	if h.mobile != slices.Contains(nodePhases, name) {
+		return 0, false
+	}
 	switch name {
-	case "link-up-to-trigger":
+	case "link-up-to-trigger", "link-up-to-care-of":
 		return span(h.LinkUp, h.Trigger)
-	case "trigger-to-pbu":
+	case "trigger-to-pbu", "care-of-to-bu":
 		return span(h.Trigger, h.PBU)
-	case "pbu-to-pba":
+	case "pbu-to-pba", "bu-to-ba":
 		return span(h.PBU, h.PBA)
-	case "pba-to-downlink":
+	case "pba-to-downlink", "ba-to-downlink":
 		return span(h.PBA, h.Down)
-	case "attach":
+	case "attach", "care-of":
 		return span(h.Trigger, h.Down)
+	case "same-family", "family-change":
+		d, ok := span(h.Trigger, h.Down)
+		return d, ok && h.changed == (name == "family-change")
 	}
 	return 0, false
 }
 
 // see takes every captured frame: it feeds the ladder and the running handovers.
 func (r *Run) see(link string, at time.Time, b []byte) {
-	f, ok := ladder.Decode(link, at, b)
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	f, ok := r.sas.Decode(link, at, b)
 	if !ok {
 		return
 	}
-	r.recMu.Lock()
-	defer r.recMu.Unlock()
 	r.frames++
 	r.last = max(r.last, at.UnixNano())
 	if r.diagram != nil {
@@ -93,6 +110,10 @@ func (h *handover) see(f *ladder.Frame) {
 	if f.At.Before(h.Start) {
 		return
 	}
+	if h.mobile {
+		h.seeNode(f)
+		return
+	}
 	switch {
 	case f.Link == h.To && h.has(f.Src):
 		if h.Trigger.IsZero() {
@@ -116,6 +137,44 @@ func (h *handover) see(f *ladder.Frame) {
 	}
 }
 
+// seeNode takes a frame of the link that a mobile node is on.
+func (h *handover) seeNode(f *ladder.Frame) {
+	switch {
+	case f.Link != h.To:
+	case f.Kind == "BU" && h.has(f.Src) && h.PBA.IsZero():
+		if h.PBU.IsZero() {
+			h.PBU = f.At
+		}
+		h.PBUs++
+	case f.Short == "BA" && h.has(f.Dst) && h.PBA.IsZero() && !h.PBU.IsZero():
+		h.PBA = f.At
+	case f.Kind == "DATA" && h.has(f.Dst) && h.Down.IsZero() && !h.PBU.IsZero():
+		h.Down = f.At
+	}
+}
+
+// careOf takes the time at which an address of a mobile node became usable.
+func (r *Run) careOf(n *node) func(string, netip.Addr, time.Time) {
+	if !n.mobile() {
+		return nil
+	}
+	last := ""
+	return func(ifname string, a netip.Addr, at time.Time) {
+		if ifname == homeDevice || a == n.spec.Mobile.V6.Addr() || a == n.spec.Mobile.V4.Addr() {
+			return
+		}
+		r.recMu.Lock()
+		defer r.recMu.Unlock()
+		for _, h := range r.moving {
+			if h.mobile && h.Host == n.name && h.ifname == ifname && h.Trigger.IsZero() && at.After(h.Start) {
+				h.Trigger, h.family = at, family(a)
+				h.changed = last != "" && last != h.family
+			}
+		}
+		last = family(a)
+	}
+}
+
 // move takes a host to another link.
 func (r *Run) move(ctx context.Context, m *scenario.Move) error {
 	for _, n := range r.instances(m.Node) {
@@ -127,7 +186,7 @@ func (r *Run) move(ctx context.Context, m *scenario.Move) error {
 }
 
 func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
-	h := &handover{Host: n.name, To: m.To, How: m.How, Start: time.Now(), id: n.spec.Identity(n.index)}
+	h := &handover{Host: n.name, To: m.To, How: m.How, Start: time.Now(), id: n.spec.Identity(n.index), mobile: n.mobile()}
 	if gw := r.gatewayOf(m.To); gw != nil {
 		h.gateway = gw.addrOf(false)
 	}
@@ -135,7 +194,7 @@ func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
 		return r.second(n, m, h)
 	}
 	w := n.wires[m.Iface]
-	h.macs = []core.MAC{w.mac}
+	h.macs, h.ifname = []core.MAC{w.mac}, w.ifname
 	r.note("%s moves to %s (%s)", n.name, m.To, m.How)
 	r.track(h)
 	switch m.How {
@@ -187,8 +246,9 @@ const breakFor = time.Second
 func (r *Run) second(n *node, m *scenario.Move, h *handover) error {
 	h.macs = []core.MAC{m.MAC}
 	r.note("%s gets a second interface on %s", n.name, m.To)
-	r.track(h)
 	ifname := fmt.Sprintf("eth%d", len(n.wires))
+	h.ifname = ifname
+	r.track(h)
 	if err := r.plug(n, ifname, m.MAC, r.sc.Link(m.To), nil, false); err != nil {
 		return err
 	}
@@ -245,7 +305,7 @@ type Phase struct {
 func (r *Run) phaseFigures() (out []Phase) {
 	r.recMu.Lock()
 	defer r.recMu.Unlock()
-	for _, name := range phases {
+	for _, name := range slices.Concat(phases, nodePhases) {
 		var ds []time.Duration
 		for _, h := range r.handovers {
 			if d, ok := h.phase(name); ok {
@@ -255,9 +315,12 @@ func (r *Run) phaseFigures() (out []Phase) {
 		if len(ds) > 0 {
 			out = append(out, phaseOf(name, ds, 0))
 		}
-		if p := r.probes["baseline"]; p != nil && name == "attach" && len(ds) > 0 {
+		if p := r.probes["baseline"]; p != nil && (name == "attach" || name == "care-of" || strings.Contains(name, "family")) && len(ds) > 0 {
 			base := p.Stats().RTT50
-			out = append(out, phaseOf("baseline-rtt", []time.Duration{base}, 0), phaseOf("attach-less-rtt", ds, base))
+			if name == "attach" || name == "care-of" {
+				out = append(out, phaseOf("baseline-rtt", []time.Duration{base}, 0))
+			}
+			out = append(out, phaseOf(name+"-less-rtt", ds, base))
 		}
 	}
 	return out

@@ -98,6 +98,8 @@ type Run struct {
 	ports    int
 	anchors  map[string]bool
 	pools    map[string][]netip.Prefix
+	keys     map[string]*association // by names of anchor and peer
+	sas      ladder.Keys             // under recMu
 	steps    []StepResult
 	order    []string // of probes
 	hosts    []HostResult
@@ -138,6 +140,7 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 	r := &Run{
 		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{},
 		pools: map[string][]netip.Prefix{}, probes: map[string]*probe.Probe{}, drops: map[string][]func(){},
+		keys: map[string]*association{}, sas: ladder.Keys{},
 	}
 	if r.seed == 0 {
 		r.seed = rand.Uint64N(1 << 32)
@@ -199,12 +202,12 @@ func (r *Run) up(ctx context.Context) error {
 		return err
 	}
 	for _, n := range r.nodes {
-		switch {
-		case n.spec.Kedge != "":
+		if n.spec.Kedge != "" {
 			if _, err := r.writeConfig(n); err != nil {
 				return err
 			}
-		case n.spec.OnAccess():
+		}
+		if n.spec.OnAccess() {
 			h, err := r.newHost(n)
 			if err != nil {
 				return err
@@ -257,7 +260,7 @@ func (r *Run) newDiagram() {
 		switch {
 		case r.anchors[n.name]:
 			kind = 2
-		case n.spec.Kedge != "":
+		case n.spec.Kedge != "" && !n.mobile() || n.router != nil:
 			kind = 1
 		case n.host != nil:
 			kind = 0
@@ -267,7 +270,10 @@ func (r *Run) newDiagram() {
 		}
 		for _, p := range n.spec.On {
 			l.Addrs = append(l.Addrs, p.Addrs...)
-			if r.sc.Link(p.Link).Access {
+			switch x := r.sc.Link(p.Link); {
+			case x.LAN && n.router != nil:
+				l.LANs = append(l.LANs, p.Link)
+			case x.Access && !x.LAN:
 				l.Access = append(l.Access, p.Link)
 			}
 		}
@@ -368,6 +374,9 @@ func (r *Run) hostResults() (out []HostResult) {
 		// Interfaces that were switched off keep IPv4 addresses that nobody can use.
 		on := slices.DeleteFunc(slices.Clone(n.wires), func(w *wire) bool { return !n.carrier(w.ifname) })
 		h := HostResult{Name: n.name, Client: n.spec.Host, At: "-", Kept: true}
+		if n.mobile() {
+			h.Client = "kedge"
+		}
 		if len(on) > 0 {
 			h.At = on[0].link
 		}
@@ -381,9 +390,16 @@ func (r *Run) hostResults() (out []HostResult) {
 		}
 		for _, fam := range []string{"v4", "v6"} {
 			var texts []string
+			var devices []string
 			for _, w := range on {
-				first := n.host.firstAddr(w.ifname, fam)
-				have := n.host.usableAddrs(w.ifname, fam)
+				devices = append(devices, w.ifname)
+			}
+			if n.mobile() {
+				devices = []string{homeDevice}
+			}
+			for _, dev := range devices {
+				first := n.host.firstAddr(dev, fam)
+				have := n.host.usableAddrs(dev, fam)
 				for _, p := range have {
 					texts = append(texts, p.Addr().String())
 				}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"kedge/internal/core"
-	"kedge/internal/lab/ladder"
 	"kedge/internal/lab/probe"
 	"kedge/internal/lab/scenario"
 )
@@ -175,7 +174,9 @@ func (r *Run) faultStep(ctx context.Context, f *scenario.Fault) error {
 		}
 		r.note("%s loses %s", f.Link, f.Match)
 		stop := l.user.Drop(n, func(b []byte) bool {
-			d, ok := ladder.Decode(f.Link, time.Time{}, b)
+			r.recMu.Lock()
+			defer r.recMu.Unlock()
+			d, ok := r.sas.Decode(f.Link, time.Time{}, b)
 			return f.Match == "all" || ok && d.Is(f.Match)
 		})
 		r.drops[f.Link] = append(r.drops[f.Link], stop)
@@ -211,8 +212,33 @@ func (r *Run) faultNode(ctx context.Context, n *node, f *scenario.Fault) error {
 		r.note("%s: %s on %s", f.Do, n.name, f.Link)
 		return r.unplug(n, f.Link, f.Do == "unplug")
 	}
+	if f.Do == "suspend" {
+		r.note("%s: suspended for %v", n.name, f.For)
+		return r.suspend(ctx, n, f.For)
+	}
 	r.note("%s: %s", n.name, f.Do)
 	return r.fault(ctx, n.daemon, f.Do)
+}
+
+// suspend stops a daemon and the clients beside it for a while, as a machine does that sleeps.
+func (r *Run) suspend(ctx context.Context, n *node, d time.Duration) error {
+	all := []*process{n.daemon.proc}
+	if n.host != nil {
+		for _, p := range n.host.clients {
+			all = append(all, p)
+		}
+	}
+	n.daemon.stopped = true
+	for _, p := range all {
+		p.signal(syscall.SIGSTOP)
+	}
+	err := r.pause(ctx, d)
+	for _, p := range all {
+		p.signal(syscall.SIGCONT)
+	}
+	n.daemon.stopped = false
+	r.note("%s: awake", n.name)
+	return err
 }
 
 // power switches a host, or one of its interfaces.

@@ -37,7 +37,7 @@ func (res *Result) Print(w io.Writer) {
 		}
 	}
 	if len(res.Probes) > 0 {
-		fmt.Fprintf(w, "\n  %-10s %-5s %8s %8s %8s %8s %14s %12s\n", "traffic", "kind", "sent", "lost", "doubled", "resets", "longest gap", "median RTT")
+		fmt.Fprintf(w, "\n  %-10s %-8s %8s %8s %8s %8s %14s %12s\n", "traffic", "kind", "sent", "lost", "doubled", "resets", "longest gap", "median RTT")
 		names := make([]string, 0, len(res.Probes))
 		for n := range res.Probes {
 			names = append(names, n)
@@ -46,13 +46,13 @@ func (res *Result) Print(w io.Writer) {
 		for _, n := range names {
 			p := res.Probes[n]
 			sent, lost, dup, rtt := fmt.Sprint(p.Sent), fmt.Sprint(p.Lost), fmt.Sprint(p.Duplicates), fmt.Sprintf("%.2f ms", p.RTT50MS)
-			if p.Kind == "tcp" {
+			if p.Kind == "tcp" || p.Kind == "download" {
 				sent, lost, dup, rtt = fmt.Sprintf("%d KB", p.Octets/1000), "-", "-", "-"
 			}
 			if p.Kind == "udp" {
 				rtt = fmt.Sprintf("%.2f ms 1way", p.RTT50MS)
 			}
-			fmt.Fprintf(w, "  %-10s %-5s %8s %8s %8s %8d %11.1f ms %12s\n", n, p.Kind, sent, lost, dup, p.Resets, p.GapMS, rtt)
+			fmt.Fprintf(w, "  %-10s %-8s %8s %8s %8s %8d %11.1f ms %12s\n", n, p.Kind, sent, lost, dup, p.Resets, p.GapMS, rtt)
 		}
 	}
 	if len(res.Handover) > 0 {
@@ -86,4 +86,15 @@ var phaseText = map[string]string{
 	"attach":             "sign > first downlink packet",
 	"baseline-rtt":       "base line RTT of the core",
 	"attach-less-rtt":    "the same less the base line",
+
+	"link-up-to-care-of":     "link up > care-of address usable",
+	"care-of-to-bu":          "care-of address usable > BU",
+	"bu-to-ba":               "BU > BA",
+	"ba-to-downlink":         "BA > first downlink packet",
+	"care-of":                "care-of usable > first packet",
+	"care-of-less-rtt":       "the same less the base line",
+	"same-family":            "  same family",
+	"same-family-less-rtt":   "  same family, less base line",
+	"family-change":          "  other family",
+	"family-change-less-rtt": "  other family, less base line",
 }

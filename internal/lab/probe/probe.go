@@ -22,7 +22,7 @@ const aliveFor = 1500 * time.Millisecond
 
 // Spec says what to send.
 type Spec struct {
-	Kind     string // ping, tcp, udp
+	Kind     string // ping, tcp, udp, download
 	From, To *netns.NS
 	Src, Dst netip.Addr // Src invalid: the kernel chooses
 	Every    time.Duration
@@ -32,7 +32,7 @@ type Spec struct {
 // Stats are what a probe has seen.
 type Stats struct {
 	Sent, Received, Lost, Duplicates, Resets int
-	Octets                                   int64 // TCP: echoed back
+	Octets                                   int64 // TCP: echoed back, or downloaded
 	Gap                                      time.Duration
 	RTT50, RTT99                             time.Duration
 	Alive                                    bool
@@ -51,7 +51,7 @@ func Start(s Spec) (*Probe, error) {
 	switch s.Kind {
 	case "ping":
 		return startPing(s)
-	case "tcp":
+	case "tcp", "download":
 		return startTCP(s)
 	}
 	return startUDP(s)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// startTCP opens a connection from From to To and sends Size octets every Every; the other end echoes them. One connection
-// for the whole life of the probe: it counts as dead when it is reset or ends.
+// startTCP opens a connection from From to To and sends Size octets every Every; the other end echoes them. In a download, To
+// sends instead and From reads. One connection for the whole life of the probe: it counts as dead when it is reset or ends.
 func startTCP(s Spec) (*Probe, error) {
 	var l *net.TCPListener
 	err := s.To.Do(func() (err error) {
@@ -42,7 +42,12 @@ func startTCP(s Spec) (*Probe, error) {
 	t := &stream{last: time.Now()}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Go(func() { _, err := io.Copy(peer, peer); t.fail(err) })
+	sender := c
+	if s.Kind == "download" {
+		sender = peer
+	} else {
+		wg.Go(func() { _, err := io.Copy(peer, peer); t.fail(err) })
+	}
 	wg.Go(func() {
 		buf := make([]byte, 64<<10)
 		for {
@@ -58,8 +63,8 @@ func startTCP(s Spec) (*Probe, error) {
 		b := make([]byte, s.Size)
 		every(s.Every, done, func() {
 			// A full window blocks; it must not block Stop.
-			_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-			n, err := c.Write(b)
+			_ = sender.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			n, err := sender.Write(b)
 			var ne net.Error
 			if err != nil && !(errors.As(err, &ne) && ne.Timeout()) {
 				t.fail(err)

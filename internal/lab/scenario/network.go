@@ -31,7 +31,6 @@ type Mobile struct {
 	V6         netip.Prefix // home address with the length of its home prefix
 	V4         netip.Prefix // IPv4 home address; invalid = none
 	Dynamic4   bool         // it asks for any
-	Protection string       // esp (by default), rfc4285, none
 	Dialect    string
 	Subscriber map[string]any // overrides of the home agent's entry
 }
@@ -82,7 +81,7 @@ func parseRouter(v value) *Router {
 }
 
 func parseMobile(v value) *Mobile {
-	m := &Mobile{Pos: v.pos, Protection: "esp", Dialect: "rfc5555"}
+	m := &Mobile{Pos: v.pos, Dialect: "rfc5555"}
 	v.object(map[string]func(value){
 		"v6": func(v value) {
 			if m.V6 = v.prefix(); !m.V6.Addr().Is6() {
@@ -96,7 +95,6 @@ func parseMobile(v value) *Mobile {
 				v.errorf("want an IPv4 home address with a length as in 10.20.0.5/24, or dynamic")
 			}
 		},
-		"protection": func(v value) { m.Protection = v.oneOf("esp", "rfc4285", "none") },
 		"dialect":    func(v value) { m.Dialect = v.oneOf("rfc5555", "draft-soliman-00") },
 		"subscriber": func(v value) { m.Subscriber = v.anyMap() },
 	})

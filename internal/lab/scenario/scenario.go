@@ -57,6 +57,9 @@ type Node struct {
 	Serve   *Router                     // what the node does for the LAN that it is on
 	Mobile  *Mobile                     // a host that runs kedge in role node
 
+	Protection string // of a gateway's or mobile node's signalling: esp, rfc4285, none; "" = esp for mobile nodes, none for gateways
+	Suite      string // of ESP; "" = aes128-sha256
+
 	Host     string // static, slaac, dhclient, udhcpc, dhcpcd
 	Ifaces   []Iface
 	Count    int            // > 1: a crowd NAME-1 .. NAME-n with consecutive MACs
@@ -132,7 +135,7 @@ func (c *Cond) Has(key string) bool { _, ok := c.Want[key]; return ok }
 // Probe is traffic that goes on until it is stopped.
 type Probe struct {
 	Pos
-	Kind     string // ping, tcp, udp
+	Kind     string // ping, tcp, udp, download
 	Name     string
 	From, To string // To: NODE, NODE.v4, NODE.v6 or an address
 	Family   string // v4 or v6
@@ -149,13 +152,14 @@ type Move struct {
 	MAC           core.MAC // of a second interface
 }
 
-// Fault does something bad, or ends it. Do: kill stop cont start restart quit
+// Fault does something bad, or ends it. Do: kill stop cont start restart quit end suspend
 // lost-store drop pass partition heal unplug plug off on renew release.
 type Fault struct {
 	Node, Link, Do string
-	Iface          string // off, on: this interface of the host only
-	Match          string // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6
-	Count          int    // drop: how many, 0 = until "pass"
+	Iface          string        // off, on: this interface of the host only
+	Match          string        // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6
+	Count          int           // drop: how many, 0 = until "pass"
+	For            time.Duration // suspend
 }
 
 // Attach is told to a gateway by its API.

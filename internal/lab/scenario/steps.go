@@ -15,9 +15,10 @@ type stepParser struct {
 
 // condKeys are the keys of each kind of condition and how their values read.
 var condKeys = map[string]map[string]string{
-	"host":     {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp", "trace": "text", "hops": "list"},
-	"probe":    {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
-	"binding":  {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text", "att": "cmp"},
+	"host":  {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp", "trace": "text", "hops": "list"},
+	"probe": {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
+	"binding": {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text", "att": "cmp",
+		"care-of": "text", "framing": "text", "nat": "bool", "port": "cmp", "home": "text"},
 	"metric":   {"node": "text", "name": "text", "labels": "map", "is": "cmp"},
 	"capture":  {"link": "text", "filter": "text", "count": "cmp"},
 	"ladder":   {"order": "list", "host": "text", "within": "cmp"},
@@ -166,6 +167,12 @@ func (p *stepParser) checkRef(kind, key string, w Want, v value) {
 				}
 			}
 		}
+	case "care-of", "home":
+		if _, err := netip.ParseAddr(w.Text); err != nil {
+			if _, err := netip.ParsePrefix(w.Text); err != nil {
+				v.errorf("%q: want an address or a network", w.Text)
+			}
+		}
 	case "same":
 		for _, f := range w.List {
 			if f != "v4" && f != "v6" {
@@ -181,10 +188,12 @@ func (p *stepParser) probe(kind string, v value) Probe {
 	case "ping":
 	case "tcp":
 		pr.Every, pr.Size = 20*time.Millisecond, 500
+	case "download":
+		pr.Every, pr.Size = 10*time.Millisecond, 8000
 	case "udp":
 		pr.Every, pr.Size = time.Millisecond, 64
 	default:
-		v.errorf("want ping, tcp or udp")
+		v.errorf("want ping, tcp, udp or download")
 	}
 	v.object(map[string]func(value){
 		"name":      func(v value) { pr.Name = v.text(); checkName(v, pr.Name) },
@@ -266,7 +275,7 @@ func (p *stepParser) move(v value) *Move {
 }
 
 // dropMatches are the kinds of packets that a fault can drop.
-var dropMatches = []string{"pbu", "pba", "heartbeat", "mh", "dhcp", "rs", "ra", "ns", "na", "arp", "mld", "ipv4", "ipv6", "all"}
+var dropMatches = []string{"pbu", "pba", "bu", "ba", "esp", "udp4191", "echo", "heartbeat", "mh", "dhcp", "rs", "ra", "ns", "na", "arp", "mld", "ipv4", "ipv6", "all"}
 
 func (p *stepParser) fault(v value) *Fault {
 	f := &Fault{}
@@ -278,12 +287,16 @@ func (p *stepParser) fault(v value) *Fault {
 			}
 		},
 		"do": func(v value) {
-			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release")
+			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "end", "suspend", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release")
 		},
 		"interface": func(v value) { f.Iface = v.text() },
 		"match":     func(v value) { f.Match = v.oneOf(dropMatches...) },
 		"count":     func(v value) { f.Count = v.integer(1, 1_000_000) },
+		"for":       func(v value) { f.For = v.duration() },
 	})
+	if (f.Do == "suspend") != (f.For > 0) {
+		v.errorf("for is how long to suspend: want both or none")
+	}
 	node := p.s.Node(f.Node)
 	switch f.Do {
 	case "drop", "pass":
