@@ -114,7 +114,8 @@ type Peer struct {
 	Addresses []netip.Prefix
 	// Homes are the home addresses that the peer, a host, may speak for; nobody else may.
 	Homes []netip.Addr
-	// Own are our home addresses, if the peer is our home agent. With Homes, the addresses of ours that they are for.
+	// Own are our home addresses, if the peer is our home agent. With Homes, they are the addresses we are the home agent at;
+	// without any, whatever the host sends to is taken to be us, and its messages to correspondent nodes cannot be told apart.
 	Own        []netip.Addr
 	Protection Protection
 	// SAs are the security associations, if Protection is ESP: one for Signalling, at most one for each other use.
