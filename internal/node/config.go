@@ -4,8 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path"
-	"slices"
+	stdpath "path"
 	"time"
 
 	"kedge/wire/mobility"
@@ -75,7 +74,7 @@ type Config struct {
 	Links  []Link
 
 	Device  string         // TUN interface, which the data plane makes; "" = kedge0
-	Table   int            // first of four routing tables and of one more for each link; 0 = 10700
+	Table   int            // routing table of the home addresses; those of care-of addresses begin 100 after it; 0 = 10700
 	Exclude []netip.Prefix // destinations that never go through the tunnel
 	DNS     DNS            // "" = tunnel
 	// Unreachable: "" = block.
@@ -87,7 +86,7 @@ type Config struct {
 	RetryIPv4 bool
 	// ProbeID is the identifier of the echoes through the tunnel; the data plane hands replies with it over.
 	ProbeID uint16
-	// Restart numbers the runs, so that session ids never repeat.
+	// Restart numbers the run when nothing was ever stored, so that session ids never repeat.
 	Restart uint32
 
 	Timers Timers
@@ -105,10 +104,9 @@ type Anchor struct {
 
 // Home is what the node keeps while it moves.
 type Home struct {
-	V6       netip.Prefix // IPv6 home address with the length of the home prefix
-	IPv4     IPv4
-	V4       netip.Prefix // IPv4 home address with the length of its network, if static; 32 = unknown
-	Networks []netip.Prefix
+	V6   netip.Prefix // IPv6 home address with the length of the home prefix
+	IPv4 IPv4
+	V4   netip.Prefix // IPv4 home address with the length of its network, if static; 32 = unknown
 }
 
 // Link says which interfaces the node may use; the first that matches counts.
@@ -167,13 +165,9 @@ func (c *Config) validate() error {
 	case len(c.Links) == 0:
 		return errors.New("no link: want at least one pattern of interface names")
 	}
-	for i := range c.Links {
-		l := &c.Links[i]
-		if _, err := path.Match(l.Match, ""); err != nil || l.Match == "" {
+	for _, l := range c.Links {
+		if _, err := stdpath.Match(l.Match, ""); err != nil || l.Match == "" {
 			return fmt.Errorf("link %q is no pattern of names", l.Match)
-		}
-		if ok, _ := path.Match(l.Match, c.Device); ok && i == len(c.Links)-1 && l.Match == c.Device {
-			return fmt.Errorf("link %q is the tunnel's device", l.Match)
 		}
 	}
 	return c.Timers.validate()
@@ -198,7 +192,7 @@ func (c *Config) addresses() error {
 	case h.IPv4 == IPv4Static && v4 == a.V4:
 		return fmt.Errorf("home: v4 %v is the home agent's", v4)
 	}
-	for _, n := range slices.Concat(h.Networks, c.Exclude) {
+	for _, n := range c.Exclude {
 		if !n.IsValid() || n != n.Masked() {
 			return fmt.Errorf("%v is no prefix, or has bits set behind its length", n)
 		}

@@ -2,27 +2,285 @@ package node
 
 import (
 	"io"
+	"net/netip"
 	"time"
 
+	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/node/movement"
+	"kedge/wire"
+	"kedge/wire/ip"
+	"kedge/wire/mobility"
 )
 
 // Machine is the mobile node; a core.Machine.
 type Machine struct {
-	cfg  Config
-	rand io.Reader
+	cfg    Config
+	rand   io.Reader
+	move   *movement.Machine
+	secret []byte // of interface identifiers
+	since  time.Time
+
+	state      state
+	stateAt    time.Duration
+	stateSince time.Time
+	bind       binding
+	session    session
+	path       path
+	race       race
+	rate       rate
+	nets       memory
+	host       hostState
+
+	seq     uint16 // of the last Binding Update
+	acked   uint16 // of the newest one that was acknowledged
+	sent    []sent // without an acknowledgement, newest last
+	tries   int    // refusals in a row
+	resyncs int    // corrections of the sequence number in a row
+	silent  int    // registrations in a row whose tunnel never answered an echo
+	retryAt time.Duration
+	// recheckAt is when a care-of address that is avoided may be tried again.
+	recheckAt  time.Duration
+	livesUntil time.Duration // until then the home agent may have a binding
+	probeSeq   uint16
+	doubted    time.Duration // last sign of a dead path
+	told       time.Duration // last answer to a message that is not understood
+	reason     wire.Reason   // of the last refusal
+	seen       []key         // care-of addresses at the last look
+	noted      string        // warning that was given about them
+	no4        bool          // there are IPv4 care-of addresses that cannot be used
+	preferred  string        // link that core.Roam asked for
+	lostAt     time.Duration // since when there is no service; never = there is
+	served     bool
+
+	given4     netip.Prefix // dynamic IPv4 home address
+	without4   netip.Addr   // home agent that does not know the IPv4 Home Address option
+	why4       string       // why there is no IPv4 home address
+	refusesUDP bool         // status 144: no F flag
+
+	homeIf   int // home link while the node is there
+	homeAt   movement.CareOf
+	stopRefs []core.Ref
+
+	restart  uint32
+	sessions uint64
+	history  []core.Past
+	counts   map[string]uint64
+	strict   bool // panic at an illegal change of state: tests
+
+	// of the Handle that runs
+	now core.Now
+	out []core.Effect
 }
 
-// New makes a node. rand gives the first sequence number where none is remembered.
+// New makes a node. rand gives what is not remembered: the first sequence number, the secret of interface identifiers,
+// tokens of echoes. Errors are the config's, or rand's.
 func New(cfg Config, rand io.Reader) (*Machine, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Machine{cfg: cfg, rand: rand}, nil
+	m := &Machine{
+		cfg: cfg, rand: rand, restart: cfg.Restart, retryAt: never, recheckAt: never, lostAt: never, doubted: -time.Second, told: -time.Second,
+		counts: map[string]uint64{},
+		host:   hostState{set: map[string]core.HostOp{}, pending: map[core.Ref]string{}, failed: map[string]bool{}, retryAt: never},
+	}
+	var b [36]byte
+	if _, err := io.ReadFull(rand, b[:]); err != nil {
+		return nil, err
+	}
+	m.seq = uint16(b[0])<<8 | uint16(b[1])
+	m.acked, m.probeSeq = m.seq, uint16(b[2])<<8|uint16(b[3])
+	return m, m.watch(b[4:])
+}
+
+// watch makes the sub-machine that watches the links.
+func (m *Machine) watch(secret []byte) error {
+	c := movement.Config{
+		Home: []netip.Addr{m.hoa()}, HomePrefix6: m.cfg.Home.V6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
+	}
+	for _, l := range m.cfg.Links {
+		c.Links = append(c.Links, movement.Pattern{Match: l.Match, Prefer: l.Prefer, V4: l.Families.V4, V6: l.Families.V6})
+	}
+	if m.cfg.Home.IPv4 == IPv4Static {
+		c.Home = append(c.Home, m.cfg.Home.V4.Addr())
+		if m.cfg.Home.V4.Bits() < 32 {
+			c.HomePrefix4 = m.cfg.Home.V4.Masked()
+		}
+	}
+	move, err := movement.New(c, m.rand)
+	if err == nil {
+		m.move, m.secret = move, secret
+	}
+	return err
+}
+
+// start begins when the store has told everything. The tunnel of an earlier run goes on.
+func (m *Machine) start() {
+	m.setState(detached, "started")
+	m.forward()
+	m.configure()
+	m.persist()
 }
 
 // Handle takes one event.
-func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.Effect { return out }
+func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.Effect {
+	late := time.Duration(0)
+	if at, ok := m.Deadline(); ok && m.state != starting {
+		late = now.Boot - at
+	}
+	m.now, m.out = now, out
+	if m.since.IsZero() {
+		m.since = now.Wall
+	}
+	switch ev := ev.(type) {
+	case core.Tick:
+		m.out = m.move.Handle(now, ev, m.out)
+	case core.Message:
+		m.message(&ev)
+	case core.HostChanged:
+		m.out = m.move.Handle(now, ev, m.out)
+	case core.Done:
+		m.done(&ev)
+	case core.Reported:
+		m.count(wire.Reason(ev.Reason))
+		m.doubt()
+	case core.Command:
+		m.command(&ev)
+	case core.Restored:
+		m.restored(&ev)
+	}
+	if late > slept {
+		m.resumed(late)
+	}
+	m.tick()
+	if m.move.Changed() {
+		m.evaluate("care-of addresses changed")
+		m.configure()
+	}
+	out, m.out = m.out, nil
+	return out
+}
+
+// slept is how late a timer must be for the node to conclude that the machine, or the process, did not run.
+const slept = 2 * time.Second
+
+// deadlines of the machine itself.
+func (m *Machine) deadline() time.Duration {
+	at := min(m.retryAt, m.recheckAt, m.host.retryAt)
+	for i := range m.race.attempts {
+		at = min(at, m.race.attempts[i].next)
+	}
+	if m.bound() {
+		at = min(at, m.bind.expires, m.bind.refreshAt)
+	}
+	if m.path.next > 0 {
+		at = min(at, m.path.next)
+	}
+	if m.session.retry > 0 {
+		at = min(at, m.session.retry)
+	}
+	if m.cfg.Unreachable == Pass && m.lostAt != never && m.served && !m.passing() {
+		at = min(at, m.lostAt+m.cfg.Timers.DeadPath)
+	}
+	return at
+}
 
 // Deadline is the earliest of all timers.
-func (m *Machine) Deadline() (time.Duration, bool) { return 0, false }
+func (m *Machine) Deadline() (time.Duration, bool) {
+	if m.state == starting || m.state == stopped {
+		return 0, false
+	}
+	at := m.deadline()
+	if d, ok := m.move.Deadline(); ok {
+		at = min(at, d)
+	}
+	return at, at != never
+}
+
+// tick serves the timers that are due.
+func (m *Machine) tick() {
+	if m.state == starting || m.state == stopped {
+		return
+	}
+	now := m.now.Boot
+	if m.bound() && m.bind.expires <= now {
+		m.expire()
+	}
+	if m.bound() && m.bind.refreshAt <= now {
+		m.bind.refreshAt = never
+		m.requested("refresh")
+	}
+	if m.session.retry > 0 && m.session.retry <= now {
+		m.forward()
+	}
+	if m.path.next > 0 && m.path.next <= now {
+		m.probeDue()
+	}
+	if m.retryAt <= now {
+		m.retryAt = never
+		m.evaluate("retry")
+	}
+	if m.recheckAt <= now {
+		m.recheckAt = never
+		m.evaluate("a care-of address may work again")
+	}
+	m.sendDue()
+	m.withoutAnswer()
+	if m.host.retryAt <= now {
+		m.host.retryAt = never
+		m.configure()
+	} else if m.cfg.Unreachable == Pass && m.passing() {
+		m.configure()
+	}
+}
+
+// message takes what came from a link, or from the home agent.
+func (m *Machine) message(ev *core.Message) {
+	if f, ok := ev.Body.(*access.Frame); ok || ev.Body == nil && ev.Path.If != 0 && !ev.Path.Remote.IsValid() {
+		_ = f
+		m.out = m.move.Handle(m.now, *ev, m.out)
+		return
+	}
+	if m.state == starting || m.state == stopped {
+		return
+	}
+	if ev.Err != nil {
+		if raw, ok := ev.Body.(*mobility.Raw); ok && raw != nil {
+			m.unrecognized(&ev.Path)
+		}
+		m.ignored(&ev.Path, reasonOf(ev.Err), ev.Err.Error())
+		return
+	}
+	if e, ok := ev.Body.(*ip.Echo); ok {
+		m.echoed(&ev.Path, e)
+		return
+	}
+	if ev.Path.Remote.Addr() != m.cfg.Anchor.V6 {
+		m.ignored(&ev.Path, wire.UnknownPeer, "")
+		return
+	}
+	switch b := ev.Body.(type) {
+	case *mobility.BindingAck:
+		m.acknowledged(&ev.Path, b)
+	case *mobility.BindingRefreshRequest:
+		m.refreshRequest(&ev.Path)
+	case *mobility.BindingError:
+		m.bindingError(&ev.Path, b)
+	default:
+		m.ignored(&ev.Path, wire.UnsupportedMessage, "")
+	}
+}
+
+// done takes the results of effects.
+func (m *Machine) done(ev *core.Done) {
+	switch {
+	case movement.Ours(ev.Ref):
+		m.out = m.move.Handle(m.now, *ev, m.out)
+	case ev.Ref == refForward:
+		m.forwarded(ev.Err)
+	case ev.Ref > refChange:
+		m.changed(ev.Ref, ev.Err)
+	case ev.Err != nil:
+		m.failed("effect", ev.Err)
+	}
+}

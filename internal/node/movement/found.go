@@ -194,10 +194,10 @@ func (m *Machine) candidates4(l *link, want []candidate) []candidate {
 			}
 			r := 1
 			if d.via.IsValid() && h.p.Contains(d.via) {
-				r = 2
+				r += 2
 			}
-			if slices.ContainsFunc(l.addrs, func(x *addr) bool { return x.a == a }) && r == max(rank, r) {
-				r++ // the one that is offered stays, among equals
+			if slices.ContainsFunc(l.addrs, func(x *addr) bool { return x.a == a }) {
+				r++ // the one that is there stays, among equals
 			}
 			if r > rank {
 				best, rank = h, r

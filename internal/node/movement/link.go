@@ -194,9 +194,12 @@ func (m *Machine) linkUp(l *link) {
 		m.recheck(r)
 	}
 	for _, x := range l.addrs {
-		x.retryAt, x.tries = never, 0
-		if x.state == duplicate { // another network, perhaps
+		x.tries = 0
+		switch {
+		case x.state == duplicate: // another network, perhaps
 			m.reform(l, x)
+		case m.cfg.NoOptimistic && x.formed && x.state == optimistic:
+			m.testDuplicate(x)
 		}
 	}
 	m.found(l)
@@ -206,6 +209,9 @@ func (m *Machine) linkUp(l *link) {
 // linkDown keeps what is known, because the carrier may come back to the same network within milliseconds.
 func (m *Machine) linkDown(l *link) {
 	l.sol = solicitation{next: never, spent: l.sol.spent}
+	for _, x := range l.addrs {
+		x.dadEnds = never // nobody could have objected
+	}
 	if l.pat != nil {
 		m.emit(core.Emit{Name: "link", From: "up", To: "down", Why: "carrier", Fields: map[string]any{"if": l.name}})
 	}

@@ -184,16 +184,16 @@ func (m *Machine) awake() {
 
 // Confirm tells that packets go out from a and answers come back (RFC 4861 7.3.1): its router is reachable.
 func (m *Machine) Confirm(now core.Now, a netip.Addr) {
+	m.now = now
 	for _, ifi := range m.order {
-		for _, x := range m.links[ifi].addrs {
-			if x.a != a || x.router == nil || !m.links[ifi].carrier {
+		l := m.links[ifi]
+		for _, x := range l.addrs {
+			if x.a != a || x.router == nil || !l.carrier || !x.router.offered() {
 				continue
 			}
-			x.router.heard = now.Boot
-			if x.router.state == asked && x.router.offered() {
-				x.router.state, x.router.next = reachable, never
-				m.changed = true
-			}
+			r := x.router
+			r.heard, r.proven, r.next = now.Boot, true, never
+			r.state = reachable // told to nobody: it is the ordinary course
 		}
 	}
 	m.refresh()

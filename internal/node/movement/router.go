@@ -194,13 +194,15 @@ func (m *Machine) serveRouters(l *link) {
 			m.dropRouter(r, "router lifetime over")
 			continue
 		}
-		if m.due(r) <= m.now.Boot && r.next == never && r.offered() {
+		if !l.carrier {
+			continue
+		}
+		if m.due(r) <= m.now.Boot {
 			why := "no sign of life"
 			if r.interval > 0 && r.lastRA+missed(r.interval) <= m.now.Boot {
 				why = "advertisement missed"
 				r.lastRA = m.now.Boot // the next one that is missed asks again
 			}
-			r.heard = max(r.heard, m.now.Boot-m.cfg.Verify)
 			m.doubt(r, why, slowProbes)
 		}
 		if r.next <= m.now.Boot {
@@ -214,7 +216,7 @@ func missed(i time.Duration) time.Duration { return 2*i + i/2 }
 
 // due is when a router that nobody doubts is to be asked.
 func (m *Machine) due(r *router) time.Duration {
-	if !r.l.hasFrames() || r.state != reachable && r.state != fresh || r.next != never {
+	if !r.l.hasFrames() || !r.l.carrier || r.state != reachable && r.state != fresh || r.next != never {
 		return never
 	}
 	at := r.heard + m.cfg.Verify

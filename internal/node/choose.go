@@ -1,0 +1,145 @@
+package node
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/node/movement"
+)
+
+// candidates are the care-of addresses that could be registered, best first: those whose router answers, those that are not
+// known to fail, the link that is asked for, the rank of the link, IPv6 before IPv4 (RFC 5555 4.4.1), and else as package
+// movement orders them.
+func (m *Machine) candidates() []movement.CareOf {
+	var cs []movement.CareOf
+	m.no4 = false
+	for _, c := range m.move.CareOfs() {
+		switch {
+		case c.Home:
+		case !m.cfg.Anchor.reachable(c.Addr):
+			m.no4 = true
+		default:
+			cs = append(cs, c)
+		}
+	}
+	slices.SortStableFunc(cs, func(a, b movement.CareOf) int { return slices.Compare(m.rank(&a), m.rank(&b)) })
+	return cs
+}
+
+// rank orders care-of addresses; less is better.
+func (m *Machine) rank(c *movement.CareOf) []int {
+	_, avoid := m.nets.avoided(c, m.now.Wall)
+	one := func(b bool) int {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return []int{one(c.Suspect), one(avoid), one(m.preferred != "" && c.Link != m.preferred), one(c.Deprecated), c.Prefer, one(c.Addr.Is4())}
+}
+
+// evaluate looks at where the node is and does what follows. It is called when care-of addresses changed, and when what was
+// known of them did.
+func (m *Machine) evaluate(why string) {
+	switch m.state {
+	case starting, stopping, stopped:
+		return
+	}
+	if at, ok := m.move.AtHome(); ok {
+		m.comeHome(at, why)
+		return
+	}
+	m.leaveHome()
+	cs := m.candidates()
+	moved := m.moved(cs)
+	if len(cs) == 0 {
+		m.detach(why)
+		return
+	}
+	cur := slices.IndexFunc(cs, func(c movement.CareOf) bool { return m.bound() && keyOf(&c) == keyOf(&m.bind.careOf) })
+	if cur >= 0 {
+		m.bind.careOf = cs[cur] // its MTU may be another
+	}
+	switch {
+	case m.state == refused && !moved && m.now.Boot < m.retryAt:
+	case cur < 0 || m.path.dead:
+		if moved || !m.racing() || m.race.narrow || m.race.refresh && cur < 0 {
+			m.seek(cs, why)
+		}
+	default:
+		m.improve(cs[:cur], moved, why)
+	}
+	m.recheck(cs, cur)
+}
+
+// moved says whether the set of care-of addresses is another one than before.
+func (m *Machine) moved(cs []movement.CareOf) bool {
+	keys := make([]key, len(cs))
+	for i := range cs {
+		keys[i] = keyOf(&cs[i])
+	}
+	slices.SortFunc(keys, func(a, b key) int { return cmp.Or(cmp.Compare(a.ifi, b.ifi), a.addr.Compare(b.addr)) })
+	if slices.Equal(keys, m.seen) {
+		return false
+	}
+	m.seen = keys
+	return true
+}
+
+// seek registers whatever answers first: no tunnel works.
+func (m *Machine) seek(cs []movement.CareOf, why string) {
+	if m.bound() {
+		m.setState(updating, why)
+	} else {
+		m.setState(registering, why)
+	}
+	m.startRace(cs, register, false, false)
+}
+
+// improve looks whether a better care-of address answers, while the bound one works.
+func (m *Machine) improve(better []movement.CareOf, moved bool, why string) {
+	better = slices.DeleteFunc(slices.Clone(better), func(c movement.CareOf) bool {
+		_, avoid := m.nets.avoided(&c, m.now.Wall)
+		return avoid || c.Suspect
+	})
+	switch {
+	case len(better) == 0:
+		switch {
+		case m.racing() && m.race.refresh: // goes on
+		case m.state == refused && m.now.Boot < m.retryAt:
+		default:
+			m.endRace()
+			m.confirm(why)
+		}
+	case moved || !m.racing() || !m.race.narrow:
+		m.setState(updating, why)
+		m.startRace(better, register, true, false)
+	}
+}
+
+// recheck sets the time at which a care-of address that is avoided would be better than the bound one.
+func (m *Machine) recheck(cs []movement.CareOf, cur int) {
+	m.recheckAt = never
+	if cur < 0 {
+		return
+	}
+	for i := range cs {
+		if until, avoid := m.nets.avoided(&cs[i], m.now.Wall); avoid && i != cur {
+			m.recheckAt = min(m.recheckAt, m.now.Boot+max(until.Sub(m.now.Wall), time.Second))
+		}
+	}
+}
+
+// detach: there is no network. The tunnel stays as it is, for the time when the address comes back.
+func (m *Machine) detach(why string) {
+	if m.no4 && m.noted != "ipv4-only" {
+		m.noted = "ipv4-only"
+		m.emit(core.Emit{Name: "warning", Why: "ipv4-only", Fields: map[string]any{"peer": m.cfg.Anchor.Name,
+			"err": "there is IPv4 only, and the IPv4 address of the home agent is not configured"}})
+	}
+	m.endRace()
+	m.path.stop()
+	m.setState(detached, why)
+}

@@ -1,0 +1,161 @@
+package node
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/node/movement"
+	"kedge/wire"
+)
+
+// recordVersion is the first octet of the record; JSON follows.
+const (
+	recordVersion = 1
+	recordKey     = "node"
+	// seqMargin is how far the sequence number is advanced at a restart: more than can be sent before a lazy record is
+	// written (MAX_UPDATE_RATE a second).
+	seqMargin = 64
+)
+
+// record is what outlives the process.
+type record struct {
+	Restart  uint32       `json:"restart"`
+	Seq      uint16       `json:"seq"`
+	Secret   []byte       `json:"secret"`            // of interface identifiers
+	Lives    time.Time    `json:"lives,omitzero"`    // until then the home agent may have a binding
+	Given4   netip.Prefix `json:"given4,omitzero"`   // dynamic IPv4 home address
+	Without4 netip.Addr   `json:"without4,omitzero"` // home agent that does not know the IPv4 Home Address option
+	Home     netip.Addr   `json:"home"`              // whose record this is
+	Session  core.ID      `json:"session,omitzero"`  // in the data plane
+	Binding  *bindingRec  `json:"binding,omitempty"`
+	Networks []networkRec `json:"networks,omitempty"` // the one used last at the end
+}
+
+type bindingRec struct {
+	CareOf    netip.Addr    `json:"care_of"`
+	Link      string        `json:"link"`
+	If        int           `json:"if"`
+	MTU       int           `json:"mtu"`
+	Framing   framing       `json:"framing"`
+	Seq       uint16        `json:"seq"`
+	Lifetime  time.Duration `json:"lifetime_ns"`
+	Expires   time.Time     `json:"expires"`
+	Keepalive time.Duration `json:"keepalive_ns"`
+	IPv4      netip.Prefix  `json:"ipv4,omitzero"`
+}
+
+type networkRec struct {
+	Name  string        `json:"name"`
+	RTT   time.Duration `json:"rtt_ns"`
+	Fails int           `json:"fails,omitzero"`
+	Avoid time.Time     `json:"avoid,omitzero"`
+	Plain verdict       `json:"plain,omitzero"`
+	Until time.Time     `json:"until,omitzero"`
+}
+
+// persist writes the record behind: no message waits for it, because a sequence number that is lost is made good by the
+// margin, and in the end by status 135.
+func (m *Machine) persist() {
+	r := record{
+		Restart: m.restart, Seq: m.seq, Secret: m.secret, Given4: m.given4, Without4: m.without4, Home: m.hoa(),
+	}
+	if m.livesUntil > m.now.Boot {
+		r.Lives = m.wall(m.livesUntil)
+	}
+	if b := &m.bind; m.bound() && m.session.up {
+		r.Session = m.session.id
+		r.Binding = &bindingRec{CareOf: b.careOf.Addr, Link: b.careOf.Link, If: b.careOf.If, MTU: b.careOf.MTU, Framing: b.framing, Seq: b.seq,
+			Lifetime: b.lifetime, Expires: m.wall(b.expires), Keepalive: b.keepalive, IPv4: b.ipv4}
+	}
+	for _, n := range m.nets.list {
+		r.Networks = append(r.Networks, networkRec{n.name, n.rtt, n.fails, utc(n.avoid), n.plain, utc(n.until)})
+	}
+	val, err := json.Marshal(&r)
+	if err != nil {
+		m.failed("record", err)
+		return
+	}
+	m.out = append(m.out, core.Persist{Key: []byte(recordKey), Val: append([]byte{recordVersion}, val...), Lazy: true})
+}
+
+// wall and utc make records that are equal for equal contents.
+func (m *Machine) wall(boot time.Duration) time.Time { return utc(m.now.Wall.Add(boot - m.now.Boot)) }
+
+func utc(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.Round(0).UTC()
+}
+
+// restored takes the record of an earlier run, and begins when there is nothing more.
+func (m *Machine) restored(ev *core.Restored) {
+	switch {
+	case ev.Last:
+		m.start()
+	case string(ev.Key) != recordKey:
+	default:
+		if err := m.adopt(ev.Val); err != nil {
+			m.count(wire.Malformed)
+			m.failed("record", err)
+		}
+	}
+}
+
+// adopt takes over what an earlier run knew. What does not fit the config is left out.
+func (m *Machine) adopt(val []byte) error {
+	if len(val) == 0 || val[0] != recordVersion {
+		return wire.UnknownType
+	}
+	var r record
+	if err := json.Unmarshal(val[1:], &r); err != nil {
+		return err
+	}
+	m.restart = r.Restart + 1
+	if len(r.Secret) >= 16 && len(r.Secret) <= 64 {
+		if err := m.watch(r.Secret); err != nil {
+			return err
+		}
+	}
+	for _, n := range r.Networks[max(0, len(r.Networks)-maxNetworks):] {
+		if n.Name != "" && n.RTT >= 0 && n.RTT < time.Minute && n.Fails >= 0 && n.Plain <= blocked {
+			m.nets.list = append(m.nets.list, &network{n.Name, n.RTT, n.Fails, n.Avoid, n.Plain, n.Until})
+		}
+	}
+	if r.Home != m.hoa() {
+		return nil
+	}
+	m.seq = r.Seq + seqMargin
+	m.acked = m.seq
+	m.without4 = r.Without4
+	if m.cfg.Home.IPv4 == IPv4Dynamic && r.Given4.IsValid() && usable4(r.Given4.Addr()) {
+		m.given4 = r.Given4
+	}
+	if left := r.Lives.Sub(m.now.Wall); left > 0 {
+		m.livesUntil = m.now.Boot + min(left, maxLifetime)
+	}
+	if r.Binding != nil {
+		m.adoptBinding(&r)
+	}
+	return nil
+}
+
+// adoptBinding takes over a binding that still lives, so that the data plane keeps its tunnel.
+func (m *Machine) adoptBinding(r *record) {
+	b := r.Binding
+	left := b.Expires.Sub(m.now.Wall)
+	if left <= 0 || left > maxLifetime || !b.CareOf.IsValid() || b.CareOf.Is4In6() || b.CareOf.Is6() != (b.Framing == inIPv6) || b.Framing > inUDP ||
+		!m.cfg.Anchor.reachable(b.CareOf) || b.Lifetime <= 0 || b.Lifetime > maxLifetime || b.MTU < 0 || b.MTU > 65535 || b.Keepalive < 0 || r.Session == 0 {
+		return
+	}
+	m.bind = binding{
+		careOf:  movement.CareOf{If: b.If, Link: b.Link, Addr: b.CareOf, MTU: b.MTU},
+		framing: b.Framing, seq: m.seq, lifetime: b.Lifetime, expires: m.now.Boot + left, refreshAt: never, keepalive: b.Keepalive,
+	}
+	if b.IPv4.IsValid() && usable4(b.IPv4.Addr()) {
+		m.bind.ipv4 = b.IPv4
+	}
+	m.session.id = r.Session
+}

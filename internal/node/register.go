@@ -1,0 +1,293 @@
+package node
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/node/movement"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// Several care-of addresses may be tried at a time, each with its own back-off (RFC 6275 11.8): a race. Every Binding Update
+// has the next sequence number, whatever its care-of address, and the home agent takes each that is greater than the last.
+// So it holds what the greatest number that reached it said, and of those sent after an acknowledged one nobody knows
+// whether they did. Two rules make both ends agree:
+//
+//  1. The tunnel follows the newest acknowledged number; an acknowledgement of an older one changes nothing.
+//  2. A registration is settled when no Binding Update for another care-of address was sent after it. One that is
+//     acknowledged but not settled is confirmed: sent again with the next number, and nothing else is sent meanwhile.
+
+// Limits of a race.
+const (
+	maxAttempts = 4  // care-of addresses
+	maxSent     = 32 // Binding Updates whose acknowledgement is still taken
+	// maxTries is after how many Binding Updates a race for a better care-of address is given up, while the old one works.
+	maxTries = 3
+)
+
+// kind is what a Binding Update is for.
+type kind uint8
+
+const (
+	register   kind = iota
+	deregister      // on the home link
+	farewell        // away, because the node is told to stop
+)
+
+// sent is a Binding Update without an acknowledgement.
+type sent struct {
+	seq      uint16
+	at       time.Duration
+	careOf   movement.CareOf
+	kind     kind
+	force    bool       // with the F flag
+	asked    bool       // with an IPv4 Home Address option
+	ipv4     netip.Addr // what the option said
+	lifetime time.Duration
+}
+
+// attempt is one care-of address of a race.
+type attempt struct {
+	careOf  movement.CareOf
+	kind    kind
+	next    time.Duration // of the next Binding Update; never = given up
+	timeout time.Duration // until then from the last one; 0 = none sent
+	tries   int
+}
+
+// race is what is being tried; without attempts there is none.
+type race struct {
+	attempts []attempt
+	begun    time.Duration
+	narrow   bool // a tunnel works, this looks for a better one
+	refresh  bool // of the care-of address that is bound: refresh, confirmation
+}
+
+// key tells care-of addresses apart.
+type key struct {
+	ifi  int
+	addr netip.Addr
+}
+
+func keyOf(c *movement.CareOf) key { return key{c.If, c.Addr} }
+
+// never is later than any deadline.
+const never = time.Duration(1<<63 - 1)
+
+// startRace tries care-of addresses, the first at once, each other when those before it have had their time to be answered.
+func (m *Machine) startRace(cs []movement.CareOf, k kind, narrow, refresh bool) {
+	m.race = race{begun: m.now.Boot, narrow: narrow, refresh: refresh}
+	at := m.now.Boot
+	for _, c := range cs[:min(len(cs), maxAttempts)] {
+		m.race.attempts = append(m.race.attempts, attempt{careOf: c, kind: k, next: at})
+		at += m.patience(&c)
+	}
+	m.sendDue()
+}
+
+// patience is how long a care-of address is alone in a race: two round trips if known, else Timers.FamilyFallback. A lower
+// bound keeps jitter from bringing the other family into play.
+func (m *Machine) patience(c *movement.CareOf) time.Duration {
+	if rtt := m.nets.rtt(c); rtt > 0 {
+		return max(2*rtt, minPatience)
+	}
+	return m.cfg.Timers.FamilyFallback
+}
+
+const minPatience = 100 * time.Millisecond
+
+func (m *Machine) endRace() { m.race = race{} }
+
+func (m *Machine) racing() bool { return len(m.race.attempts) > 0 }
+
+// hasten makes what is under way try again at once, with a fresh back-off.
+func (m *Machine) hasten() {
+	at := m.now.Boot
+	for i := range m.race.attempts {
+		a := &m.race.attempts[i]
+		a.next, a.timeout, a.tries = at, 0, 0
+		at += m.patience(&a.careOf)
+	}
+}
+
+// sendDue sends the Binding Updates whose time has come, as the rate allows.
+func (m *Machine) sendDue() {
+	for i := range m.race.attempts {
+		a := &m.race.attempts[i]
+		if a.next > m.now.Boot {
+			continue
+		}
+		if m.race.narrow && a.tries >= maxTries {
+			a.next = never
+			continue
+		}
+		if free := m.rate.free(m.now.Boot); free > m.now.Boot {
+			a.next = free
+			continue
+		}
+		m.transmit(a)
+	}
+	if m.race.refresh && m.silent >= echoless && !m.path.dead && m.race.attempts[0].tries > maxTries {
+		m.path.dead = true // of a home agent that answers no echoes, these are the only sign
+		m.evaluate("dead path")
+		return
+	}
+	if m.racing() && m.race.narrow && !slices.ContainsFunc(m.race.attempts, func(a attempt) bool { return a.next != never }) {
+		m.giveUp()
+	}
+}
+
+// transmit sends one Binding Update and sets the time of the next.
+func (m *Machine) transmit(a *attempt) {
+	m.rate.take(m.now.Boot)
+	m.seq++
+	t := &m.cfg.Timers
+	switch {
+	case a.timeout > 0:
+		a.timeout = min(2*a.timeout, t.RetransmitMax)
+		m.emit(core.Emit{Name: "retransmit", ID: m.session.id, Why: string(wire.NoAnswer), Fields: map[string]any{
+			"type": "bu", "peer": m.cfg.Anchor.Name, "coa": a.careOf.Addr.String(), "seq": m.seq, "tries": a.tries + 1}})
+	case m.bound():
+		a.timeout = t.RetransmitFirst
+	default:
+		a.timeout = t.RetransmitNew
+	}
+	a.tries++
+	a.next = m.now.Boot + a.timeout
+	s := sent{seq: m.seq, at: m.now.Boot, careOf: a.careOf, kind: a.kind, lifetime: t.Lifetime}
+	if a.kind != register {
+		s.lifetime = 0
+	} else {
+		m.livesUntil = max(m.livesUntil, m.now.Boot+s.lifetime)
+	}
+	bu := m.update(&s)
+	path := m.signalling(&s.careOf)
+	if a.kind == deregister {
+		path = m.fromHome(s.careOf.If)
+	}
+	if len(m.sent) == maxSent {
+		m.sent = slices.Delete(m.sent, 0, 1)
+	}
+	m.sent = append(m.sent, s)
+	m.out = append(m.out, core.Send{Path: path, Body: bu})
+	m.persist()
+}
+
+// update builds the Binding Update that s describes, and completes s.
+func (m *Machine) update(s *sent) *mobility.BindingUpdate {
+	bu := &mobility.BindingUpdate{
+		Sequence: s.seq, Flags: mobility.BUAck | mobility.BUHome, Lifetime: uint16(s.lifetime / mobility.LifetimeUnit),
+	}
+	if m.cfg.ID != "" {
+		bu.Options = bu.Options.Add(mobility.MobileNodeID{Subtype: mobility.SubtypeNAI, ID: m.cfg.ID})
+	}
+	c := s.careOf.Addr
+	switch {
+	case s.kind == deregister: // the care-of address of a node at home is its home address
+		bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: m.hoa()})
+	case c.Is6():
+		bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: c})
+	case m.cfg.Anchor.Dialect == Soliman:
+		bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: mapped(c)})
+	default:
+		bu.Options = bu.Options.Add(mobility.IPv4CareOf{Addr: c})
+		if s.force = m.force(&s.careOf); s.force {
+			bu.Flags |= mobility.BUForceUDP
+		}
+	}
+	if s.kind == register && m.wants4() {
+		s.asked, s.ipv4 = true, m.ask4()
+		bu.Options = bu.Options.Add(m.homeOption(s.ipv4))
+	}
+	return bu
+}
+
+// homeOption is the IPv4 Home Address option. That of draft-soliman-00 must be the last: its length is not what others read.
+func (m *Machine) homeOption(a netip.Addr) mobility.IPv4HomeAddress {
+	o := mobility.IPv4HomeAddress{PrefixLen: 32, Addr: a}
+	if m.cfg.Anchor.Dialect == Soliman {
+		o = mobility.IPv4HomeAddress{Addr: a, Short: 1}
+		if m.cfg.Anchor.ShortOctet {
+			o.Short = 4
+		}
+	}
+	return o
+}
+
+// wants4 says whether the IPv4 Home Address option goes into Binding Updates. An anchor that did not answer it does not know
+// it (document 004, 2.2.1), and is not asked again unless configured (3.3).
+func (m *Machine) wants4() bool {
+	return m.cfg.Home.IPv4 != IPv4None && (m.without4 != m.cfg.Anchor.V6 || m.cfg.RetryIPv4)
+}
+
+// ask4 is what the option says: the static address, the one that was given, or 0.0.0.0.
+func (m *Machine) ask4() netip.Addr {
+	switch {
+	case m.cfg.Home.IPv4 == IPv4Static:
+		return m.cfg.Home.V4.Addr()
+	case m.given4.IsValid():
+		return m.given4.Addr()
+	}
+	return netip.IPv4Unspecified()
+}
+
+// force says whether a registration from an IPv4 care-of address asks for UDP in any case.
+func (m *Machine) force(c *movement.CareOf) bool {
+	return !m.refusesUDP && (m.cfg.ForceUDP || m.nets.blocked(c, m.now.Wall))
+}
+
+// giveUp ends a race for better care-of addresses: the tunnel that works stays. The home agent may have heard more than was
+// answered, so it is told again.
+func (m *Machine) giveUp() {
+	for i := range m.race.attempts {
+		m.nets.fail(&m.race.attempts[i].careOf, m.now.Wall)
+	}
+	m.past("no answer from better care-of addresses", string(wire.NoAnswer), "")
+	m.endRace()
+	m.confirm("no answer")
+}
+
+// confirm sends the bound care-of address again if a later Binding Update named another one, and is content otherwise.
+func (m *Machine) confirm(why string) {
+	if m.settled() {
+		m.setState(active, why)
+		return
+	}
+	m.setState(updating, why)
+	m.startRace([]movement.CareOf{m.bind.careOf}, register, false, true)
+}
+
+// settled says whether the home agent can only hold what is bound.
+func (m *Machine) settled() bool {
+	return !slices.ContainsFunc(m.sent, func(s sent) bool { return newer(s.seq, m.bind.seq) && keyOf(&s.careOf) != keyOf(&m.bind.careOf) })
+}
+
+// newer compares sequence numbers modulo 2^16 (RFC 6275 9.5.1).
+func newer(a, b uint16) bool { return int16(a-b) > 0 }
+
+// rate holds MAX_UPDATE_RATE: the times of the last Binding Updates, oldest first.
+type rate struct {
+	last [MaxUpdateRate]time.Duration
+	used int
+}
+
+// free is when the next one may go.
+func (r *rate) free(now time.Duration) time.Duration {
+	if r.used < MaxUpdateRate {
+		return now
+	}
+	return max(now, r.last[0]+time.Second)
+}
+
+func (r *rate) take(now time.Duration) {
+	if r.used < MaxUpdateRate {
+		r.last[r.used] = now
+		r.used++
+		return
+	}
+	copy(r.last[:], r.last[1:])
+	r.last[MaxUpdateRate-1] = now
+}

@@ -1,0 +1,131 @@
+package node
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/node/movement"
+)
+
+// binding is the home registration that the home agent acknowledged. It is kept until its lifetime ends, whatever happens to
+// the network. Of it the Binding Update List is made (RFC 6275 11.1, document 004 3.3): an entry for the IPv6 home address
+// and, if the home agent bound it, one for the IPv4 home address.
+type binding struct {
+	careOf    movement.CareOf
+	framing   framing
+	nat       bool // one was detected
+	seq       uint16
+	sentAt    time.Duration // when the Binding Update was sent: lifetimes count from then (RFC 6275 11.7.3)
+	lifetime  time.Duration
+	expires   time.Duration // 0 = there is no binding
+	refreshAt time.Duration
+	keepalive time.Duration // longest time between packets that a NAT likes; 0 = none needed
+	ipv4      netip.Prefix  // bound IPv4 home address; invalid = none
+}
+
+// bound says whether there is a binding.
+func (m *Machine) bound() bool { return m.bind.expires > 0 }
+
+// session is what the data plane is told.
+type session struct {
+	id    core.ID
+	up    bool
+	chain core.Chain
+	keys  []netip.Prefix
+	retry time.Duration // when to tell it again after a failure; 0 = it knows
+}
+
+// Refs of effects whose result is wanted.
+const (
+	refForward core.Ref = 1 + iota
+	refChange
+)
+
+// retryAfter is how long after a failed effect it is tried again.
+const retryAfter = time.Second
+
+// forward brings the data plane to what the binding says. The old tunnel is let in for Timers.Grace more.
+func (m *Machine) forward() {
+	if !m.bound() {
+		m.unforward()
+		return
+	}
+	s := &m.session
+	keys := []netip.Prefix{host(m.hoa())}
+	if m.bind.ipv4.IsValid() {
+		keys = append(keys, host(m.bind.ipv4.Addr()))
+	}
+	chain := m.chain(m.bind.careOf.Addr, m.bind.framing)
+	chain.MTU = uint16(min(m.outerMTU(), 65535))
+	var ops []core.Op
+	if !s.up || s.chain != chain || s.retry > 0 {
+		if s.id == 0 {
+			m.sessions++
+			s.id = core.ID(m.cfg.Restart)<<32 | core.ID(m.sessions)
+		}
+		ops = append(ops, core.SetSession{ID: s.id, Chain: chain, Grace: m.cfg.Timers.Grace})
+	}
+	for _, k := range keys {
+		if !s.up || s.retry > 0 || !slices.Contains(s.keys, k) {
+			ops = append(ops, core.SetKey{Match: core.Match{Src: k}, ID: s.id, Up: true, Down: true})
+		}
+	}
+	for _, k := range s.keys {
+		if !slices.Contains(keys, k) {
+			ops = append(ops, core.Drop{Match: core.Match{Src: k}})
+		}
+	}
+	s.up, s.chain, s.keys, s.retry = true, chain, keys, 0
+	if len(ops) > 0 {
+		m.out = append(m.out, core.Forward{Ops: ops, Ref: refForward})
+	}
+}
+
+// unforward ends the session.
+func (m *Machine) unforward() {
+	if m.session.up {
+		m.out = append(m.out, core.Forward{Ops: []core.Op{core.Drop{ID: m.session.id}}, Ref: refForward})
+	}
+	m.session = session{}
+	m.path.stop()
+}
+
+// forwarded takes the data plane's answer.
+func (m *Machine) forwarded(err error) {
+	if err == nil {
+		return
+	}
+	m.failed("forwarding", err)
+	if m.session.up {
+		m.session.retry = m.now.Boot + retryAfter
+	}
+}
+
+// unbind ends the binding: it expired, or the home agent has none any more.
+func (m *Machine) unbind() {
+	m.bind = binding{}
+	m.unforward()
+	m.persist()
+}
+
+// expire: the lifetime is over, and with it what the home agent knew.
+func (m *Machine) expire() {
+	m.unbind()
+	m.past("binding expired", "", "")
+	switch m.state {
+	case active:
+		m.setState(registering, "expired")
+		m.seekAll()
+	case updating:
+		m.setState(registering, "expired")
+	}
+	m.configure()
+}
+
+// seekAll starts over with all care-of addresses.
+func (m *Machine) seekAll() {
+	m.seen = nil
+	m.evaluate("expired")
+}
