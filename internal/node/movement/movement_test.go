@@ -205,10 +205,11 @@ func TestConfirm(t *testing.T) {
 		t.Errorf("asked %v", r.frames("ns"))
 	}
 	// It dies by three unanswered questions a second apart.
-	n.routers[0].silent = true
-	r.run(DefaultVerify + 3*time.Second + 2*wireDelay - 1)
-	r.want("eth0 2001:db8:a::/64 suspect")
 	r.run(2 * wireDelay)
+	n.routers[0].silent = true
+	r.run(DefaultVerify + 3*time.Second - 1)
+	r.want("eth0 2001:db8:a::/64 suspect")
+	r.run(1)
 	r.want("")
 }
 
