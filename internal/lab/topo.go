@@ -224,7 +224,8 @@ func (r *Run) connect(n *node, w *wire, to string) error {
 // buildRoutes gives the static hosts outside of access links routes to the home prefixes by the anchors, unless they are on
 // the link for them; and everybody the routes that the scenario says.
 func (r *Run) buildRoutes() error {
-	if slices.ContainsFunc(r.nodes, func(n *node) bool { return n.router != nil }) {
+	routers := slices.ContainsFunc(r.nodes, func(n *node) bool { return n.router != nil })
+	if routers {
 		if err := r.buildPaths(); err != nil {
 			return err
 		}
@@ -235,7 +236,7 @@ func (r *Run) buildRoutes() error {
 				return err
 			}
 		}
-		if n.spec.Kedge != "" || n.spec.OnAccess() {
+		if n.spec.Kedge != "" || n.spec.OnAccess() || routers {
 			continue
 		}
 		for _, a := range r.nodes {
