@@ -35,6 +35,7 @@ func (h *Host) Sweep() ([]core.HostOp, error) {
 	h.sweepNeighbours(remove)
 	h.sweepAddresses(remove)
 	h.sweepJournal(remove)
+	h.sweepTap(remove)
 	return gone, errors.Join(errs...)
 }
 

@@ -54,7 +54,8 @@ type Host struct {
 	nl  *netlink.Handle
 	raw map[int]*nl.SocketHandle // for requests whose attributes the netlink package does not know
 
-	mu      sync.Mutex // serializes Apply and Sweep; protects the two below
+	mu      sync.Mutex // serializes Apply and Sweep; protects the three below
+	taps    int        // "ip" ports that are open
 	applied map[object]bool
 	journal *journal
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"kedge/internal/core"
 	wireip "kedge/wire/ip"
 )
 
@@ -27,6 +28,7 @@ import (
 //
 // Its name carries the host's tag. It is put back when somebody flushes all rules, as firewalls do when they are loaded anew.
 type tapTable struct {
+	h     *Host
 	name  string
 	conn  *nftables.Conn
 	watch *descriptor
@@ -46,7 +48,7 @@ func (h *Host) openTapTable() (*tapTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tapTable{name: tapName(h.opt.Tag), conn: conn, done: make(chan struct{})}
+	t := &tapTable{h: h, name: tapName(h.opt.Tag), conn: conn, done: make(chan struct{})}
 	if err := t.install(h.opt.Local); err != nil {
 		_ = conn.CloseLasting()
 		return nil, err
@@ -56,6 +58,9 @@ func (h *Host) openTapTable() (*tapTable, error) {
 		return nil, errors.Join(err, t.remove())
 	}
 	t.watch = newDescriptor(fd, "nftables")
+	h.mu.Lock()
+	h.taps++
+	h.mu.Unlock()
 	go t.follow()
 	return t, nil
 }
@@ -174,7 +179,42 @@ func (t *tapTable) Close() error {
 	t.closed = true
 	err := t.remove()
 	t.mu.Unlock()
+	t.h.mu.Lock()
+	t.h.taps--
+	t.h.mu.Unlock()
 	t.watch.Close()
 	<-t.done
 	return err
+}
+
+// sweepTap removes the table of an earlier run that no port of this Host replaced. h.mu is held.
+func (h *Host) sweepTap(remove func(core.HostOp, error)) {
+	if h.taps > 0 {
+		return
+	}
+	op := core.HostOp{Kind: "ip port", Del: true, Name: tapName(h.opt.Tag)}
+	err := h.inside(func() error {
+		conn, err := nftables.New(nftables.AsLasting())
+		if err != nil {
+			return err
+		}
+		defer conn.CloseLasting()
+		tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv6)
+		if err != nil {
+			return nil // a kernel without nf_tables has none
+		}
+		for _, t := range tables {
+			if t.Name == op.Name {
+				conn.DelTable(t)
+				if err := conn.Flush(); err != nil {
+					return fmt.Errorf("nftables: %w", err)
+				}
+				remove(op, nil)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		remove(op, err)
+	}
 }
