@@ -275,17 +275,11 @@ var anchorCases = []testCase{
 // congestion runs the whole table of RFC 6040 figure 4 through a decapsulation, with DSCP from the outer header.
 func (b *bench) congestion(f family, osrc, odst, src, dst netip.Addr, in func([]byte) Packet, out func([]byte) want) {
 	b.Helper()
-	const notECT, ect1, ect0, ce, drop = 0, 1, 2, 3, 0xff
-	for _, row := range []struct{ inner, outer, result byte }{
-		{notECT, notECT, notECT}, {notECT, ect0, notECT}, {notECT, ect1, notECT}, {notECT, ce, drop},
-		{ect0, notECT, ect0}, {ect0, ect0, ect0}, {ect0, ect1, ect1}, {ect0, ce, ce},
-		{ect1, notECT, ect1}, {ect1, ect0, ect1}, {ect1, ect1, ect1}, {ect1, ce, ce},
-		{ce, notECT, ce}, {ce, ect0, ce}, {ce, ect1, ce}, {ce, ce, ce},
-	} {
+	for _, row := range congestionTable {
 		name := fmt.Sprintf("%s, inner ECN %d, outer %d", f.name, row.inner, row.outer)
 		pkt := udpPacket(src, dst, hdr{tos: 0x28 | row.inner}, 100)
 		outer := v6(osrc, odst, map[bool]byte{true: 4, false: 41}[src.Is4()], hdr{tos: 0xb8 | row.outer}, pkt)
-		if row.result == drop {
+		if row.result == dropped {
 			b.dropped(wire.ECNDrop, 1, func() { b.pass(name, in(outer)) })
 			continue
 		}
@@ -295,6 +289,11 @@ func (b *bench) congestion(f family, osrc, odst, src, dst netip.Addr, in func([]
 
 // superPacket sends a TCP packet of nearly 64 KB that the sender's device should have cut, and a UDP one, and wants segments.
 func (b *bench) superPacket(src, dst netip.Addr, where Packet, expect func(seg []byte) []byte) {
+	b.Helper()
+	b.superPacketHop(src, dst, where, 63, expect)
+}
+
+func (b *bench) superPacketHop(src, dst netip.Addr, where Packet, hop int, expect func(seg []byte) []byte) {
 	b.Helper()
 	const size, fin, ack, psh = 1300, 1, 16, 8
 	head, kind := headerLen(src), uint8(ip.GSOTCP6)
@@ -314,7 +313,7 @@ func (b *bench) superPacket(src, dst netip.Addr, where Packet, expect func(seg [
 		if end == len(payload) {
 			flags |= fin | psh
 		}
-		h := hdr{hop: 63, df: true}
+		h := hdr{hop: hop, df: true}
 		if src.Is4() {
 			h.id = uint16(100 + i)
 		}
@@ -329,7 +328,7 @@ func (b *bench) superPacket(src, dst netip.Addr, where Packet, expect func(seg [
 	body[6], body[7] = byte(sum>>8), byte(sum)
 	where.B = packet(src, dst, 17, hdr{}, body)
 	where.VNet = ip.VNet{NeedsChecksum: true, CsumStart: head, CsumOffset: 6}
-	b.pass("UDP with a partial checksum", where, toCore(expect(packet(src, dst, 17, hdr{hop: 63}, whole))))
+	b.pass("UDP with a partial checksum", where, toCore(expect(packet(src, dst, 17, hdr{hop: hop}, whole))))
 }
 
 func pseudoSumOnly(src, dst netip.Addr, proto byte, n int) uint16 {

@@ -25,11 +25,12 @@ import (
 type Side uint8
 
 const (
-	Native Side = iota // an anchor's correspondent nodes, a gateway's hosts
+	Native Side = iota // an anchor's correspondent nodes, a gateway's hosts, a node's applications
 	Tunnel             // the core network
+	Signal             // what the router's machine gets; only out
 )
 
-func (s Side) String() string { return [...]string{"native", "tunnel"}[s] }
+func (s Side) String() string { return [...]string{"native", "tunnel", "signal"}[s] }
 
 // Packet is one packet on a link beside the router, from its IP header on. Link and MAC name the host on a gateway's native side.
 type Packet struct {
@@ -39,7 +40,8 @@ type Packet struct {
 	// Other says that a frame into a gateway goes to this MAC and not to the router's.
 	Other core.MAC
 	B     []byte
-	VNet  ip.VNet // of a sender with offloads; offsets from the IP header
+	VNet  ip.VNet    // of a sender with offloads; offsets from the IP header
+	Outer core.Chain // of a Signal packet
 }
 
 // Options of a router.
@@ -47,6 +49,9 @@ type Options struct {
 	Role               dataplane.Role
 	LocalRouting       bool
 	EncapsulationLimit uint8
+	Home, Anchors      []netip.Addr
+	ProbeID            uint16
+	Unreachable        bool
 }
 
 // Router is one router under test with what surrounds it. Its addresses, links and routes are those of this package; the path
@@ -58,6 +63,8 @@ type Router interface {
 	Drain() []Packet         // all that left since the last call, in order for each side
 	Advance(d time.Duration) // the router's clock
 	Dropped(wire.Reason) uint64
+	Keepalives() uint64
+	Signal(core.Packet) error // puts signalling into its Outer
 }
 
 // Factory makes a router; it registers its own cleanup. It fails the test where it cannot.
@@ -65,16 +72,17 @@ type Factory func(t *testing.T, o Options) Router
 
 // The world around the routers.
 var (
-	LMAA  = netip.MustParseAddr("2001:db8:a::1") // the anchor
-	LMAA4 = netip.MustParseAddr("198.51.100.1")
-	CoA4  = netip.MustParseAddr("198.51.100.11")  // a node's care-of address
-	NAT4  = netip.MustParseAddr("198.51.100.77")  // a NAT, seen from the core
-	CoA1  = netip.MustParseAddr("2001:db8:a::11") // gateways
-	CoA2  = netip.MustParseAddr("2001:db8:a::12")
-	Alien = netip.MustParseAddr("2001:db8:a::66") // a stranger in the core
-	Core  = netip.MustParsePrefix("2001:db8:a::/64")
-	CN6   = netip.MustParseAddr("2001:db8:c::c") // a correspondent node
-	CN4   = netip.MustParseAddr("203.0.113.9")
+	LMAA   = netip.MustParseAddr("2001:db8:a::1") // the anchor
+	LMAA4  = netip.MustParseAddr("198.51.100.1")
+	CoA4   = netip.MustParseAddr("198.51.100.11")  // a node's care-of address
+	NAT4   = netip.MustParseAddr("198.51.100.77")  // a NAT, seen from the core
+	CoA1   = netip.MustParseAddr("2001:db8:a::11") // gateways
+	CoA2   = netip.MustParseAddr("2001:db8:a::12")
+	Alien  = netip.MustParseAddr("2001:db8:a::66") // a stranger in the core
+	Alien4 = netip.MustParseAddr("198.51.100.66")
+	Core   = netip.MustParsePrefix("2001:db8:a::/64")
+	CN6    = netip.MustParseAddr("2001:db8:c::c") // a correspondent node
+	CN4    = netip.MustParseAddr("203.0.113.9")
 
 	Pool6  = netip.MustParsePrefix("2001:db8:1000::/36") // home prefixes, routed to the anchor's data plane
 	Pool4  = netip.MustParsePrefix("10.20.0.0/16")
@@ -127,7 +135,7 @@ type testCase struct {
 	f     func(*bench)
 }
 
-var cases = slices.Concat(anchorCases, anchorErrorCases, gatewayCases, stateCases)
+var cases = slices.Concat(anchorCases, anchorErrorCases, gatewayCases, stateCases, framedCases, framedErrorCases, tupleCases, signalCases, nodeCases)
 
 // bench is one router in one case.
 type bench struct {
@@ -160,9 +168,19 @@ func chain(local, remote netip.Addr) core.Chain {
 
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// setup gives an anchor host 1 at gateway 1 and host 2 at gateway 2, and a gateway host 1 on link 1 and host 2 on link 2.
+// setup gives an anchor host 1 at gateway 1 and host 2 at gateway 2, a gateway host 1 on link 1 and host 2 on link 2, and a node
+// the addresses of host 1 and a mobile network.
 func (b *bench) setup(r dataplane.Role) {
-	if r == dataplane.Anchor {
+	switch r {
+	case dataplane.Node:
+		b.update(
+			core.SetSession{ID: sessionOne, Chain: chain(CoA1, LMAA), Grace: grace},
+			core.SetKey{ID: sessionOne, Match: core.Match{Src: host(H16)}, Up: true, Down: true},
+			core.SetKey{ID: sessionOne, Match: core.Match{Src: host(H14)}, Up: true, Down: true},
+			core.SetKey{ID: sessionOne, Match: core.Match{Src: HNP3}, Up: true, Down: true},
+		)
+		return
+	case dataplane.Anchor:
 		b.update(
 			core.SetSession{ID: sessionOne, Chain: chain(LMAA, CoA1), Grace: grace},
 			core.SetKey{ID: sessionOne, Match: core.Match{Dst: HNP1}, Up: true, Down: true},
@@ -235,8 +253,8 @@ func (b *bench) check(name string, got []Packet, wants ...want) {
 	var id []byte
 	for i, g := range got {
 		w := wants[i]
-		if g.Side != w.Side || g.Link != w.Link || g.MAC != w.MAC {
-			b.Errorf("%s: packet %d came out on %v, link %d, to %v, want %v, link %d, to %v", name, i, g.Side, g.Link, g.MAC, w.Side, w.Link, w.MAC)
+		if g.Side != w.Side || g.Link != w.Link || g.MAC != w.MAC || g.Outer != w.Outer {
+			b.Errorf("%s: packet %d came out on %v, link %d, to %v, in %+v, want %v, link %d, to %v, in %+v", name, i, g.Side, g.Link, g.MAC, g.Outer, w.Side, w.Link, w.MAC, w.Outer)
 			continue
 		}
 		if w.icmp != nil {
@@ -255,10 +273,33 @@ func (b *bench) check(name string, got []Packet, wants ...want) {
 				copy(gb[44:], anyID)
 			}
 		}
+		if w.Side == Tunnel && gb[0]>>4 == 4 {
+			if err := masked(gb, &id); err != nil {
+				b.Errorf("%s: packet %d: %v", name, i, err)
+			}
+		}
 		if !bytes.Equal(gb, w.B) {
 			b.Errorf("%s: packet %d differs at octet %d:\n got %s\nwant %s", name, i, differ(gb, w.B), short(gb), short(w.B))
 		}
 	}
+}
+
+// masked takes the Identification out of an outer IPv4 header, and so the checksum: they are the router's choice, but one for
+// all fragments of a packet, and never 0, which the kernel would replace.
+func masked(b []byte, id *[]byte) error {
+	if plainSum(b[:20]) != 0 {
+		return fmt.Errorf("outer IPv4 header checksum")
+	}
+	if bytes.Equal(b[4:6], []byte{0, 0}) {
+		return fmt.Errorf("outer Identification 0")
+	}
+	if v := binary.BigEndian.Uint16(b[6:]); v&0x1fff != 0 && !bytes.Equal(b[4:6], *id) {
+		return fmt.Errorf("a fragment has Identification %x, the first one %x", b[4:6], *id)
+	}
+	*id = bytes.Clone(b[4:6])
+	copy(b[4:], []byte{0, 0})
+	copy(b[10:], []byte{0, 0})
+	return nil
 }
 
 // dropped does f and wants n more packets dropped for r.
@@ -282,15 +323,37 @@ func (b *bench) report(r wire.Reason) core.Reported {
 	return got[0]
 }
 
+// around checks the outer headers of an error that goes into a tunnel, and gives their length.
+func (w *icmpWant) around(b []byte) (int, error) {
+	if w.outer[0]>>4 == 4 {
+		n := 20
+		if w.outer[9] == 17 {
+			n += 8
+		}
+		if len(b) < n || !bytes.Equal(b[12:20], w.outer[12:20]) || b[9] != w.outer[9] || b[8] != 64 || n == 28 && !bytes.Equal(b[20:24], w.outer[20:24]) {
+			return 0, fmt.Errorf("not in the tunnel it should be in")
+		}
+		if int(binary.BigEndian.Uint16(b[2:])) != len(b) || b[6]&0x40 != 0 {
+			return 0, fmt.Errorf("outer length of %d octets in %d, or Don't Fragment", binary.BigEndian.Uint16(b[2:]), len(b))
+		}
+		return n, nil
+	}
+	if len(b) < 40 || !bytes.Equal(b[8:40], w.outer[8:40]) || b[6] != w.outer[6] || b[7] != 64 {
+		return 0, fmt.Errorf("not in the tunnel it should be in")
+	}
+	if int(binary.BigEndian.Uint16(b[4:])) != len(b)-40 {
+		return 0, fmt.Errorf("outer payload length of %d octets in %d", binary.BigEndian.Uint16(b[4:]), len(b))
+	}
+	return 40, nil
+}
+
 func (w *icmpWant) check(b []byte) error {
 	if w.outer != nil {
-		if len(b) < 40 || !bytes.Equal(b[8:40], w.outer[8:40]) || b[6] != w.outer[6] || b[7] != 64 {
-			return fmt.Errorf("not in the tunnel it should be in")
+		n, err := w.around(b)
+		if err != nil {
+			return err
 		}
-		if int(binary.BigEndian.Uint16(b[4:])) != len(b)-40 {
-			return fmt.Errorf("outer payload length of %d octets in %d", binary.BigEndian.Uint16(b[4:]), len(b))
-		}
-		b = b[40:]
+		b = b[n:]
 	}
 	four := w.dst.Is4()
 	hdr, proto, most := 40, byte(58), 1280

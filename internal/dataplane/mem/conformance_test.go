@@ -28,7 +28,10 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 	r := &router{role: o.Role, now: time.Hour}
 	cfg := Config{
 		Role: o.Role, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}, LocalRouting: o.LocalRouting,
-		EncapsulationLimit: o.EncapsulationLimit, Now: func() time.Duration { return r.now },
+		EncapsulationLimit: o.EncapsulationLimit, Home: o.Home, Anchors: o.Anchors, ProbeID: o.ProbeID, Unreachable: o.Unreachable, Now: func() time.Duration { return r.now },
+	}
+	if o.Role == dataplane.Node {
+		cfg.Local = nil
 	}
 	if o.Role == dataplane.Gateway {
 		cfg.Local = []netip.Addr{conformance.CoA1}
@@ -79,6 +82,9 @@ func (r *router) take() {
 	}
 	for _, p := range all {
 		side := conformance.Tunnel
+		if p.To == dataplane.ToSignal {
+			side = conformance.Signal
+		}
 		if p.To == dataplane.ToNative || p.To == dataplane.ToSelf && r.role == dataplane.Anchor {
 			side = conformance.Native
 		}
@@ -90,7 +96,7 @@ func (r *router) take() {
 				continue
 			}
 		}
-		r.got = append(r.got, conformance.Packet{Side: side, Link: p.If, MAC: p.MAC, B: p.B})
+		r.got = append(r.got, conformance.Packet{Side: side, Link: p.If, MAC: p.MAC, Outer: p.Outer, B: p.B})
 	}
 }
 
@@ -98,4 +104,11 @@ func (r *router) Drain() []conformance.Packet {
 	got := r.got
 	r.got = nil
 	return got
+}
+
+func (r *router) Signal(p core.Packet) error {
+	r.out.Reset()
+	err := r.Encapsulate(r.now, p.Outer, p.B, &r.out)
+	r.take()
+	return err
 }

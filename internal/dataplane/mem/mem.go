@@ -50,6 +50,8 @@ type Config struct {
 	EncapsulationLimit uint8
 	// Home is what a node takes signalling for before there is a session: its home addresses as configured.
 	Home []netip.Addr
+	// Anchors are the addresses from which a node takes ESP for signalling; other ESP is its applications'. None = from all.
+	Anchors []netip.Addr
 	// ProbeID is the identifier of a node's own echo requests through the tunnel: replies that carry it leave as ToSignal. 0 = none.
 	ProbeID uint16
 	// Unreachable makes a node answer packets from its home addresses that no session carries with "address unreachable". Else

@@ -84,8 +84,11 @@ func (e *Engine) signals6(pkt []byte, h *ip.Header) bool {
 		proto, off = pkt[off], off+8+int(pkt[off+1])*8
 	}
 	switch proto {
-	case ip.Mobility, ip.ESP:
+	case ip.Mobility:
 		return off < len(pkt)
+	case ip.ESP:
+		// A node's applications may use ESP with others.
+		return off < len(pkt) && (e.cfg.Role != dataplane.Node || len(e.cfg.Anchors) == 0 || slices.Contains(e.cfg.Anchors, h.Src))
 	case ip.ICMPv6:
 		return e.cfg.Role == dataplane.Node && e.cfg.ProbeID != 0 && off+8 <= len(pkt) && pkt[off] == echoReply6 &&
 			binary.BigEndian.Uint16(pkt[off+4:]) == e.cfg.ProbeID
@@ -93,8 +96,8 @@ func (e *Engine) signals6(pkt []byte, h *ip.Header) bool {
 	return false
 }
 
-// signalFor reports whether signalling to a is this router's: to an anchor's own addresses; to a node's home addresses, or in
-// protocol 41 to the mapped form of the care-of address that it came to (draft-soliman-v4v6-mipv6-00 3.4).
+// signalFor reports whether signalling to a is this router's: to an anchor's own addresses; to a node's home addresses, not to
+// those of the hosts in its mobile networks, or in protocol 41 to the mapped form of the care-of address that it came to (draft-soliman-v4v6-mipv6-00 3.4).
 func (e *Engine) signalFor(o Outer, a netip.Addr) bool {
 	if e.cfg.Role == dataplane.Anchor {
 		return e.own(a)
@@ -102,9 +105,5 @@ func (e *Engine) signalFor(o Outer, a netip.Addr) bool {
 	if a.Is4In6() {
 		return o.Proto == ip.IPv6 && a.Unmap() == o.Local.Addr()
 	}
-	if slices.Contains(e.cfg.Home, a) {
-		return true
-	}
-	_, known := e.tables.down(e.cfg.Domain, a)
-	return known
+	return slices.Contains(e.cfg.Home, a) || e.tables.keys[prefixKey{e.cfg.Domain, netip.PrefixFrom(a, a.BitLen())}] != nil
 }

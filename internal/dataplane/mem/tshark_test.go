@@ -24,6 +24,9 @@ type recorder struct {
 func (r recorder) Drain() []conformance.Packet {
 	got := r.Router.Drain()
 	for _, p := range got {
+		if p.Side == conformance.Signal {
+			continue // it came in, with whatever its sender made of it
+		}
 		*r.frames = append(*r.frames, ethernet(p.MAC, p.B))
 	}
 	return got
@@ -49,7 +52,7 @@ func TestWireshark(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "out.pcap")
 	testpcap.Write(t, path, frames)
-	base := []string{"-r", path, "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-T", "fields", "-e", "frame.number"}
+	base := []string{"-r", path, "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-d", "udp.port==4191,ipv6", "-T", "fields", "-e", "frame.number"}
 	count := func(filter string) int {
 		t.Helper()
 		cmd := exec.Command("tshark", append(base, "-Y", filter)...)

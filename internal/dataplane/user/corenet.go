@@ -138,7 +138,11 @@ func (p *Plane) openUDP(a netip.Addr) error {
 	}
 	at := netip.AddrPortFrom(a, dataplane.PortUDP)
 	if err = opts(fd, options...); err == nil {
-		if err = unix.Bind(fd, to); err != nil {
+		err = unix.Bind(fd, to)
+		if errors.Is(err, unix.EADDRINUSE) {
+			err = errInUse
+		}
+		if err != nil {
 			err = fmt.Errorf("data plane: UDP %v: %w", at, err)
 		}
 	}

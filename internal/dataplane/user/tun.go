@@ -17,6 +17,8 @@ import (
 // Tag is the alias of devices that Kedge made, so that a restart can tell them from others.
 const Tag = "kedge"
 
+var errInUse = errors.New("another process has it: is Kedge running already?")
+
 // openTUN makes the device of an anchor or node, or adopts one that persisted: no packet information, no offloads, so that each
 // read is one packet of the size on the wire.
 func (p *Plane) openTUN() error {
@@ -41,7 +43,7 @@ func (p *Plane) openTUN() error {
 	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		if errors.Is(err, unix.EBUSY) {
-			err = errors.New("another process has it: is Kedge running already?")
+			err = errInUse
 		}
 		return fail("create", err)
 	}

@@ -68,7 +68,8 @@ type Config struct {
 	DeviceMTU int
 	// Persist leaves a node's device there when the plane closes or the process dies; RemoveDevice ends it.
 	Persist     bool
-	Home        []netip.Addr // of a node: mem.Config
+	Home        []netip.Addr // of a node, as what follows: mem.Config
+	Anchors     []netip.Addr
 	ProbeID     uint16
 	Unreachable bool
 	Now         func() time.Duration // nil = CLOCK_BOOTTIME
@@ -121,7 +122,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
-		EncapsulationLimit: cfg.EncapsulationLimit, Home: cfg.Home, ProbeID: cfg.ProbeID, Unreachable: cfg.Unreachable,
+		EncapsulationLimit: cfg.EncapsulationLimit, Home: cfg.Home, Anchors: cfg.Anchors, ProbeID: cfg.ProbeID, Unreachable: cfg.Unreachable,
 		Forwarded: true, Now: cfg.Now,
 	})
 	if err != nil {

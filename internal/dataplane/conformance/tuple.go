@@ -1,0 +1,153 @@
+package conformance
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/wire"
+)
+
+// tupleCases are about which outer packets a session takes.
+var tupleCases = slices.Concat(
+	inEach("the other framing", func(v view) { // issue: data is accepted plain and in UDP from the care-of address
+		src, dst := v.up(families[0]), v.down(families[0])
+		back, out := udpPacket(dst, src, hdr{}, 100), v.out(udpPacket(dst, src, hdr{hop: v.hop(64)}, 100))
+		other := v.f.plain()
+		if !v.f.udp() {
+			other.local, other.remote = ap(v.f.local.Addr(), port), ap(v.f.remote.Addr(), port)
+		}
+		if !v.f.is4() {
+			v.dropped(wire.WrongTunnel, 1, func() { v.pass("over IPv6 there is one", fromCore(other.back().wrap(back, hdr{}))) })
+			return
+		}
+		v.pass("taken", fromCore(other.back().wrap(back, hdr{})), out)
+		four := udpPacket(v.down(families[1]), v.up(families[1]), hdr{}, 100)
+		v.pass("taken, IPv4", fromCore(other.back().wrap(four, hdr{})), v.out(udpPacket(v.down(families[1]), v.up(families[1]), hdr{hop: v.hop(64)}, 100)))
+		v.pass("and moves nothing", v.native(udpPacket(src, dst, hdr{}, 100)), toCore(v.f.wrapDF(udpPacket(src, dst, hdr{hop: v.hop(64)}, 100))))
+		stranger := other
+		stranger.remote = ap(Alien4, other.remote.Port())
+		v.dropped(wire.WrongTunnel, 1, func() { v.pass("not from another address", fromCore(stranger.back().wrap(back, hdr{}))) })
+		if v.f.udp() {
+			return
+		}
+		// A plain chain whose remote port says from where UDP came: its Binding Update, without a NAT.
+		v.update(core.SetSession{ID: sessionOne, Chain: core.Chain{N: 1, Layer: [2]core.Layer{{Local: v.f.local, Remote: ap(v.f.remote.Addr(), 5000)}}}, Grace: grace})
+		v.dropped(wire.WrongTunnel, 1, func() { v.pass("not from 4191 now", fromCore(other.back().wrap(back, hdr{}))) })
+		other.remote = ap(v.f.remote.Addr(), 5000)
+		v.pass("taken from the observed port", fromCore(other.back().wrap(back, hdr{})), out)
+		v.pass("and still sent plain", v.native(udpPacket(src, dst, hdr{}, 100)), toCore(v.f.wrapDF(udpPacket(src, dst, hdr{hop: v.hop(64)}, 100))))
+	}),
+	inEach("another tuple", func(v view) {
+		src, dst := v.up(families[0]), v.down(families[0])
+		back := udpPacket(dst, src, hdr{}, 100)
+		tell := func(name string, f framing) {
+			v.Helper()
+			v.reports()
+			v.r.Advance(time.Second)
+			v.dropped(wire.WrongTunnel, 3, func() {
+				for range 3 {
+					v.pass(name, fromCore(f.back().wrap(back, hdr{})))
+				}
+			})
+			// One of three, and it says what a machine needs to know the session and where it may be now.
+			if r := v.report(wire.WrongTunnel); r.ID != sessionOne || r.Outer != (core.Layer{Local: f.local, Remote: f.remote}) || r.Inner.Src != host(dst) || r.Inner.Dst != host(src) {
+				v.Errorf("%s: report %+v", name, r)
+			}
+			v.pass("and moves nothing", v.native(udpPacket(src, dst, hdr{}, 100)), toCore(v.f.wrapDF(udpPacket(src, dst, hdr{hop: v.hop(64)}, 100))))
+		}
+		other := v.f
+		other.remote = ap(map[bool]netip.Addr{true: Alien4, false: Alien}[v.f.is4()], v.f.remote.Port())
+		tell("another address", other)
+		if v.f.udp() {
+			other = v.f
+			other.remote = ap(v.f.remote.Addr(), 40002)
+			tell("another port of the NAT", other)
+			other.remote = ap(v.f.remote.Addr(), 40003)
+			v.pass("each port has a report of its own", fromCore(other.back().wrap(back, hdr{})))
+			if r := v.report(wire.WrongTunnel); r.Outer.Remote != other.remote {
+				v.Errorf("report %+v", r)
+			}
+		}
+	}),
+	[]testCase{{name: "anchor/one NAT", o: anchor, f: func(b *bench) { // two nodes behind it, told apart by their ports
+		one, two := framing{"", ap(LMAA4, port), ap(NAT4, 40001)}, framing{"", ap(LMAA4, port), ap(NAT4, 40002)}
+		b.update(core.SetSession{ID: sessionOne, Chain: one.chain()}, core.SetSession{ID: sessionTwo, Chain: two.chain()})
+		for _, fam := range families {
+			for f, h := range map[framing]netip.Addr{one: fam.one, two: fam.two} {
+				b.pass("down", fromCN(udpPacket(fam.cn, h, hdr{}, 100)), toCore(f.wrapDF(udpPacket(fam.cn, h, hdr{hop: 63}, 100))))
+				b.pass("up", fromCore(f.back().wrap(udpPacket(h, fam.cn, hdr{}, 100), hdr{})), toCN(udpPacket(h, fam.cn, hdr{hop: 63}, 100)))
+				b.pass("up, plain", fromCore(f.back().plain().wrap(udpPacket(h, fam.cn, hdr{}, 100), hdr{})), toCN(udpPacket(h, fam.cn, hdr{hop: 63}, 100)))
+			}
+			b.dropped(wire.WrongTunnel, 1, func() {
+				b.pass("the other's address", fromCore(one.back().wrap(udpPacket(fam.two, fam.cn, hdr{}, 100), hdr{})))
+			})
+			b.pass("across", fromCore(one.back().wrap(udpPacket(fam.one, fam.two, hdr{}, 100), hdr{})), toCore(two.wrapDF(udpPacket(fam.one, fam.two, hdr{hop: 63}, 100))))
+		}
+		b.update(core.Drop{ID: sessionOne})
+		b.pass("the other one stays", fromCore(two.back().plain().wrap(udpPacket(H26, CN6, hdr{}, 100), hdr{})), toCN(udpPacket(H26, CN6, hdr{hop: 63}, 100)))
+		b.dropped(wire.WrongSource, 1, func() { b.pass("the one is gone", fromCore(two.back().wrap(udpPacket(H16, CN6, hdr{}, 100), hdr{}))) })
+		b.update(core.Drop{ID: sessionTwo})
+		b.dropped(wire.WrongTunnel, 2, func() {
+			b.pass("both are gone", fromCore(two.back().wrap(udpPacket(H26, CN6, hdr{}, 100), hdr{})))
+			b.pass("both are gone, plain", fromCore(two.back().plain().wrap(udpPacket(H26, CN6, hdr{}, 100), hdr{})))
+		})
+	}}},
+	inEach("garbage", func(v view) {
+		back := v.f.back()
+		good := udpPacket(v.down(families[1]), v.up(families[1]), hdr{}, 100)
+		raw := func(next byte, body []byte) Packet { // around something that is no packet
+			if v.f.udp() {
+				return fromCore(packet(back.local.Addr(), back.remote.Addr(), 17, hdr{}, datagram(back.local, back.remote, body)))
+			}
+			return fromCore(packet(back.local.Addr(), back.remote.Addr(), next, hdr{}, body))
+		}
+		edit := func(at int, b byte) []byte { p := slices.Clone(good); p[at] = b; return p }
+		for name, in := range map[string][]byte{
+			"truncated": good[:60], "two octets": good[:2], "version 7": edit(0, 0x75), "checksum": edit(10, good[10]+1), "header length 0": edit(0, 0x40),
+			"version 0": edit(0, 0x05), "IPv6, truncated": udpPacket(CN6, H16, hdr{}, 100)[:90], "a jumbogram": append(v6(CN6, H16, 0, hdr{}, nil), 17, 0, 0xc2, 4, 0, 1, 0, 0),
+		} {
+			v.dropped(wire.BadInner, 1, func() { v.pass(name, raw(4, in)) })
+		}
+		if !v.f.udp() {
+			v.dropped(wire.BadInner, 1, func() { v.pass("41 around IPv4", raw(41, good)) })
+			return
+		}
+		before := v.r.Keepalives()
+		v.pass("a keepalive of no octet", raw(0, nil))
+		v.pass("a keepalive of one octet", raw(0, []byte{0xff}))
+		stranger := framing{"", ap(map[bool]netip.Addr{true: Alien4, false: Alien}[v.f.is4()], 7), back.remote}
+		v.pass("a stranger's keepalive", fromCore(packet(stranger.local.Addr(), stranger.remote.Addr(), 17, hdr{}, datagram(stranger.local, stranger.remote, nil))))
+		if n := v.r.Keepalives() - before; n != 3 {
+			v.Errorf("%d keepalives were counted, want 3", n)
+		}
+		v.silent()
+		sumless := datagram(back.local, back.remote, good)
+		sumless[6], sumless[7] = 0, 0
+		if v.f.is4() {
+			v.pass("no UDP checksum", fromCore(packet(back.local.Addr(), back.remote.Addr(), 17, hdr{}, sumless)), v.out(udpPacket(v.down(families[1]), v.up(families[1]), hdr{hop: v.hop(64)}, 100)))
+		}
+	}),
+	[]testCase{{name: "anchor/tunnels in tunnels", o: anchor, f: func(b *bench) {
+		f := framing{"", ap(LMAA4, 0), ap(CoA4, 0)}
+		b.update(core.SetSession{ID: sessionOne, Chain: f.chain()})
+		inner := v6(H16, LMAA, 41, hdr{}, udpPacket(H16, CN6, hdr{}, 100))
+		b.dropped(wire.EncapsulateDeep, 2, func() {
+			b.pass("41 in 41", fromCore(f.back().wrap(inner, hdr{})))
+			b.pass("4 in 4", fromCore(f.back().wrap(v4(H14, LMAA4, 4, hdr{}, udpPacket(H14, CN4, hdr{}, 100)), hdr{})))
+		})
+		b.pass("to another one", fromCore(f.back().wrap(v6(H16, CN6, 41, hdr{}, udpPacket(H16, CN6, hdr{}, 100)), hdr{})), toCN(v6(H16, CN6, 41, hdr{hop: 63}, udpPacket(H16, CN6, hdr{}, 100))))
+		loop := udpPacket(CoA4, H14, hdr{}, 100) // from the tunnel's exit point: RFC 2003 3.2
+		b.dropped(wire.TunnelLoop, 1, func() { b.pass("from the care-of address", fromCN(loop)) })
+	}}, {name: "anchor/encapsulation limit over IPv4", o: Options{Role: dataplane.Anchor, EncapsulationLimit: 4}, f: func(b *bench) {
+		f := framing{"", ap(LMAA4, port), ap(NAT4, 40001)}
+		b.update(core.SetSession{ID: sessionOne, Chain: f.chain()})
+		b.pass("none", fromCN(udpPacket(CN6, H16, hdr{}, 100)), toCore(f.wrapDF(udpPacket(CN6, H16, hdr{hop: 63}, 100))))
+		limited := v6(CN6, H16, 60, hdr{}, append([]byte{41, 0, 4, 1, 0, 1, 1, 0}, udpPacket(CN6, H26, hdr{}, 100)...))
+		out := slices.Clone(limited)
+		out[7]--
+		b.pass("nor is an inner one looked at", fromCN(limited), toCore(f.wrapDF(out)))
+	}}},
+)
