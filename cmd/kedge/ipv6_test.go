@@ -14,9 +14,9 @@ import (
 func TestNoStartWithoutIPv6(t *testing.T) {
 	spec.Covers(t, "S001-1-06")
 	for _, c := range []struct{ file, old, new, want string }{
-		{"anchor.yaml", `  addresses: ["2001:db8:a::1"]`, `  addresses: [198.51.100.1]`, `anchor.addresses[0]: "198.51.100.1" is IPv4`},
+		{"anchor.yaml", `  addresses: ["2001:db8:a::1"]`, `  addresses: [198.51.100.1]`, `anchor.addresses: has no IPv6 address`},
 		{"anchor.yaml", `  addresses: ["2001:db8:a::1"]`, `  addresses: []`, "anchor.addresses: is empty; write the anchor's IPv6 address"},
-		{"anchor.yaml", `  addresses: ["2001:db8:a::1"]`, ``, `anchor: "addresses" is missing; add addresses: ["2001:db8:a::1"]`},
+		{"anchor.yaml", `  addresses: ["2001:db8:a::1"]`, ``, `anchor: "addresses" is missing; add addresses: ["2001:db8:a::1", 198.51.100.1]`},
 		{"gateway.yaml", `  address: "2001:db8:a::11"`, `  address: 198.51.100.11`, `gateway.address: "198.51.100.11" is IPv4`},
 		{"gateway.yaml", `  address: "2001:db8:a::11"`, ``, `gateway: "address" is missing; add address: "2001:db8:a::11"`},
 		{"gateway.yaml", `  address: "2001:db8:a::11"`, `  address: "::ffff:198.51.100.11"`, "gateway.address"},

@@ -39,7 +39,10 @@ type grammar struct {
 	Events   eventsCmd   `cmd:"" help:"Show what happened, and what happens."`
 	Attach   attachCmd   `cmd:"" help:"Tell a gateway that a host is on an access link."`
 	Detach   detachCmd   `cmd:"" help:"Tell a gateway that a host left an access link."`
+	Roam     roamCmd     `cmd:"" help:"Tell a mobile node which link to prefer, and to try again now whatever it waits for."`
 	Revoke   revokeCmd   `cmd:"" help:"Have an anchor end the sessions of a host and tell its gateways."`
+	Stop     stopCmd     `cmd:"" help:"End a daemon. A mobile node deregisters, and takes back what it has set on this machine."`
+	Keys     keysCmd     `cmd:"" help:"Make a pair of key files for two machines, and show what to write into their config files."`
 	Lab      labCmd      `cmd:"" help:"Build whole networks on this machine, with hosts that roam, and see what happens."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
@@ -62,7 +65,7 @@ func main() {
 func cli(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var g grammar
 	helped := false
-	parser, err := kong.New(&g, kong.Name("kedge"), kong.Description("Keeps the IPv4 and IPv6 addresses of hosts still while they move: Proxy Mobile IPv6 with IPv4."),
+	parser, err := kong.New(&g, kong.Name("kedge"), kong.Description("Keeps the IPv4 and IPv6 addresses of hosts still while they move: Dual-stack Mobile IPv6 and Proxy Mobile IPv6."),
 		kong.Writers(stdout, stderr), kong.Exit(func(int) { helped = true }), kong.ConfigureHelp(kong.HelpOptions{Compact: true, Tree: true}),
 		kong.ShortUsageOnError())
 	if err != nil {

@@ -16,14 +16,15 @@ import (
 	"kedge/internal/subscriber"
 )
 
-// anchorConfig says in the anchor's words what the file says.
-func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
+// anchorConfig says in the anchor's words what the file says. port is the interface of its home link, for mobile nodes.
+func anchorConfig(cfg *config.Config, port anchor.HomePort, firstStart bool) anchor.Config {
 	a := cfg.Anchor
 	out := anchor.Config{
 		Addresses: a.Addresses,
 		Device:    cfg.Dataplane.Device,
 		HomeLink:  a.HomeLink,
 		PMIP6: anchor.PMIP6{
+			Off:      len(a.PMIP6.Gateways) == 0,
 			Gateways: a.PMIP6.Gateways,
 			Dialects: dialects(a.PMIP6.Dialects),
 			NoIPv4:   !a.PMIP6.Families.V4, NoIPv6: !a.PMIP6.Families.V6,
@@ -59,7 +60,7 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 	}
 	for _, p := range a.Pools {
 		out.Pools = append(out.Pools, pool.Config{
-			Name: p.Name, Domain: p.Domain, Prefix: p.Prefix, Delegate: p.Delegate, Router: p.Router, Reserve: p.Reserve,
+			Name: p.Name, Domain: p.Domain, Prefix: p.Prefix, Delegate: p.Delegate, Router: p.Router, Reserve: p.Reserve, Lease: p.Lease,
 		})
 	}
 	for _, p := range cfg.Peers {
@@ -69,11 +70,16 @@ func anchorConfig(cfg *config.Config, firstStart bool) anchor.Config {
 		profile := subscriber.Profile{
 			ID: s.ID, Domain: s.Domain, Families: families[subscriber.Families](s.Families),
 			V4: s.V4, V4Pools: s.V4Pools, HNP: s.HNP, HNPPools: s.HNPPools, HNPCount: s.Prefixes, Gateways: s.Gateways,
+			HoA: s.HoA, Peer: s.Peer,
 		}
 		if s.NoPMIP6 {
 			profile.Services = subscriber.DSMIP6
 		}
 		out.Subscribers.List = append(out.Subscribers.List, profile)
+	}
+	if a.DSMIP6 != nil {
+		out.DSMIP6 = homeAgentConfig(a.DSMIP6)
+		out.HomePort, out.HomePort.DADTransmits, out.HomePort.RetransTimer = port, orNone(a.DADTransmits), a.RetransTimer
 	}
 	return out
 }
@@ -84,6 +90,14 @@ func orNever(d time.Duration) time.Duration {
 		return -1
 	}
 	return d
+}
+
+// orNone does so for a number.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 func dialects(names []string) (out []anchor.Dialect) {

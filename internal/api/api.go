@@ -57,17 +57,18 @@ type Status struct {
 	Warnings []Warning     `json:"warnings,omitempty"`
 }
 
-// Association is a pair of security associations with a peer. There is nothing of its keys in it.
+// Association is one security association with a peer, in one direction. There is nothing of its keys in it.
 type Association struct {
-	Peer     string   `json:"peer"`
-	Protects string   `json:"protects"` // signalling, ...
-	Suite    string   `json:"suite"`
-	SPIIn    uint32   `json:"spi_in"`
-	SPIOut   uint32   `json:"spi_out"`
-	Sent     uint64   `json:"sent"`            // the highest outbound sequence number
-	Received uint64   `json:"received"`        // the highest inbound one
-	Refused  uint64   `json:"refused"`         // packets that failed the integrity check or were replayed
-	Notes    []string `json:"notes,omitempty"` // what somebody should do
+	Peer      string   `json:"peer"`
+	Protects  string   `json:"protects"`  // what it is for: signalling, ...
+	Direction string   `json:"direction"` // in, out
+	SPI       uint32   `json:"spi"`
+	Suite     string   `json:"suite"`
+	Sequence  uint64   `json:"sequence"` // the highest number that was sent or received
+	Packets   uint64   `json:"packets"`
+	Replayed  uint64   `json:"replayed,omitempty"`
+	BadICV    uint64   `json:"bad_icv,omitempty"`
+	Notes     []string `json:"notes,omitempty"` // what somebody should do
 }
 
 // Warning is one that the config gave at start.

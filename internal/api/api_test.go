@@ -44,7 +44,7 @@ func (m *machine) Command(ctx context.Context, body any) (any, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
-	alice := core.Binding{ID: "alice@example.net", Session: 7, State: "active", IPv4: netip.MustParsePrefix("10.20.0.10/16"), Families: []string{"v4"}}
+	alice := core.Binding{ID: "alice@example.net", Session: 7, ProxyCoA: netip.MustParseAddr("2001:db8:a::11"), State: "active", IPv4: netip.MustParsePrefix("10.20.0.10/16"), Families: []string{"v4"}}
 	switch c := body.(type) {
 	case core.GetStatus:
 		return core.Status{Role: m.role, Sessions: map[string]int{"active": 2}}, nil

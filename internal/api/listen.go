@@ -14,6 +14,9 @@ import (
 // AddRole adds a machine that came up after Listen; not after Run.
 func (s *Server) AddRole(r Role) { s.cfg.Roles = append(s.cfg.Roles, r) }
 
+// Secure says where the state of security associations comes from; not after Run.
+func (s *Server) Secure(f func() []Association) { s.cfg.Security = f }
+
 // Close ends listening, for a server that is not run. A second call does nothing.
 func (s *Server) Close() {
 	for _, l := range []net.Listener{s.unix, s.tcp} {

@@ -110,6 +110,8 @@ type Heartbeat struct {
 type Anchor struct {
 	Addresses          []netip.Addr // LMAA; at least one of IPv6
 	HomeLink           string       // interface where home addresses are answered for by proxy ND and ARP; "" = routed only
+	DADTransmits       int          // on the home link; 0 = none
+	RetransTimer       time.Duration
 	Pools              []Pool
 	PMIP6              PMIP6   // without gateways: not offered
 	DSMIP6             *DSMIP6 // nil: not offered

@@ -42,12 +42,18 @@ const (
 
 // DSMIP6 is the service of a home agent (RFC 6275 10, RFC 5555 4.2).
 type DSMIP6 struct {
-	Dialects            []string // accepted ones
-	RefuseUDP           bool     // the F flag without a NAT is refused with status 144
+	Addresses           []netip.Addr // of the home agent; empty = all IPv6 ones of the anchor
+	Families            Families     // of home addresses
+	Dialects            []string     // accepted ones
+	RefuseUDP           bool         // the F flag without a NAT is refused with status 144
+	ForceUDP            bool         // every node over IPv4 is told to use UDP
 	NATRefresh          time.Duration
 	RefreshAdvice       time.Duration // 0 = none
-	AcceptPrivateCareOf bool          // private care-of addresses without NAT
-	OctetLengths        bool          // of draft-soliman-00's options; else the literal 1
+	RefreshRequest      time.Duration // before the end of a binding; 0 = none
+	RequireMessageID    bool
+	MessageIDWindow     time.Duration
+	AcceptPrivateCareOf bool // private care-of addresses without NAT
+	OctetLengths        bool // of draft-soliman-00's options; else the literal 1
 }
 
 // Node is a mobile node (RFC 6275 11, RFC 5555 4.4).

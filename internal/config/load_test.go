@@ -89,7 +89,7 @@ func TestDefaults(t *testing.T) {
 		Dataplane: Dataplane{Kind: "auto", Device: "kedge0", UplinkGrace: 500 * time.Millisecond},
 		Peers:     []Peer{{Name: "mag1", Addresses: []netip.Prefix{px("2001:db8:a::11/128")}, Protection: "none"}},
 		Anchor: &Anchor{
-			Addresses: []netip.Addr{ip("2001:db8:a::1")},
+			Addresses: []netip.Addr{ip("2001:db8:a::1")}, DADTransmits: 1, RetransTimer: time.Second,
 			Pools: []Pool{
 				{Name: "hnp", Prefix: px("2001:db8:1000::/36"), Delegate: 64},
 				{Name: "v4", Prefix: px("10.20.0.0/16"), Router: ip("10.20.0.1"), Reserve: []netip.Prefix{px("10.20.0.1/32")}},

@@ -29,7 +29,7 @@ func TestMobileDefaults(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	a, _ := load(t, "../../examples/homeagent-minimal.yaml")
-	if diff := cmp.Diff(&DSMIP6{Dialects: []string{DialectRFC5555}, NATRefresh: 110 * time.Second}, a.Anchor.DSMIP6, plain); diff != "" {
+	if diff := cmp.Diff(&DSMIP6{Families: Families{true, true}, Dialects: []string{DialectRFC5555}, NATRefresh: 110 * time.Second, MessageIDWindow: 7 * time.Second}, a.Anchor.DSMIP6, plain); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	wantSub := []Subscriber{{ID: "laptop@example.net", Families: Families{true, true}, NoPMIP6: true, Prefixes: 1, HoA: px("2001:db8:2000::5/64"), Peer: "laptop"}}

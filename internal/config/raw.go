@@ -79,7 +79,9 @@ type rawAnchor struct {
 
 type rawHomeLink struct {
 	at
-	Interface leaf[string] `yaml:"interface" doc:"Interface where single home addresses (IPv4, IPv6 of pools with delegate: 128) are answered for by proxy ARP and proxy ND. Home network prefixes need routes to the anchor in any case; none: so do all." def:"none"`
+	DAD       leaf[int]           `yaml:"dad-transmits" doc:"DupAddrDetectTransmits: how often a home address of services.dsmip6 is asked for on the link before its first binding (RFC 6275 10.3.1); 0: not at all." range:"0..10" rfc:"RFC 4862 5.1" def:"1"`
+	Retrans   leaf[time.Duration] `yaml:"retrans-timer" doc:"RetransTimer: how long an answer is waited for." range:"100ms..10s" rfc:"RFC 4861 10" def:"1s"`
+	Interface leaf[string]        `yaml:"interface" doc:"Interface where single home addresses (IPv4, IPv6 of pools with delegate: 128) are answered for by proxy ARP and proxy ND. Home network prefixes need routes to the anchor in any case; none: so do all." def:"none"`
 }
 
 type rawPool struct {

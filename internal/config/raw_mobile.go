@@ -33,12 +33,17 @@ type rawRFC4285 struct {
 
 type rawDSMIP6 struct {
 	at
-	Dialects      list[leaf[string]]  `yaml:"dialects" doc:"Forms of signalling over IPv4 that are answered, each in kind." enum:"rfc5555|draft-soliman-00" def:"rfc5555"`
-	ForceUDP      leaf[string]        `yaml:"force-udp" doc:"A node that asks for UDP encapsulation without a NAT (F flag) gets it, or the answer 144 (RFC 5555 4.1)." enum:"allow|refuse" def:"allow"`
-	NATRefresh    leaf[time.Duration] `yaml:"nat-refresh" doc:"Time between keepalives that a node behind a NAT is told (NATKATIMEOUT)." range:"1s..262140s" rfc:"RFC 5555 6: 110 s" def:"110s"`
-	RefreshAdvice leaf[time.Duration] `yaml:"refresh-advice" doc:"Time after which a node is advised to refresh (Binding Refresh Advice, RFC 6275 6.2.4). Default: no advice." range:"4s..262140s"`
-	PrivateCareOf leaf[string]        `yaml:"private-care-of" doc:"A private IPv4 care-of address without a NAT between cannot be reached from the Internet: discard such requests, or accept them, in laboratories." enum:"discard|accept" def:"discard"`
-	OptionLength  leaf[string]        `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
+	Addresses     list[leaf[netip.Addr]] `yaml:"addresses" doc:"Home agent addresses, of anchor.addresses; requests to another one get status 131. Default: all of IPv6." ex:"[\"2001:db8:a::1\"]" family:"6"`
+	Dialects      list[leaf[string]]     `yaml:"dialects" doc:"Forms of signalling over IPv4 that are answered, each in kind." enum:"rfc5555|draft-soliman-00" def:"rfc5555"`
+	Families      list[leaf[string]]     `yaml:"families" doc:"Families of home addresses; without v4 the IPv4 home address option is answered with status 129." enum:"v4|v6" def:"v4 v6"`
+	ForceUDP      leaf[string]           `yaml:"force-udp" doc:"A node that asks for UDP encapsulation without a NAT (F flag) gets it, or the answer 144 (RFC 5555 4.1); always: every node over IPv4 is told to use it." enum:"allow|refuse|always" def:"allow"`
+	NATRefresh    leaf[time.Duration]    `yaml:"nat-refresh" doc:"Time between keepalives that a node behind a NAT is told (NATKATIMEOUT)." range:"1s..262140s" rfc:"RFC 5555 6: 110 s" def:"110s"`
+	RefreshAdvice leaf[time.Duration]    `yaml:"refresh-advice" doc:"Time after which a node is advised to refresh (Binding Refresh Advice, RFC 6275 6.2.4). Default: no advice." range:"4s..262140s"`
+	RefreshAsk    leaf[time.Duration]    `yaml:"refresh-request" doc:"Time before the end of a binding when the node is asked for a new one (Binding Refresh Request, RFC 6275 9.5.5); 0s: never." range:"0s..1h" def:"0s"`
+	MessageID     leaf[string]           `yaml:"message-id" doc:"Timestamps of nodes with rfc4285 (RFC 4285 6): checked where a node sends them, or required (status 145)." enum:"accept|require" def:"accept"`
+	MessageWindow leaf[time.Duration]    `yaml:"message-id-window" doc:"How far such a timestamp may be from our clock." range:"3s..1h" rfc:"RFC 4285 5.1: 7 s" def:"7s"`
+	PrivateCareOf leaf[string]           `yaml:"private-care-of" doc:"A private IPv4 care-of address without a NAT between cannot be reached from the Internet: discard such requests, or accept them, in laboratories." enum:"discard|accept" def:"discard"`
+	OptionLength  leaf[string]           `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
 }
 
 type rawNode struct {

@@ -56,6 +56,7 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 	if h := &r.HomeLink.Interface; h.v != "none" {
 		a.HomeLink = v.iface(h)
 	}
+	a.DADTransmits, a.RetransTimer = r.HomeLink.DAD.v, r.HomeLink.Retrans.v
 	pools := v.pools(a, &r.Pools)
 	for i, p := range a.Pools {
 		if a.HomeLink != "" && p.Domain == 0 && p.Prefix.IsValid() && p.Prefix.Addr().Is6() && p.Delegate < 128 {
@@ -66,7 +67,7 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 		a.PMIP6 = v.pmip6(p)
 	}
 	if d := r.Services.DSMIP6; d != nil {
-		a.DSMIP6 = v.dsmip6(d)
+		a.DSMIP6 = v.dsmip6(a, d)
 	}
 	if s := &r.Services; s.set && s.PMIP6 == nil && s.DSMIP6 == nil && !v.blamed(s.path, "pmip6") && !v.blamed(s.path, "dsmip6") {
 		v.fail(s, "offers nothing", "add pmip6: { gateways: [ ... ] } or dsmip6: {}")

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"kedge/internal/core"
 )
@@ -32,11 +33,30 @@ func (v *validator) anchorFamilies(a *Anchor, r *rawAnchor) {
 	}
 }
 
-func (v *validator) dsmip6(r *rawDSMIP6) *DSMIP6 {
+func (v *validator) dsmip6(a *Anchor, r *rawDSMIP6) *DSMIP6 {
+	d := &DSMIP6{Dialects: words(&r.Dialects), Families: v.families(&r.Families), RefuseUDP: r.ForceUDP.v == "refuse", ForceUDP: r.ForceUDP.v == "always",
+		NATRefresh: r.NATRefresh.v, RefreshAdvice: r.RefreshAdvice.v, RefreshRequest: r.RefreshAsk.v,
+		RequireMessageID: r.MessageID.v == "require", MessageIDWindow: r.MessageWindow.v,
+		AcceptPrivateCareOf: r.PrivateCareOf.v == "accept", OctetLengths: r.OptionLength.v == "octets"}
 	v.unique("dialect", r.Dialects.items)
 	empty(v, &r.Dialects, "is empty", "write rfc5555, draft-soliman-00 or both")
-	return &DSMIP6{Dialects: words(&r.Dialects), RefuseUDP: r.ForceUDP.v == "refuse", NATRefresh: r.NATRefresh.v, RefreshAdvice: r.RefreshAdvice.v,
-		AcceptPrivateCareOf: r.PrivateCareOf.v == "accept", OctetLengths: r.OptionLength.v == "octets"}
+	if d.Families == (Families{V4: true}) {
+		v.fail(&r.Families, "has no v6", "add it: a mobile node is known by its IPv6 home address (RFC 5555 2)")
+	}
+	for i := range r.Addresses.items {
+		l := &r.Addresses.items[i]
+		switch {
+		case !l.v.IsValid() || v.faulty("anchor.addresses"):
+		case !slices.Contains(a.Addresses, l.v):
+			v.fail(l, l.v.String()+" is none of anchor.addresses", "write one of those, or leave the key out for all")
+		case slices.Contains(d.Addresses, l.v):
+			v.fail(l, l.v.String()+" stands twice", "keep one")
+		default:
+			d.Addresses = append(d.Addresses, l.v)
+		}
+	}
+	empty(v, &r.Addresses, "is empty", "leave the key out for all of anchor.addresses")
+	return d
 }
 
 // mobile reads what makes a subscriber a mobile node.

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"kedge/internal/config"
+	"kedge/internal/ipsec"
+	"kedge/internal/ipsec/rfc4285"
+)
+
+// securityPeers says in the words of package ipsec whom the file trusts, with the keys of the files that it names. An error of
+// a key file is a config.Errors with the line that names the file.
+func securityPeers(cfg *config.Config) ([]ipsec.Peer, error) {
+	var out []ipsec.Peer
+	var wrong config.Errors
+	for i, p := range cfg.Peers {
+		q := ipsec.Peer{Name: p.Name, Addresses: p.Addresses, Protection: ipsec.Protection(p.Protection)}
+		if a := cfg.Anchor; a != nil {
+			for _, s := range a.Subscribers.List {
+				if s.Peer == p.Name {
+					q.Homes = append(q.Homes, s.HoA.Addr())
+				}
+			}
+			if len(q.Homes) > 0 {
+				q.Own = sixes(a.Addresses)
+			}
+		}
+		if n := cfg.Node; n != nil && n.Anchor.Name == p.Name {
+			q.Own = []netip.Addr{n.Home.V6.Addr()}
+			q.Addresses = []netip.Prefix{netip.PrefixFrom(n.Anchor.IPv6, 128)} // messages are of IPv6, whatever carries them
+		}
+		if len(q.Addresses)+len(q.Homes) == 0 {
+			continue // nobody is it, as a warning says
+		}
+		path := fmt.Sprintf("security.peers[%d].%s", i, p.Protection)
+		switch p.Protection {
+		case config.ProtectionESP:
+			keys, err := loadKeys(p.ESP.KeyFile, ipsec.Suite(p.ESP.Suite))
+			if err != nil {
+				wrong = append(wrong, wrongKeys(cfg, path, p.Name, err))
+				continue
+			}
+			q.SAs = []ipsec.SA{{Use: ipsec.Signalling, SPIIn: p.ESP.SPIIn, SPIOut: p.ESP.SPIOut, Keys: keys}}
+		case config.ProtectionRFC4285:
+			keys, err := loadKeys(p.RFC4285.KeyFile, ipsec.SuiteRFC4285)
+			if err != nil {
+				wrong = append(wrong, wrongKeys(cfg, path, p.Name, err))
+				continue
+			}
+			q.Mobility = rfc4285.Association{SPI: p.RFC4285.SPI, Key: keys.Shared}
+		}
+		out = append(out, q)
+	}
+	if len(wrong) > 0 {
+		return nil, wrong
+	}
+	return out, nil
+}
+
+// sixes are the IPv6 addresses of a list.
+func sixes(in []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(in), func(a netip.Addr) bool { return a.Is4() })
+}
+
+// errSuite is keys of another suite than the file says.
+var errSuite = errors.New("the suites differ")
+
+func loadKeys(path string, suite ipsec.Suite) (ipsec.Keys, error) {
+	keys, err := ipsec.LoadKeys(path)
+	if err == nil && keys.Suite != suite {
+		err = fmt.Errorf("key file %s is for %s: %w", path, keys.Suite, errSuite)
+	}
+	return keys, err
+}
+
+// wrongKeys says where the key file is named, what is wrong with it and what to do.
+func wrongKeys(cfg *config.Config, path, name string, err error) *config.Error {
+	want := fmt.Sprintf("make a pair with \"kedge keys %s\", and take the other half to the other side", name)
+	if errors.Is(err, errSuite) {
+		return cfg.Wrong(path+".suite", err.Error(), "write the suite of the key file, on both sides")
+	}
+	return cfg.Wrong(path+".key-file", err.Error(), want)
+}
+
+// protected says whether anything of a file's signalling needs more than plain sockets: keys, or the headers of mobile nodes.
+func protected(cfg *config.Config) bool {
+	return cfg.Node != nil || cfg.Anchor != nil && cfg.Anchor.DSMIP6 != nil ||
+		slices.ContainsFunc(cfg.Peers, func(p config.Peer) bool { return p.Protection != config.ProtectionNone })
+}
