@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -80,11 +81,8 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 		}
 	}
 	if w, ok := c.Want["same"]; ok {
-		switch {
-		case ifname == "" && n.mobile():
-			ifname = homeDevice
-		case ifname == "":
-			ifname = "eth0"
+		if ifname == "" {
+			ifname = cmp.Or(n.homeDevice(), "eth0")
 		}
 		for _, fam := range w.List {
 			first := n.host.firstAddr(ifname, fam)

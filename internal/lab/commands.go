@@ -104,6 +104,11 @@ func (c *RunCommand) Do(ctx context.Context, con Console) error {
 			if c.Matrix {
 				opt.Out = j.Out(c.Out)
 			}
+			if self, err := os.Executable(); err == nil {
+				if peer := filepath.Join(filepath.Dir(self), "wgpeer"); fileExists(peer) {
+					opt.WireGuard = peer
+				}
+			}
 			if !c.Quiet && !con.JSON && c.Parallel <= 1 {
 				opt.Log = con.Err
 			}
@@ -279,4 +284,9 @@ func (c *DownCommand) Do(ctx context.Context, con Console) error {
 		fmt.Fprintln(con.Out, "nothing was up")
 	}
 	return err
+}
+
+func fileExists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }

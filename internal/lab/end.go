@@ -137,6 +137,9 @@ func (r *Run) shutdown() error {
 			n.router.close()
 		}
 	}
+	for _, p := range r.others {
+		p.kill()
+	}
 	// Gateways first: an anchor that is gone would make them complain.
 	for _, anchors := range []bool{false, true} {
 		for _, n := range r.nodes {

@@ -178,7 +178,7 @@ func (h *host) update(u netlink.AddrUpdate) {
 
 // nameOf is the name of an interface by its number; those of mobile nodes come and go.
 func (h *host) nameOf(index int) string {
-	if name := h.index[index]; name != "" || !h.n.mobile() {
+	if name := h.index[index]; name != "" || h.n.homeDevice() == "" {
 		return name
 	}
 	nl, err := h.n.ns.Handle()
@@ -211,8 +211,8 @@ func family(a netip.Addr) string {
 // usableAddrs are the global addresses of a family that applications can use; ifname "" = of all interfaces, of a mobile
 // node the home addresses.
 func (h *host) usableAddrs(ifname, fam string) []netip.Prefix {
-	if ifname == "" && h.n.mobile() {
-		ifname = homeDevice
+	if ifname == "" {
+		ifname = h.n.homeDevice()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -271,16 +271,20 @@ func (h *host) lease(w *wire) error {
 	return h.startClient(w)
 }
 
-// endLease stops the client of an interface and forgets what it had.
+// endLease stops the client of an interface and forgets the addresses that it had, as network managers do.
 func (h *host) endLease(w *wire) {
-	p := h.clients[w.ifname]
-	if p == nil {
-		return
+	if p := h.clients[w.ifname]; p != nil {
+		p.kill()
+		delete(h.clients, w.ifname)
 	}
-	p.kill()
-	delete(h.clients, w.ifname)
 	for _, a := range h.usableAddrs(w.ifname, "v4") {
 		_ = h.n.ns.DelAddr(w.ifname, a) // it may have expired meanwhile
+	}
+	if h.n.mobile() {
+		return // its IPv6 addresses are kedge's own
+	}
+	for _, a := range h.usableAddrs(w.ifname, "v6") {
+		_ = h.n.ns.DelAddr(w.ifname, a)
 	}
 }
 

@@ -19,6 +19,17 @@ const homeDevice = "kedge0"
 // mobile says whether a node is a host that runs kedge in role node.
 func (n *node) mobile() bool { return n.spec.Mobile != nil }
 
+// homeDevice is the interface whose addresses are what a host is known by wherever it is; "" = any.
+func (n *node) homeDevice() string {
+	switch {
+	case n.mobile():
+		return homeDevice
+	case n.spec.WireGuard != nil:
+		return wgDevice
+	}
+	return ""
+}
+
 // homeAgentOf is the anchor that a mobile node registers with: the first of the scenario.
 func (r *Run) homeAgentOf() *node {
 	for _, n := range r.nodes {

@@ -196,7 +196,9 @@ func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
 	w := n.wires[m.Iface]
 	h.macs, h.ifname = []core.MAC{w.mac}, w.ifname
 	r.note("%s moves to %s (%s)", n.name, m.To, m.How)
-	r.track(h)
+	if n.mobile() || !r.sc.Link(m.To).LAN {
+		r.track(h)
+	}
 	switch m.How {
 	case "silent":
 		if err := r.connect(n, w, m.To); err != nil {

@@ -29,6 +29,7 @@ type Options struct {
 	Dataplane string                            // back end for all daemons; "" = as the templates say
 	Log       io.Writer                         // what happens, line by line; nil = nowhere
 	Live      *Live                             // live screen; nil = none
+	WireGuard string                            // the wgpeer program; "" = none: only figures need it
 	MHCheck   string                            // tools/mhcheck; "" = the lab's own check only
 	Seed      uint64                            // of the links' impairments; 0 = random
 }
@@ -47,6 +48,7 @@ type Result struct {
 	Hosts    []HostResult     `json:"hosts,omitempty"`
 	Handover []Phase          `json:"handover,omitempty"`
 	Moves    int              `json:"moves"`
+	Table    []Row            `json:"table,omitempty"`
 	Out      string           `json:"out"`
 	Files    []string         `json:"files"`
 	Seed     uint64           `json:"seed"`
@@ -103,6 +105,8 @@ type Run struct {
 	steps    []StepResult
 	order    []string // of probes
 	hosts    []HostResult
+	rows     []Row
+	others   []*process // beside daemons, routers and clients
 
 	recMu     sync.Mutex // what captures and the live screen touch as well
 	diagram   *ladder.Diagram
@@ -248,6 +252,13 @@ func (r *Run) up(ctx context.Context) error {
 			}
 		}
 	}
+	for _, n := range r.nodes {
+		if n.spec.WireGuard != nil {
+			if err := r.startWireGuard(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -349,6 +360,7 @@ func (r *Run) result(fail error, took time.Duration) Result {
 	res := Result{
 		Scenario: r.sc.Name, Plane: r.opt.Dataplane, OK: fail == nil, Seconds: took.Seconds(), Budget: r.sc.Budget.Seconds(), Steps: r.steps,
 		Out: r.dir, Seed: r.seed, Handover: r.phaseFigures(), Hosts: r.hosts, Probes: map[string]Stats{}, Moves: len(r.handovers),
+		Table: r.rows,
 	}
 	if fail == nil {
 		res.Covers = r.sc.Covers
@@ -394,8 +406,8 @@ func (r *Run) hostResults() (out []HostResult) {
 			for _, w := range on {
 				devices = append(devices, w.ifname)
 			}
-			if n.mobile() {
-				devices = []string{homeDevice}
+			if dev := n.homeDevice(); dev != "" {
+				devices = []string{dev}
 			}
 			for _, dev := range devices {
 				first := n.host.firstAddr(dev, fam)
@@ -456,6 +468,8 @@ func stepName(s *scenario.Step) string {
 		return fmt.Sprintf("send %d forged frames from %s", s.Send.Count, s.Send.From)
 	case "repeat":
 		return fmt.Sprintf("repeat %d times", s.Repeat.Times)
+	case "row":
+		return "row " + s.Row.Name
 	case "network":
 		return fmt.Sprintf("network of %s: %s", s.Network.At, s.Network.Do)
 	}

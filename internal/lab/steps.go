@@ -74,6 +74,9 @@ func (r *Run) step(ctx context.Context, s *scenario.Step) error {
 		return r.send(s.Send)
 	case "network":
 		return r.network(s.Network)
+	case "row":
+		r.row(s.Row)
+		return nil
 	case "repeat":
 		for range s.Repeat.Times {
 			if err := r.do(ctx, s.Repeat.Steps); err != nil {

@@ -61,6 +61,7 @@ func (res *Result) Print(w io.Writer) {
 			fmt.Fprintf(w, "  %-28s %6d %7.2f ms %7.2f ms\n", phaseText[p.Name], p.Count, p.P50ms, p.P99ms)
 		}
 	}
+	printTable(w, res.Table)
 	fmt.Fprintf(w, "\n  captures  %s (all links: all.pcapng)\n  ladder    %s, ladder.svg\n", filepath.Join(res.Out, "*.pcap"), filepath.Join(res.Out, "ladder.txt"))
 	if res.OK && len(res.Covers) > 0 {
 		fmt.Fprintf(w, "  covers: %s\n", strings.Join(res.Covers, " "))

@@ -42,6 +42,27 @@ type Network struct {
 	V6, V4 netip.Prefix
 }
 
+// WireGuard is a tunnel of a host to a server that it compares with.
+type WireGuard struct {
+	Pos
+	Server   string         // node
+	Endpoint string         // v4 or v6: how the host reaches it
+	Address  netip.Prefix   // of the host, in the tunnel
+	To       []netip.Prefix // what it reaches by the tunnel
+}
+
+// Row is a sample of a table: the losses and silences of probes that are over, by system.
+type Row struct {
+	Name    string
+	Systems []System
+}
+
+// System is who the probes of a row are about.
+type System struct {
+	Name   string
+	Probes []string
+}
+
 // networkChanges are all that a network step can do.
 var networkChanges = []string{"rebind", "v6-off", "v6-on", "v4-off", "v4-on", "renumber", "open", "close", "silence"}
 
@@ -175,4 +196,45 @@ func (p *stepParser) network(v value) *Network {
 		}
 	}
 	return n
+}
+
+func (s *Scenario) parseWireGuard(v value) *WireGuard {
+	w := &WireGuard{Pos: v.pos, Endpoint: "v6"}
+	v.object(map[string]func(value){
+		"server": func(v value) {
+			if w.Server = v.text(); s.Node(w.Server) == nil || s.Node(w.Server).OnAccess() {
+				v.errorf("%q is no node with an address that stays", w.Server)
+			}
+		},
+		"endpoint": func(v value) { w.Endpoint = v.oneOf("v4", "v6") },
+		"address":  func(v value) { w.Address = v.prefix() },
+		"to":       func(v value) { v.each(func(x value) { w.To = append(w.To, x.prefix().Masked()) }) },
+	})
+	if w.Server == "" || !w.Address.IsValid() {
+		v.errorf("want server and address")
+	}
+	return w
+}
+
+func (p *stepParser) row(v value) *Row {
+	r := &Row{}
+	v.object(map[string]func(value){
+		"name": func(v value) { r.Name = v.text() },
+		"of": func(v value) {
+			v.pairs(func(name string, v value) {
+				sys := System{Name: name}
+				v.each(func(x value) {
+					if !p.probes[x.text()] {
+						x.errorf("%q was not started", x.text())
+					}
+					sys.Probes = append(sys.Probes, x.text())
+				})
+				r.Systems = append(r.Systems, sys)
+			})
+		},
+	})
+	if r.Name == "" || len(r.Systems) == 0 {
+		v.errorf("want name and of")
+	}
+	return r
 }

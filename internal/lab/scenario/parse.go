@@ -175,6 +175,7 @@ func (s *Scenario) parseNode(name string, v value) Node {
 		"off":        func(v value) { n.Off = v.boolean() },
 		"router":     func(v value) { router = &v },
 		"mobile":     func(v value) { n.Mobile = parseMobile(v) },
+		"wireguard":  func(v value) { n.WireGuard = s.parseWireGuard(v) },
 		"protection": func(v value) { n.Protection = v.oneOf("esp", "rfc4285", "none") },
 		"suite":      func(v value) { n.Suite = v.oneOf("aes128-sha256", "aes256-sha256", "aes256-sha512", "aes128-sha1") },
 	})

@@ -57,6 +57,8 @@ type Node struct {
 	Serve   *Router                     // what the node does for the LAN that it is on
 	Mobile  *Mobile                     // a host that runs kedge in role node
 
+	WireGuard *WireGuard // a host that has such a tunnel, for comparison
+
 	Protection string // of a gateway's or mobile node's signalling: esp, rfc4285, none; "" = esp for mobile nodes, none for gateways
 	Suite      string // of ESP; "" = aes128-sha256
 
@@ -91,7 +93,7 @@ type Iface struct {
 // Step is one thing that happens; Kind says which field counts.
 type Step struct {
 	Pos
-	Kind   string // wait expect start stop move fault attach detach send repeat say network
+	Kind   string // wait expect start stop move fault attach detach send repeat say network row
 	Check  *Check // wait, expect
 	Start  []Probe
 	Stop   []string
@@ -103,6 +105,7 @@ type Step struct {
 	Say    string
 
 	Network *Network
+	Row     *Row
 }
 
 // Check is a set of conditions that hold together. Within 0 = they hold now.

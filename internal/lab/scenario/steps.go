@@ -59,6 +59,7 @@ func (p *stepParser) step(v value) Step {
 		"detach":  set("detach", func(v value) { s.Attach = p.attach(v) }),
 		"send":    set("send", func(v value) { s.Send = p.send(v) }),
 		"say":     set("say", func(v value) { s.Say = v.text() }),
+		"row":     set("row", func(v value) { s.Row = p.row(v) }),
 		"network": set("network", func(v value) { s.Network = p.network(v) }),
 		"repeat": set("repeat", func(v value) {
 			s.Repeat = &Repeat{Times: 1}
