@@ -49,6 +49,10 @@ func (m *Machine) reserveStatic() (err error) {
 				return
 			}
 		}
+		if e := m.reserveHost(p); e != nil {
+			err = fmt.Errorf("anchor: subscriber %q: %w", p.ID, e)
+			return
+		}
 		if len(p.HNP) > binding.MaxPrefixes || p.HNPCount > binding.MaxPrefixes {
 			err = fmt.Errorf("anchor: subscriber %q: a session has %d home network prefixes at most", p.ID, binding.MaxPrefixes)
 		}
@@ -85,9 +89,7 @@ func (m *Machine) arrange(r *registration, have binding.Homes, handoff bool) (p 
 }
 
 func (m *Machine) putBack(r *registration, taken []netip.Prefix) {
-	for _, t := range taken {
-		m.pools.Around(r.domain, t.Addr()).Release(m.now, t, r.Node, 0)
-	}
+	m.giveBack(r.domain, r.Node, taken, false)
 }
 
 // take gets one unit for the registration and remembers it.
@@ -95,11 +97,20 @@ func (m *Machine) take(r *registration, p *plan, from *pool.Pool, unit netip.Pre
 	if _, used := m.cache.ByHome(r.domain, unit); used {
 		return pool.ErrTaken
 	}
-	if err := from.Take(m.now, unit, r.Node); err != nil {
+	if err := m.takeUnit(r.domain, from, unit, r.Node); err != nil {
 		return err
 	}
 	p.taken = append(p.taken, unit)
 	return nil
+}
+
+// takeUnit takes a unit for a proxy registration, which shares it when the host registration of the subscriber has it.
+func (m *Machine) takeUnit(d core.Domain, from *pool.Pool, unit netip.Prefix, node string) error {
+	if m.hostHas(d, unit, node) {
+		m.share(d, unit)
+		return nil
+	}
+	return from.Take(m.now, unit, node)
 }
 
 // takePrefixes takes the prefixes that the request names: static ones of the subscriber, or free ones of his pools.
@@ -133,9 +144,8 @@ func (m *Machine) dynamicV6(r *registration, p *pool.Pool) bool {
 	return !p.Is4() && (len(names) == 0 && len(r.profile.HNP) == 0 || slices.Contains(names, p.Name()))
 }
 
-func (m *Machine) dynamicV4(r *registration, p *pool.Pool) bool {
-	names := r.profile.V4Pools
-	return p.Is4() && (len(names) == 0 && !r.profile.V4.IsValid() || slices.Contains(names, p.Name()))
+func (m *Machine) dynamicV4(s *subscriber.Profile, p *pool.Pool) bool {
+	return p.Is4() && (len(s.V4Pools) == 0 && !s.V4.IsValid() || slices.Contains(s.V4Pools, p.Name()))
 }
 
 // allocatePrefixes gives the subscriber's static prefixes, or free ones when another session of his has them. Those that
@@ -235,7 +245,7 @@ func (m *Machine) takeV4(r *registration, p *plan, want netip.Addr) *lma.Refusal
 	switch {
 	case !around.IsHost(want):
 		return lma.RefuseV4(&r.Request, lma.V4Invalid, "%s is the network or broadcast address of %s", want, around.Range())
-	case want != r.profile.V4 && !m.dynamicV4(r, around):
+	case want != r.profile.V4 && !m.dynamicV4(r.profile, around):
 		return lma.RefuseV4(&r.Request, lma.V4Prohibited, "%s is not the subscriber's", want)
 	case m.otherInterfaceIn(r, around):
 		return lma.RefuseV4(&r.Request, lma.V4Prohibited, "another interface is in %s", around.Range())
@@ -257,6 +267,10 @@ func (m *Machine) allocateV4(r *registration, p *plan, network netip.Prefix) *lm
 			return nil
 		}
 	}
+	if a, from := m.hostV4(r, network); from != nil && m.take(r, p, from, netip.PrefixFrom(a, 32)) == nil {
+		p.setV4(a, from)
+		return nil
+	}
 	if f := m.held(); f != nil {
 		v4 := lma.RefuseV4(&r.Request, lma.V4Exhausted, "%s", f.Detail)
 		v4.Reason = f.Reason
@@ -264,7 +278,7 @@ func (m *Machine) allocateV4(r *registration, p *plan, network netip.Prefix) *lm
 	}
 	why := "no pool"
 	m.pools.Choose(r.domain, r.profile.V4Pools, true, func(from *pool.Pool) bool {
-		if !m.dynamicV4(r, from) {
+		if !m.dynamicV4(r.profile, from) {
 			return true
 		}
 		if m.otherInterfaceIn(r, from) {
@@ -288,6 +302,21 @@ func (m *Machine) allocateV4(r *registration, p *plan, network netip.Prefix) *lm
 	return lma.RefuseV4(&r.Request, lma.V4Exhausted, "no IPv4 home address is left: %s", why)
 }
 
+// hostV4 finds the IPv4 home address that the subscriber's host registration has: away or at home, it is his.
+func (m *Machine) hostV4(r *registration, network netip.Prefix) (netip.Addr, *pool.Pool) {
+	h := m.hosts.table.ByHome(r.domain, netip.PrefixFrom(r.profile.HoA.Addr(), 128))
+	if !r.profile.HoA.IsValid() || h == nil {
+		return netip.Addr{}, nil
+	}
+	for _, v := range h.V4 {
+		from := m.pools.Around(r.domain, v.Prefix.Addr())
+		if v.Prefix.IsSingleIP() && from != nil && network.Contains(v.Prefix.Addr()) && m.dynamicV4(r.profile, from) && !m.otherInterfaceIn(r, from) {
+			return v.Prefix.Addr(), from
+		}
+	}
+	return netip.Addr{}, nil
+}
+
 func (p *plan) setV4(a netip.Addr, from *pool.Pool) {
 	p.homes.V4, p.router = netip.PrefixFrom(a, from.Range().Bits()), from.Router()
 }
@@ -306,14 +335,6 @@ func (m *Machine) otherInterfaceIn(r *registration, p *pool.Pool) bool {
 // giveBack returns home keys of a session to their pools, to rest as long as a deregistered session would.
 func (m *Machine) giveBack(d core.Domain, node string, keys []netip.Prefix, rest bool) {
 	for _, k := range keys {
-		p := m.pools.Around(d, k.Addr())
-		if p == nil {
-			continue
-		}
-		if rest {
-			p.Release(m.now, k, node, m.cfg.Timers.MinDelayBeforeBCEDelete)
-		} else {
-			p.Release(m.now, k, node, 0)
-		}
+		m.release(d, node, k, rest)
 	}
 }

@@ -1,12 +1,17 @@
-// Package anchor is the anchor's machine: the local mobility anchor of Proxy Mobile IPv6 with IPv4 home addresses.
+// Package anchor is the anchor's machine: the local mobility anchor of Proxy Mobile IPv6 with IPv4 home addresses, and the
+// home agent of Dual Stack Mobile IPv6.
 //
 // Supported: RFC 5213 section 5 and 9.1, RFC 5844 section 3.1, RFC 4283, RFC 5846 for handovers, RFC 5847, RFC 6543, RFC
 // 6275 9.2, 9.3.3 and 9.5.1 as far as they apply to proxy registrations, and section 3.3 of
 // draft-ietf-netlmm-pmip6-ipv4-support-02. Both dialects of IPv4 options are read and answered in kind.
 //
-// What is left out: transport over IPv4 and NAT, GRE keys and the TLV header, host-based registrations.
+// For nodes that register by themselves: RFC 6275 10.1 to 10.4.1 and RFC 5555 as package homeagent says. Host and proxy
+// registrations of a subscriber never overwrite each other (RFC 6612 4.2): packets to an address that both have go to the
+// node, as long as it is registered.
 //
-// The protocol's rules are pure functions in sub-package lma; the binding cache is package binding; addresses come from
+// What is left out: transport of proxy registrations over IPv4 and NAT, GRE keys and the TLV header.
+//
+// The protocols' rules are in sub-packages lma and homeagent; the binding cache is package binding; addresses come from
 // package pool; who may have what is package subscriber. This package joins them and owns what changes: sessions and
 // their state, requests that wait, gateways, and what is not yet durable. One goroutine uses a Machine.
 package anchor
@@ -14,6 +19,7 @@ package anchor
 import (
 	"errors"
 	"io"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -45,6 +51,10 @@ type Machine struct {
 	pools *pool.Set
 	cache *binding.Cache
 	count [4]int // sessions by state
+
+	hosts        hosts
+	homeNetworks []netip.Prefix   // around the home addresses of profiles
+	shared       map[homeKey]bool // IPv4 home addresses that two registrations of one subscriber have
 
 	peers    *peers
 	gateways gateways
@@ -79,7 +89,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	m := &Machine{
 		cfg: cfg, rand: rand, dialects: lma.DialectSet(cfg.PMIP6.Dialects...),
 		cache: binding.New(), refused: make(map[wire.Reason]uint64),
-		waiting: newWaiting(), flights: newFlights(), gateways: newGateways(), revocations: revocation.New(cfg.Revocation, rand),
+		hosts: newHosts(&cfg), shared: make(map[homeKey]bool), waiting: newWaiting(), flights: newFlights(), gateways: newGateways(), revocations: revocation.New(cfg.Revocation, rand),
 	}
 	if m.subs, err = subscriber.New(cfg.Subscribers); err != nil {
 		return nil, err
@@ -127,6 +137,10 @@ func (m *Machine) Deadline() (at time.Duration, ok bool) {
 	_, next, any := m.cache.Next()
 	earlier(next, any)
 	earlier(m.waiting.next())
+	earlier(m.hosts.table.Next())
+	if m.hosts.link != nil {
+		earlier(m.hosts.link.Deadline())
+	}
 	earlier(m.store.heldUntil, m.store.held)
 	earlier(m.flights.retryAt, m.flights.waits())
 	earlier(m.revocations.Deadline())
@@ -156,6 +170,8 @@ func (m *Machine) tick() {
 		m.store.held = false
 		m.emit(core.Emit{Name: "store", From: "held", To: "ready", Why: "lifetime-max-over"})
 	}
+	m.tickLink()
+	m.dueHosts()
 	m.endAgain()
 	m.revokeAgain()
 	m.beat()

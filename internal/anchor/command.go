@@ -84,10 +84,19 @@ func (m *Machine) peerStatus() (out []core.PeerStatus) {
 // bindings lists those whose id, address or prefix contains the filter, by id and age.
 func (m *Machine) bindings(filter string) []core.Binding {
 	out := []core.Binding{}
-	for i := range m.cache.All() {
-		if b := m.tell(i); filter == "" || matches(&b, filter) {
+	add := func(b core.Binding) {
+		if filter == "" || matches(&b, filter) {
 			out = append(out, b)
 		}
+	}
+	for i := range m.cache.All() {
+		add(m.tell(i))
+	}
+	for h := range m.hosts.table.All() {
+		add(m.tellHost(h))
+	}
+	for _, b := range m.detectedBindings() {
+		add(b)
 	}
 	slices.SortFunc(out, func(a, b core.Binding) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Session, b.Session)) })
 	return out
@@ -98,7 +107,7 @@ func matches(b *core.Binding, filter string) bool {
 		return true
 	}
 	a, err := netip.ParseAddr(filter)
-	for _, p := range b.Prefixes {
+	for _, p := range slices.Concat(b.Prefixes, b.Home) {
 		if strings.Contains(p.String(), filter) || err == nil && p.Contains(a) {
 			return true
 		}
@@ -114,6 +123,7 @@ func (m *Machine) tell(i binding.Index) core.Binding {
 		ProxyCoA: addr(e.CareOf), Gateway: m.peerName(addr(e.CareOf)), Anchor: addr(e.Anchor), Dialect: Dialect(e.Dialect).String(),
 		ATT: e.ATT, Lifetime: lifetime(e.Lifetime), Expires: m.now.Wall.Add(e.Expires - m.now.Boot),
 		Since: time.Unix(0, e.Since).UTC(), Sequence: e.Sequence,
+		Kind: "proxy", CareOf: addr(e.CareOf), Framing: "ip", Home: h.Keys(),
 	}
 	if h.V4.IsValid() {
 		b.Families = append(b.Families, "v4")
@@ -142,6 +152,8 @@ func linkLayerText(id []byte) string {
 func (m *Machine) explain(id string) core.Explanation {
 	if i, ok := m.byAddress(id); ok {
 		id = m.cache.Node(i)
+	} else if h := m.hostByAddress(id); h != nil {
+		id = h.Node
 	}
 	x := core.Explanation{ID: id, Bindings: []core.Binding{}, History: m.past.of(id)}
 	switch p, listed, known := m.subs.Find(id); {
@@ -150,6 +162,7 @@ func (m *Machine) explain(id string) core.Explanation {
 		if len(p.Gateways) > 0 {
 			x.Profile += "; gateways " + strings.Join(p.Gateways, ", ")
 		}
+		x.Profile += m.profileText(id)
 	case known:
 		x.Profile = "unknown, accepted by subscribers.default"
 	default:
@@ -157,6 +170,14 @@ func (m *Machine) explain(id string) core.Explanation {
 	}
 	for i := range m.cache.ByNode(id) {
 		x.Bindings = append(x.Bindings, m.tell(i))
+	}
+	if h := m.hostOf(id); h != nil {
+		x.Bindings = append(x.Bindings, m.tellHost(h))
+	}
+	for _, b := range m.detectedBindings() {
+		if b.ID == id {
+			x.Bindings = append(x.Bindings, b)
+		}
 	}
 	return x
 }

@@ -52,6 +52,7 @@ type ending struct {
 	node   string
 	keys   []netip.Prefix
 	rest   bool
+	host   bool // of a host registration
 }
 
 // retryEnding is the time between two tries to delete a record, or to put one in order.
@@ -129,13 +130,14 @@ func (m *Machine) commit(i binding.Index, before []byte, ops []core.Op, r *regis
 	m.effect(core.Send{Path: r.path, Body: answer, Ref: ref + 1})
 }
 
-func drops(ops []core.Op) (out []core.Op) {
-	for _, o := range ops {
-		if d, ok := o.(core.Drop); ok {
-			out = append(out, d)
+// drops is what dropKeys has put behind the rest.
+func drops(ops []core.Op) []core.Op {
+	for n, o := range ops {
+		if _, ok := o.(core.Drop); ok {
+			return ops[n:]
 		}
 	}
-	return out
+	return nil
 }
 
 // done takes the result of an effect.
@@ -162,6 +164,8 @@ func (m *Machine) done(ev core.Done) {
 	m.emit(core.Emit{Name: "failed", ID: id, Why: string(reason), Fields: Fields{Err: ev.Err.Error()}})
 	if i, ok := m.cache.ByID(id); ok {
 		m.undo(i, back)
+	} else if h := m.hosts.table.ByID(id); h != nil {
+		m.undoHost(h, back)
 	}
 }
 
@@ -170,8 +174,15 @@ func (m *Machine) end(e ending) {
 	ref := m.flights.last
 	m.flights.last += 2
 	m.flights.endings[ref] = e
-	m.effect(core.Persist{Key: sessionKey(e.id)})
-	m.effect(core.Forward{Ops: []core.Op{core.Drop{ID: e.id}}, Ref: ref})
+	key, ops := sessionKey(e.id), []core.Op{core.Drop{ID: e.id}}
+	if e.host {
+		key = hostKey(e.id)
+		for _, k := range e.keys {
+			ops = m.appendProxyKey(ops, e.domain, k)
+		}
+	}
+	m.effect(core.Persist{Key: key})
+	m.effect(core.Forward{Ops: ops, Ref: ref})
 }
 
 // ended takes the result of end, if it is one.
@@ -181,7 +192,11 @@ func (m *Machine) ended(ev core.Done) bool {
 		return false
 	}
 	delete(m.flights.endings, ev.Ref)
-	if ev.Err == nil {
+	switch {
+	case ev.Err == nil && e.host:
+		m.releaseHost(e.domain, e.node, e.keys, e.rest)
+		return true
+	case ev.Err == nil:
 		m.giveBack(e.domain, e.node, e.keys, e.rest)
 		return true
 	}
@@ -215,6 +230,8 @@ func (m *Machine) endAgain() {
 	for _, r := range broken {
 		if i, ok := m.cache.ByID(r.id); ok { // else end took it out
 			m.repair(i, r.extra)
+		} else if h := m.hosts.table.ByID(r.id); h != nil {
+			m.repairHost(h, r.extra)
 		}
 	}
 }
@@ -232,7 +249,7 @@ func (m *Machine) repair(i binding.Index, extra []netip.Prefix) {
 	m.flights.last += 2
 	m.flights.repairs[ref] = repair{e.ID, gone}
 	m.effect(core.Persist{Key: sessionKey(e.ID), Val: m.encode(i)})
-	m.effect(core.Forward{Ops: append(m.forwarding(i, 0), dropKeys(e.Domain, gone)...), Ref: ref})
+	m.effect(core.Forward{Ops: append(m.forwarding(i, 0), m.dropKeys(e.Domain, gone)...), Ref: ref})
 }
 
 // repaired takes the result of repair, if it is one.
@@ -270,7 +287,7 @@ func (m *Machine) undo(i binding.Index, back []byte) {
 	m.giveBack(e.Domain, node, extra, false)
 	homes := rec.homes
 	for _, k := range without(was, now) { // rests, for this mobile node
-		if p := m.pools.Around(e.Domain, k.Addr()); p == nil || p.Take(m.now, k, node) != nil {
+		if p := m.pools.Around(e.Domain, k.Addr()); p == nil || m.takeUnit(e.Domain, p, k, node) != nil {
 			homes = homes.Without(k)
 		}
 	}

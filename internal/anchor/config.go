@@ -108,7 +108,7 @@ func (c Config) withDefaults() (Config, error) {
 			return bad("peer %q has no name of its own", p.Name)
 		}
 		names[p.Name] = true
-		if len(p.Addresses) == 0 {
+		if len(p.Addresses) == 0 && !c.isNode(p.Name) {
 			return bad("peer %q has no address", p.Name)
 		}
 		for _, a := range p.Addresses {

@@ -8,17 +8,20 @@ import (
 	"kedge/internal/core"
 )
 
-// Fields go with every Emit of an anchor, under their log keys. Names of events: "session" (From, To: states of
+// Fields go with every Emit of an anchor, under their log keys. Names of events: "session" (of either kind; From, To: states of
 // package binding; Why: new, handoff, changed, returned, deregistered, partly-deregistered, expired,
-// delay-over, waits, replaced, revoked, still-attached, max-delay-over, undone), "refused" (a request that was answered with an error or ignored; Why: a
-// wire.Reason), "message-ignored" (it got no answer), "dropped" (a packet, told by the data plane), "peer" (a gateway's liveness and what it understands), "revocation" (To: sent, not-sent, done,
+// delay-over, waits, replaced, revoked, still-attached, max-delay-over, unique, duplicate-address, undone), "refused" (a request that was answered with an error or ignored; Why: a
+// wire.Reason), "message-ignored" (it got no answer), "dropped" (a packet, told by the data plane), "peer" (a gateway's liveness and what it understands), "conflict" (somebody on the home link claims an address that is defended), "refresh-request", "revocation" (To: sent, not-sent, done,
 // refused, unanswered), "retransmit", "store", "failed" (an effect).
 type Fields struct {
 	Sub      string         `json:"sub,omitempty"` // MN-Identifier
 	Peer     string         `json:"peer,omitempty"`
 	ProxyCoA netip.Addr     `json:"proxy_coa,omitzero"`
 	Former   netip.Addr     `json:"former_coa,omitzero"` // of a handoff
+	CareOf   netip.Addr     `json:"coa,omitzero"`        // of a node that registered by itself
+	NAT      bool           `json:"nat,omitempty"`
 	HoA      netip.Addr     `json:"hoa,omitzero"`
+	V4       []netip.Prefix `json:"v4,omitempty"` // IPv4 home addresses beside an IPv6 one
 	HNP      []netip.Prefix `json:"hnp,omitempty"`
 	Seq      uint16         `json:"seq,omitempty"`
 	Lifetime int            `json:"lifetime_s,omitempty"`
@@ -75,7 +78,11 @@ func (m *Machine) transition(id core.ID, from, to binding.State, why string, f F
 	m.count[from]--
 	m.count[to]++
 	m.emit(core.Emit{Name: "session", ID: id, From: from.String(), To: to.String(), Why: why, Fields: f})
-	m.past.add(past{when: m.now.Wall, sub: f.Sub, what: why, from: from, to: to, coa: f.ProxyCoA, seq: f.Seq, detail: f.Detail, rule: f.Rule})
+	p := past{when: m.now.Wall, sub: f.Sub, what: why, from: from, to: to, coa: f.ProxyCoA, seq: f.Seq, detail: f.Detail, rule: f.Rule}
+	if f.CareOf.IsValid() {
+		p.coa, p.host = f.CareOf, true
+	}
+	m.past.add(p)
 	return true
 }
 

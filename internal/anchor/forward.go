@@ -1,11 +1,14 @@
 package anchor
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/binding"
 	"kedge/internal/core"
+	"kedge/internal/subscriber"
 )
 
 // forwarding gives the operations that make the data plane forward a session as it is now: the tunnel to its Proxy-CoA
@@ -18,17 +21,32 @@ func (m *Machine) forwarding(i binding.Index, grace time.Duration) []core.Op {
 	set.Chain.N = 1
 	set.Chain.Layer[0] = core.Layer{Local: netip.AddrPortFrom(addr(e.Anchor), 0), Remote: netip.AddrPortFrom(addr(e.CareOf), 0)}
 	ops = append(ops, set)
-	on := e.State == binding.Active // else known and dropped silently, 5.3.5
 	for _, k := range keys {
-		ops = append(ops, core.SetKey{Match: core.Match{Domain: e.Domain, Dst: k}, ID: e.ID, Up: on, Down: on})
+		ops = append(ops, m.proxyKey(i, k))
 	}
 	return ops
 }
 
-func dropKeys(d core.Domain, keys []netip.Prefix) []core.Op {
+// proxyKey says what a home key of a session does: it forwards, or is known and dropped silently (RFC 5213 5.3.5). While the
+// subscriber's host registration has the same key, that one is delivered to (RFC 6612 4.2.1); uplink is taken from both.
+func (m *Machine) proxyKey(i binding.Index, k netip.Prefix) core.SetKey {
+	e := m.cache.At(i)
+	on := e.State == binding.Active
+	h := m.hosts.table.ByHome(e.Domain, k)
+	shadow := h != nil && h.State == binding.Active
+	return core.SetKey{Match: core.Match{Domain: e.Domain, Dst: k}, ID: e.ID, Up: on, Down: on && !shadow}
+}
+
+// dropKeys takes keys of a session out. That takes out those of the host registration too, which are said again.
+func (m *Machine) dropKeys(d core.Domain, keys []netip.Prefix) []core.Op {
 	var ops []core.Op
 	for _, k := range keys {
-		ops = append(ops, core.Drop{Match: core.Match{Domain: d, Dst: k}})
+		match := core.Match{Domain: d, Dst: k}
+		ops = append(ops, core.Drop{Match: match})
+		if h := m.hosts.table.ByHome(d, k); h != nil && (h.State == binding.Active || !m.onHomeLink(d)) {
+			on := h.State == binding.Active
+			ops = append(ops, core.SetKey{Match: match, ID: h.ID, Up: on, Down: on})
+		}
 	}
 	return ops
 }
@@ -38,10 +56,21 @@ func dropKeys(d core.Domain, keys []netip.Prefix) []core.Op {
 func (m *Machine) routes() {
 	var ops []core.HostOp
 	for _, p := range m.pools.All() {
-		if p.Domain() == 0 { // other domains have no table of the host
+		if p.Domain() == 0 && !m.onLink(p.Range()) { // other domains have no table of the host
 			ops = append(ops, core.HostOp{Kind: "route", Prefix: p.Range(), Name: m.cfg.Device})
 		}
 	}
+	pools := len(ops)
+	m.subs.All(func(s *subscriber.Profile) {
+		for _, n := range s.Networks {
+			if s.Domain == 0 && m.cfg.DSMIP6.On {
+				ops = append(ops, core.HostOp{Kind: "route", Prefix: n, Name: m.cfg.Device})
+			}
+		}
+	})
+	slices.SortFunc(ops[pools:], func(a, b core.HostOp) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
 	if len(ops) > 0 {
 		m.effect(core.Change{Ops: ops, Ref: routesRef})
 	}
@@ -50,16 +79,45 @@ func (m *Machine) routes() {
 // defend answers for home addresses on the home link, by proxy ARP and ND. A prefix of many addresses cannot be
 // defended: neighbours need a route to it (RFC 5213 5.2).
 func (m *Machine) defend(d core.Domain, keys []netip.Prefix, stop bool) {
-	if m.cfg.HomeLink == "" || d != 0 {
+	if !m.onHomeLink(d) {
 		return
 	}
 	var ops []core.HostOp
 	for _, k := range keys {
-		if k.IsSingleIP() {
-			ops = append(ops, core.HostOp{Kind: "proxy", Del: stop, Prefix: k, Name: m.cfg.HomeLink})
+		if !k.IsSingleIP() || stop && m.stillServed(d, k) {
+			continue
+		}
+		// On the link itself, the address of a node that is away must lead to the device: the kernel answers for nothing else.
+		if !k.Addr().IsLinkLocalUnicast() && m.onLink(k) {
+			ops = append(ops, core.HostOp{Kind: "route", Del: stop, Prefix: k, Name: m.cfg.Device})
+		}
+		ops = append(ops, core.HostOp{Kind: "proxy", Del: stop, Prefix: k, Name: m.cfg.HomeLink})
+		switch {
+		case m.hosts.link == nil:
+		case stop:
+			m.hosts.link.Yield(k.Addr())
+		default:
+			m.hosts.link.Defend(m.now, k.Addr())
 		}
 	}
 	if len(ops) > 0 {
 		m.effect(core.Change{Ops: ops})
 	}
+	if m.hosts.link != nil {
+		m.transmit()
+	}
+}
+
+// stillServed says whether a registration, of either kind, forwards to an address.
+func (m *Machine) stillServed(d core.Domain, k netip.Prefix) bool {
+	if h := m.hosts.table.ByHome(d, k); h != nil && h.State == binding.Active {
+		return true
+	}
+	i, ok := m.cache.ByHome(d, k)
+	return ok && m.cache.At(i).State == binding.Active
+}
+
+// onLink says whether a prefix overlaps what is on-link on the home link.
+func (m *Machine) onLink(p netip.Prefix) bool {
+	return slices.ContainsFunc(m.cfg.HomePort.Prefixes, func(o netip.Prefix) bool { return o.Overlaps(p) })
 }

@@ -21,6 +21,7 @@ type past struct {
 	from, to binding.State
 	status   uint8
 	silent   bool
+	host     bool // a Binding Update of a node, not a proxy's
 	reason   wire.Reason
 	coa      netip.Addr
 	seq      uint16
@@ -58,6 +59,9 @@ func (h *history) of(sub string) []core.Past {
 func (p *past) tell() core.Past {
 	t := core.Past{When: p.when, Reason: string(p.reason), Detail: p.detail}
 	request := fmt.Sprintf("PBU seq %d from %s", p.seq, p.coa)
+	if p.host {
+		return p.tellHost(t)
+	}
 	switch {
 	case p.what != "":
 		t.What = fmt.Sprintf("%s: %s -> %s, gateway %s, seq %d", p.what, p.from, p.to, p.coa, p.seq)
@@ -71,6 +75,25 @@ func (p *past) tell() core.Past {
 			t.Detail += "; "
 		}
 		t.Detail += p.rule
+	}
+	return t
+}
+
+// tellHost is tell for a Binding Update of a node.
+func (p *past) tellHost(t core.Past) core.Past {
+	request := fmt.Sprintf("BU seq %d", p.seq)
+	if p.coa.IsValid() {
+		request += " from " + p.coa.String()
+	}
+	switch {
+	case p.what == "ipv4":
+		t.What = fmt.Sprintf("%s: IPv4 home address refused %d", request, p.status)
+	case p.what != "":
+		t.What = fmt.Sprintf("%s: %s -> %s, care-of address %s, seq %d", p.what, p.from, p.to, p.coa, p.seq)
+	case p.silent:
+		t.What = request + " ignored"
+	default:
+		t.What = fmt.Sprintf("%s refused %d", request, p.status)
 	}
 	return t
 }

@@ -8,6 +8,7 @@ import (
 
 	"kedge/internal/anchor/homeagent"
 	"kedge/internal/core"
+	"kedge/internal/subscriber"
 )
 
 // DSMIPDialect is a format of DSMIPv6 signalling.
@@ -101,4 +102,9 @@ func (c *Config) checkHosts() error {
 		return fmt.Errorf("home link %s: frames there need a MAC and an IPv6 link-local address", c.HomeLink)
 	}
 	return nil
+}
+
+// isNode says whether a peer speaks for a subscriber: he may be anywhere.
+func (c *Config) isNode(peer string) bool {
+	return slices.ContainsFunc(c.Subscribers.List, func(p subscriber.Profile) bool { return p.Peer == peer })
 }

@@ -103,17 +103,32 @@ func TestRequestRate(t *testing.T) {
 	r.ok(attach(mag1, h1, mac1))
 }
 
-// TestUnknownTypes: a type that is not known gets a Binding Error (RFC 6275 9.2), strangers at a rate.
+// TestUnknownTypes: a type that is not known gets a Binding Error (RFC 6275 9.2), strangers at a rate, and never more octets
+// than they sent.
 func TestUnknownTypes(t *testing.T) {
 	r := start(t)
-	raw := func(from netip.Addr, typ mobility.Type) core.Message {
-		b, err := mobility.Append(nil, &mobility.Raw{MHType: typ, Data: make([]byte, 2)}, from, lmaa)
+	sized := func(from netip.Addr, typ mobility.Type, data int) core.Message {
+		b, err := mobility.Append(nil, &mobility.Raw{MHType: typ, Data: make([]byte, data)}, from, lmaa)
 		if err != nil {
 			t.Fatal(err)
 		}
 		msg, err := mobility.Parse(b, from, lmaa)
 		return core.Message{Path: path(lmaa, from), Body: msg, Err: err, Raw: b}
 	}
+	raw := func(from netip.Addr, typ mobility.Type) core.Message { return sized(from, typ, 18) }
+	for data := 2; data < 18; data += 8 {
+		r.handle(sized(none, 99, data))
+		if len(r.sent) > 0 {
+			t.Errorf("%d octets are answered with %d", 6+data, bindingErrorSize)
+		}
+		r.handle(sized(mag1, 99, data))
+		if len(r.sent) != 1 {
+			t.Errorf("a peer's %d octets are not answered", 6+data)
+		}
+		r.sent = nil
+		r.pass(time.Second)
+	}
+	r.pass(time.Second)
 	for _, from := range []netip.Addr{mag1, none} {
 		n := len(r.sent)
 		r.handle(raw(from, 99))

@@ -17,7 +17,14 @@ const unrecognizedType = 2
 // message takes one Mobility Header message. Who is no configured peer gets nothing but a Binding Error, and that at a
 // rate for all of them together.
 func (m *Machine) message(ev *core.Message) {
+	if m.overheard(ev) {
+		return
+	}
 	src := ev.Path.Remote.Addr()
+	if bu, ok := ev.Body.(*mobility.BindingUpdate); ok && ev.Err == nil && bu.Flags&mobility.BUProxy == 0 && m.cfg.DSMIP6.On {
+		m.hostUpdate(ev.Path, bu)
+		return
+	}
 	p := m.peers.find(src)
 	about := Fields{ProxyCoA: src}
 	limit := &m.peers.strangers
@@ -29,11 +36,11 @@ func (m *Machine) message(ev *core.Message) {
 		return
 	}
 	if ev.Err != nil {
-		m.malformed(ev, about)
+		m.malformed(ev, about, p != nil)
 		return
 	}
 	if _, raw := ev.Body.(*mobility.Raw); raw {
-		m.unrecognized(ev, about)
+		m.unrecognized(ev, about, p != nil)
 		return
 	}
 	if p == nil {
@@ -60,7 +67,7 @@ func (m *Machine) message(ev *core.Message) {
 		m.drop(wire.Unsolicited, about)
 	case *mobility.Revocation:
 		if m.cfg.PMIP6.NoRevocation {
-			m.unrecognized(ev, about) // a type that is not known, RFC 6275 9.2
+			m.unrecognized(ev, about, true) // a type that is not known, RFC 6275 9.2
 			return
 		}
 		m.revocation(p, ev.Path, b, about)
@@ -79,27 +86,24 @@ func (m *Machine) isLocal(a netip.Addr) bool {
 }
 
 // malformed counts a decode error. Only a type that is not known is answered (RFC 6275 9.2).
-func (m *Machine) malformed(ev *core.Message, about Fields) {
+func (m *Machine) malformed(ev *core.Message, about Fields, known bool) {
 	reason := wire.Malformed
 	var e *wire.Error
 	if errors.As(ev.Err, &e) {
 		reason = e.Reason
 	}
 	if reason == wire.UnknownType {
-		m.unrecognized(ev, about)
+		m.unrecognized(ev, about, known)
 		return
 	}
 	about.Err = ev.Err.Error()
 	m.drop(reason, about)
 }
 
-// unrecognized answers with a Binding Error, RFC 6275 9.3.3: without a Home Address option the home address is ::.
-func (m *Machine) unrecognized(ev *core.Message, about Fields) {
+// unrecognized answers a message type that is not known, RFC 6275 9.2.
+func (m *Machine) unrecognized(ev *core.Message, about Fields, known bool) {
 	m.drop(wire.UnknownType, about)
-	if !m.isLocal(ev.Path.Local.Addr()) || !ev.Path.Remote.Addr().IsValid() || ev.Path.Remote.Addr().IsMulticast() {
-		return
-	}
-	m.effect(core.Send{Path: ev.Path, Body: &mobility.BindingError{Status: unrecognizedType, Home: netip.IPv6Unspecified()}})
+	m.bindingError(ev, known)
 }
 
 // heartbeat hands a heartbeat to the monitor, RFC 5847 3.
@@ -182,6 +186,7 @@ func (m *Machine) reported(ev core.Reported) {
 	} else if ev.Inner.Dst.IsValid() {
 		f.HoA = ev.Inner.Dst.Addr()
 	}
+	m.reportedHost(&ev, &f)
 	m.emit(core.Emit{Name: "dropped", ID: ev.ID, Why: ev.Reason, Fields: f})
 	if p := m.peers.find(f.ProxyCoA); ev.Reason == string(wire.WrongTunnel) && p != nil && p.gateway && f.HoA.IsValid() {
 		// RFC 6275 6.1.9 has status 1 for a home address that comes from where it is not bound; RFC 5213 has no word for it.

@@ -25,6 +25,7 @@ const clockEvery = time.Minute
 
 type peers struct {
 	list      []*peer
+	byName    map[string]*peer
 	around    bart.Table[*peer]
 	strangers bucket
 }
@@ -33,7 +34,7 @@ type peers struct {
 const strangerRate = 10
 
 func newPeers(cfg Config) (*peers, error) {
-	ps := &peers{strangers: bucket{rate: strangerRate}}
+	ps := &peers{strangers: bucket{rate: strangerRate}, byName: make(map[string]*peer)}
 	for _, c := range cfg.Peers {
 		p := &peer{Peer: c, bucket: bucket{rate: cfg.Limits.RequestsPerPeer}}
 		p.gateway = !cfg.PMIP6.Off && (len(cfg.PMIP6.Gateways) == 0 || slices.Contains(cfg.PMIP6.Gateways, c.Name))
@@ -44,6 +45,7 @@ func newPeers(cfg Config) (*peers, error) {
 			ps.around.Insert(a.Masked(), p)
 		}
 		ps.list = append(ps.list, p)
+		ps.byName[c.Name] = p
 	}
 	return ps, nil
 }

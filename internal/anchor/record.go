@@ -18,10 +18,13 @@ const recordVersion = 1
 const (
 	metaKey       = "meta"
 	sessionPrefix = "s/"
+	hostPrefix    = "h/" // host registrations
 )
 
-func sessionKey(id core.ID) []byte {
-	return binary.BigEndian.AppendUint64([]byte(sessionPrefix), uint64(id))
+func sessionKey(id core.ID) []byte { return recordKey(sessionPrefix, id) }
+
+func recordKey(prefix string, id core.ID) []byte {
+	return binary.BigEndian.AppendUint64([]byte(prefix), uint64(id))
 }
 
 // record is a session as stored.

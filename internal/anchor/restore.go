@@ -21,7 +21,7 @@ type storeState struct {
 	next    uint64 // next session id
 	end     uint64 // ids below this are spoken for by the meta record
 
-	stale []core.ID // records to delete when all are read
+	stale [][]byte // keys of records to delete when all are read
 
 	held      bool // the store was lost: nothing dynamic
 	heldUntil time.Duration
@@ -58,6 +58,8 @@ func (m *Machine) restored(ev core.Restored) {
 		err = m.store.decode(ev.Val)
 	case len(key) == len(sessionPrefix)+8 && key[:len(sessionPrefix)] == sessionPrefix:
 		err = m.restoreSession(core.ID(binary.BigEndian.Uint64(ev.Key[len(sessionPrefix):])), ev.Val)
+	case len(key) == len(hostPrefix)+8 && key[:len(hostPrefix)] == hostPrefix:
+		err = m.restoreHost(core.ID(binary.BigEndian.Uint64(ev.Key[len(hostPrefix):])), ev.Val)
 	default:
 		err = fmt.Errorf("unknown key %q", key)
 	}
@@ -101,11 +103,11 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 	}
 	m.store.next = max(m.store.next, uint64(id)+1)
 	if rec.state == binding.Active && rec.expires.Add(lifetime(rec.entry.Lifetime)).Before(m.now.Wall) {
-		m.store.stale = append(m.store.stale, id)
+		m.store.stale = append(m.store.stale, sessionKey(id))
 		return nil
 	}
 	rec.entry.ID = id
-	if _, twice := m.cache.ByID(id); twice {
+	if _, twice := m.cache.ByID(id); twice || m.hosts.table.ByID(id) != nil {
 		return fmt.Errorf("session %d is there twice", id)
 	}
 	keys := rec.homes.Keys()
@@ -113,11 +115,11 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 		p := m.pools.Around(rec.entry.Domain, k.Addr())
 		err := errNoPool
 		if p != nil {
-			err = p.Take(m.now, k, rec.node)
+			err = m.takeUnit(rec.entry.Domain, p, k, rec.node)
 		}
 		if err != nil {
 			m.giveBack(rec.entry.Domain, rec.node, keys[:n], false)
-			m.store.stale = append(m.store.stale, id)
+			m.store.stale = append(m.store.stale, sessionKey(id))
 			return fmt.Errorf("session %d of %s ends: %s: %w", id, rec.node, k, err)
 		}
 	}
@@ -125,7 +127,7 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 	e := m.cache.At(i)
 	if err := m.cache.SetHomes(i, rec.homes); err != nil { // a static address that two records claim
 		m.cache.Remove(i)
-		m.store.stale = append(m.store.stale, id)
+		m.store.stale = append(m.store.stale, sessionKey(id))
 		return fmt.Errorf("session %d of %s ends: %w", id, rec.node, err)
 	}
 	m.restoreEntry(e, rec)
@@ -170,7 +172,7 @@ func (m *Machine) advance(i binding.Index) {
 func (m *Machine) start() {
 	s := &m.store
 	m.since = m.now.Wall
-	lost := !s.known && m.cache.Len() == 0 && !m.cfg.FirstStart
+	lost := !s.known && m.cache.Len()+m.hosts.table.Len() == 0 && !m.cfg.FirstStart
 	from := "restored"
 	switch {
 	case lost:
@@ -189,8 +191,8 @@ func (m *Machine) start() {
 	s.next = min(s.next, math.MaxUint64-idBlock)
 	s.end = s.next + idBlock
 	m.effect(core.Persist{Key: []byte(metaKey), Val: s.encode()})
-	for _, id := range s.stale {
-		m.effect(core.Persist{Key: sessionKey(id)})
+	for _, key := range s.stale {
+		m.effect(core.Persist{Key: key})
 	}
 	s.stale = nil
 	m.routes()
@@ -198,7 +200,7 @@ func (m *Machine) start() {
 	if s.held {
 		to = "held"
 	}
-	m.emit(core.Emit{Name: "store", From: from, To: to, Why: from, Fields: Fields{Detail: fmt.Sprintf("%d sessions, restart counter %d", m.cache.Len(), s.restart)}})
+	m.emit(core.Emit{Name: "store", From: from, To: to, Why: from, Fields: Fields{Detail: fmt.Sprintf("%d sessions, restart counter %d", m.cache.Len()+m.hosts.table.Len(), s.restart)}})
 	m.watch = heartbeat.New(m.cfg.Heartbeat.Config, s.restart, m.rand)
 	if !m.cfg.Heartbeat.Off {
 		for _, g := range m.gateways.list {

@@ -111,12 +111,20 @@ func (m *Machine) deprecate(i binding.Index) {
 // (RFC 5846 8.1). It bars nobody: a host whose profile is still there may register again.
 func (m *Machine) commandRevoke(id string) (out core.Revoked, err error) {
 	var ends []binding.Index
+	host := m.hostOf(id)
 	if i, ok := m.byAddress(id); ok {
 		ends = append(ends, i)
+	} else if h := m.hostByAddress(id); h != nil {
+		host = h
 	} else {
 		ends = slices.Collect(m.cache.ByNode(id))
 	}
 	busy := false
+	if host != nil && host.State == binding.Active {
+		if busy = m.revokeHost(host); !busy {
+			out.Sessions++
+		}
+	}
 	for _, i := range ends {
 		e := m.cache.At(i)
 		if e.State != binding.Active {

@@ -52,7 +52,7 @@ func (m *Machine) room(r *registration) *lma.Refusal {
 	switch {
 	case interfaces >= maxInterfaces:
 		f.Reason, f.Detail = wire.SessionLimit, fmt.Sprintf("the mobile node has %d sessions", interfaces)
-	case m.cache.Len() >= m.cfg.Limits.Sessions:
+	case m.cache.Len()+m.hosts.table.Len() >= m.cfg.Limits.Sessions:
 		f.Reason = wire.SessionLimit
 	case m.gateways.sessions(from) >= m.cfg.Limits.SessionsPerGateway, m.gateways.full(from):
 		f.Reason = wire.PeerSessionLimit
@@ -109,7 +109,7 @@ func (m *Machine) update(r *registration) {
 	m.setState(i, binding.Active, why, former, r.rule)
 	m.defend(e.Domain, gone, true)
 	m.defend(e.Domain, without(p.homes.Keys(), have.Keys()), false)
-	ops := append(m.forwarding(i, m.cfg.Timers.UplinkGrace), dropKeys(e.Domain, gone)...)
+	ops := append(m.forwarding(i, m.cfg.Timers.UplinkGrace), m.dropKeys(e.Domain, gone)...)
 	m.commit(i, before, ops, r, m.answer(r, e, p.homes, p.v4))
 	m.depart(left, r)
 }
@@ -236,7 +236,7 @@ func (m *Machine) deregister(r *registration) {
 		m.giveBack(e.Domain, r.Node, gone, true)
 		m.setState(i, binding.Active, "partly-deregistered", netip.Addr{}, r.rule)
 		m.defend(e.Domain, gone, true)
-		m.commit(i, before, dropKeys(e.Domain, gone), r, answer)
+		m.commit(i, before, m.dropKeys(e.Domain, gone), r, answer)
 		return
 	}
 	m.revocations.Settled(id, r.path.Remote.Addr())

@@ -87,11 +87,18 @@ type Directory struct {
 	fallback Profile
 	byID     map[string]*Profile
 	byHome   map[netip.Addr]*Profile
+	v4       map[v4]bool
+}
+
+// v4 is a static IPv4 home address.
+type v4 struct {
+	domain core.Domain
+	addr   netip.Addr
 }
 
 // New checks the list: no subscriber twice, no address of two subscribers.
 func New(cfg Config) (*Directory, error) {
-	d := &Directory{accept: cfg.Accept, fallback: cfg.Default, byID: make(map[string]*Profile, len(cfg.List)), byHome: make(map[netip.Addr]*Profile)}
+	d := &Directory{accept: cfg.Accept, fallback: cfg.Default, byID: make(map[string]*Profile, len(cfg.List)), byHome: make(map[netip.Addr]*Profile), v4: make(map[v4]bool)}
 	if c := &cfg.Default; c.V4.IsValid() || len(c.HNP) > 0 || c.HoA.IsValid() || len(c.Networks) > 0 {
 		return nil, fmt.Errorf("subscribers: the default profile cannot have static addresses: they would be everybody's")
 	}
@@ -134,6 +141,9 @@ func New(cfg Config) (*Directory, error) {
 		if err := p.checkHost(); err != nil {
 			return nil, fmt.Errorf("subscriber %q: %w", p.ID, err)
 		}
+		if p.V4.IsValid() {
+			d.v4[v4{p.Domain, p.V4}] = true
+		}
 		own := p
 		d.byID[p.ID] = &own
 		if p.HoA.IsValid() {
@@ -166,6 +176,12 @@ func (d *Directory) Find(id string) (p *Profile, listed, ok bool) {
 func (d *Directory) Home(a netip.Addr) (*Profile, bool) {
 	p := d.byHome[a]
 	return p, p != nil
+}
+
+// IsHome says whether a is a home address of somebody in the domain, bound or not.
+func (d *Directory) IsHome(domain core.Domain, a netip.Addr) bool {
+	p := d.byHome[a]
+	return p != nil && p.Domain == domain || d.v4[v4{domain, a}]
 }
 
 // All calls visit with every listed profile, in no order.

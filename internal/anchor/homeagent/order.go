@@ -1,0 +1,34 @@
+package homeagent
+
+import (
+	"fmt"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/ipsec/rfc4285"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// Newer compares sequence numbers modulo 2^16, RFC 6275 9.5.1: of the last one and the 32,768 before it none is newer.
+func Newer(seq, last uint16) bool { return int16(seq-last) > 0 }
+
+// InOrder holds a request against what was accepted before: by the timestamp of RFC 4285 6 where it has one, whose sequence
+// number says nothing then, else by the sequence number. known: there is a registration, of which last is the newest.
+func InOrder(r *Request, last *Registration, now core.Now, window time.Duration) *Refusal {
+	if r.HasMessageID {
+		var replay rfc4285.Replay
+		if last != nil {
+			replay.Last = last.MessageID
+		}
+		if echo, reason := replay.Judge(r.MessageID, now.Wall, window); reason != "" {
+			return &Refusal{Status: mobility.IDMismatch, Reason: reason, MessageID: echo}
+		}
+		return nil
+	}
+	if last != nil && !Newer(r.Sequence, last.Sequence) {
+		return &Refusal{Status: mobility.SequenceOutOfWindow, Reason: wire.SequenceOld, Sequence: last.Sequence,
+			Detail: fmt.Sprintf("%d is not newer than %d", r.Sequence, last.Sequence)}
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package homeagent
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"kedge/internal/binding"
+	"kedge/internal/core"
+)
+
+// recordVersion is the first octet of a stored registration. Records are big-endian and have one encoding for one content.
+const recordVersion = 1
+
+// MaxV4 limits the IPv4 home addresses and prefixes of one registration.
+const MaxV4 = 16
+
+// Bits of the flags octet.
+const (
+	flagUDP = 1 << iota
+	flagNAT
+	flagBoth
+)
+
+var errRecord = errors.New("record is damaged")
+
+// Encode writes the registration as it is stored; its ID is the record's key. Times are those of now.
+func (h *Registration) Encode(now core.Now) []byte {
+	b := make([]byte, 0, 192)
+	var flags byte
+	for n, on := range [...]bool{h.UDP, h.NAT, h.Both} {
+		if on {
+			flags |= 1 << n
+		}
+	}
+	b = append(b, recordVersion, byte(h.State), byte(h.Framing), byte(h.Dialect), flags)
+	b = binary.BigEndian.AppendUint64(b, uint64(now.Wall.Add(h.Expires-now.Boot).UnixNano()))
+	b = binary.BigEndian.AppendUint64(b, uint64(h.Since))
+	b = binary.BigEndian.AppendUint64(b, h.MessageID)
+	b = binary.BigEndian.AppendUint32(b, uint32(h.Domain))
+	b = binary.BigEndian.AppendUint32(b, h.Auth.SPI)
+	b = binary.BigEndian.AppendUint16(b, h.Sequence)
+	b = binary.BigEndian.AppendUint16(b, h.Lifetime)
+	b = binary.BigEndian.AppendUint16(b, h.Port)
+	b = binary.BigEndian.AppendUint16(b, h.Outer.Port())
+	for _, a := range [...]netip.Addr{h.Home, h.CareOf, h.Local, h.Outer.Addr()} {
+		v := a.As16() // :: stands for none
+		b = append(b, v[:]...)
+	}
+	b = append(b, byte(len(h.V4)))
+	for _, v := range h.V4 {
+		a := v.Prefix.Addr().As4()
+		b = append(append(b, a[:]...), byte(v.Prefix.Bits()), bool8(v.Dynamic))
+	}
+	for _, s := range [...]string{h.Node, h.Auth.Kind, h.Auth.Peer} {
+		b = append(append(b, byte(len(s))), s...)
+	}
+	return b
+}
+
+func bool8(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// Decode is the reverse of Encode: expires is the wall time of the end. What it gives shares nothing with b.
+func Decode(id core.ID, b []byte) (h Registration, expires time.Time, err error) {
+	if len(b) == 0 || b[0] != recordVersion {
+		return h, expires, fmt.Errorf("record of a version that this program does not know: %x", b[:min(len(b), 1)])
+	}
+	d := reader{b: b[1:]}
+	h.ID, h.place = id, -1
+	h.State, h.Framing, h.Dialect = binding.State(d.u8()), Framing(d.u8()), Dialect(d.u8())
+	flags := d.u8()
+	h.UDP, h.NAT, h.Both = flags&flagUDP != 0, flags&flagNAT != 0, flags&flagBoth != 0
+	expires = time.Unix(0, int64(d.u64()))
+	h.Since, h.MessageID = int64(d.u64()), d.u64()
+	h.Domain, h.Auth.SPI = core.Domain(d.u32()), d.u32()
+	h.Sequence, h.Lifetime, h.Port = d.u16(), d.u16(), d.u16()
+	outer := d.u16()
+	h.Home, h.CareOf, h.Local = d.addr(), d.addr(), d.addr()
+	if a := d.addr(); a.IsValid() {
+		h.Outer = netip.AddrPortFrom(a, outer)
+	}
+	for n := d.u8(); n > 0 && !d.short; n-- {
+		a := netip.AddrFrom4([4]byte(d.take(4)))
+		h.V4 = append(h.V4, V4Home{Prefix: netip.PrefixFrom(a, int(d.u8())), Dynamic: d.u8() == 1})
+	}
+	h.Node, h.Auth.Kind, h.Auth.Peer = d.text(), d.text(), d.text()
+	if d.short || len(d.b) > 0 || !h.sane() {
+		return Registration{}, expires, errRecord
+	}
+	return h, expires, nil
+}
+
+// sane says whether a record can be of this program: all that follows relies on it.
+func (h *Registration) sane() bool {
+	if h.State != binding.Active && h.State != binding.Deprecated || h.Framing > Proto41 || h.Dialect > Soliman00 {
+		return false
+	}
+	if h.Node == "" || !routable6(h.Home) || !h.Local.Is6() || len(h.V4) > MaxV4 {
+		return false
+	}
+	for _, v := range h.V4 {
+		if !v.Prefix.IsValid() || v.Prefix != v.Prefix.Masked() {
+			return false
+		}
+	}
+	if h.Framing == Native {
+		return routable6(h.CareOf)
+	}
+	return routable4(h.CareOf) && h.Outer.Addr().Is4()
+}
+
+// reader takes fields off a record; once it is short it gives zeros.
+type reader struct {
+	b     []byte
+	short bool
+}
+
+var zeros [256]byte
+
+func (d *reader) take(n int) []byte {
+	if len(d.b) < n {
+		d.short, d.b = true, nil
+	}
+	if d.short {
+		return zeros[:n]
+	}
+	v := d.b[:n]
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *reader) u8() uint8    { return d.take(1)[0] }
+func (d *reader) u16() uint16  { return binary.BigEndian.Uint16(d.take(2)) }
+func (d *reader) u32() uint32  { return binary.BigEndian.Uint32(d.take(4)) }
+func (d *reader) u64() uint64  { return binary.BigEndian.Uint64(d.take(8)) }
+func (d *reader) text() string { return string(d.take(int(d.u8()))) }
+
+func (d *reader) addr() netip.Addr {
+	a := netip.AddrFrom16([16]byte(d.take(16))).Unmap()
+	if a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}

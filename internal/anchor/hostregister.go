@@ -1,0 +1,314 @@
+package anchor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"kedge/internal/anchor/homeagent"
+	"kedge/internal/binding"
+	"kedge/internal/core"
+	"kedge/internal/pool"
+	"kedge/internal/subscriber"
+	"kedge/wire"
+	"kedge/wire/mobility"
+)
+
+// reserveHost checks what a profile says for host registrations, and keeps its addresses from others.
+func (m *Machine) reserveHost(p *subscriber.Profile) error {
+	if !p.HoA.IsValid() {
+		return nil
+	}
+	if m.peers.byName[p.Peer] == nil {
+		return fmt.Errorf("there is no peer %q", p.Peer)
+	}
+	onLink := m.cfg.HomeLink != "" && p.Domain == 0
+	switch around := m.pools.Around(p.Domain, p.HoA.Addr()); {
+	case around == nil && !onLink:
+		return fmt.Errorf("hoa %s is in no pool of its domain: nothing routes it here", p.HoA.Addr())
+	case around != nil:
+		if err := around.Settle(p.HoA.Addr(), p.ID); err != nil {
+			return fmt.Errorf("hoa %s of pool %q: %w", p.HoA.Addr(), around.Name(), err)
+		}
+	}
+	m.homeNetworks = append(m.homeNetworks, p.HoA.Masked())
+	for _, n := range p.Networks {
+		if around := m.pools.Around(p.Domain, n.Addr()); around != nil {
+			if err := around.Exclude(n); err != nil && !errors.Is(err, pool.ErrOutside) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// registerHost makes or replaces a registration as a whole: RFC 6275 10.3.1, RFC 5555 4.5.
+func (m *Machine) registerHost(r *hostRequest) {
+	next := homeagent.Registration{Node: r.profile.ID, Domain: r.profile.Domain, Home: r.Home, Since: m.now.Wall.UnixNano()}
+	if r.have != nil {
+		next = *r.have
+	} else {
+		next.ID = m.store.newID()
+	}
+	p := m.arrangeHost(r)
+	next.V4 = p.v4
+	next.Follow(&r.Request)
+	next.State = binding.Active
+	next.UDP = r.Framing == homeagent.UDP && (r.NAT || m.cfg.DSMIP6.ForceUDP || r.Flags&mobility.BUForceUDP != 0)
+	next.Both = r.Flags&mobility.BULinkLocal != 0
+	next.Lifetime = m.granted(r.Lifetime)
+	if p.lease > 0 { // RFC 5555 2.5
+		next.Lifetime = min(next.Lifetime, uint16(min(p.lease.Seconds()/4, 65535)))
+	}
+	next.Expires = m.now.Boot + lifetime(next.Lifetime)
+	ack := r.Accept(homeagent.Answer{
+		Lifetime: next.Lifetime, Acks: p.acks, UDP: next.UDP, NATRefresh: m.cfg.DSMIP6.NATRefresh,
+		Advice: uint16(min(m.cfg.DSMIP6.RefreshAdvice.Seconds()/4, 65535)),
+	})
+	if r.have != nil && same(r.have, &next) {
+		m.refreshHost(r, next, ack)
+		return
+	}
+	var before []byte
+	var gone []netip.Prefix
+	var former homeagent.Registration
+	why := "new"
+	if r.have != nil {
+		former = *r.have
+		before, gone = r.have.Encode(m.now), without(r.have.Keys(), next.Keys())
+		why = reason(&former, &next)
+	}
+	h, err := m.hosts.table.Put(next)
+	if err != nil { // an address that the pools gave to two
+		m.releaseHost(next.Domain, next.Node, p.taken, false)
+		m.refuseHost(r, &homeagent.Refusal{Status: mobility.ReasonUnspecified, Reason: wire.IPv4NotAuthorized, Detail: err.Error()})
+		return
+	}
+	m.releaseHost(h.Domain, h.Node, gone, true)
+	m.setHostState(h, former.State, why, former.CareOf)
+	if former.State == binding.Active {
+		m.defendHost(h, without(m.keysOnLink(&former), m.keysOnLink(h)), true)
+		m.defendHost(h, without(m.keysOnLink(h), m.keysOnLink(&former)), false)
+	} else {
+		m.defendHost(h, m.keysOnLink(h), false)
+	}
+	m.commitHost(h, before, gone, r.Path, ack)
+}
+
+// same says whether two registrations are forwarded and defended alike, so that the second is a refresh of the first.
+func same(a, b *homeagent.Registration) bool {
+	return a.State == binding.Active && a.Both == b.Both && a.NAT == b.NAT && a.Chain() == b.Chain() && a.Framing == b.Framing &&
+		len(without(a.Keys(), b.Keys()))+len(without(b.Keys(), a.Keys())) == 0
+}
+
+// reason names a change of a registration.
+func reason(from, to *homeagent.Registration) string {
+	switch {
+	case from.State == binding.Deprecated:
+		return "returned"
+	case from.CareOf != to.CareOf, from.Port != to.Port, from.Framing != to.Framing:
+		return "handoff"
+	}
+	return "changed"
+}
+
+// refreshHost extends the lifetime and nothing else: it is written behind and waits for nothing, unless an earlier change is
+// not durable yet.
+func (m *Machine) refreshHost(r *hostRequest, next homeagent.Registration, ack *mobility.BindingAck) {
+	var before []byte
+	open := m.flights.open(next.ID)
+	if open {
+		before = r.have.Encode(m.now)
+	}
+	h, err := m.hosts.table.Put(next)
+	if err != nil {
+		panic("anchor: a refresh has the keys of another registration")
+	}
+	if open {
+		m.commitHost(h, before, nil, r.Path, ack)
+		return
+	}
+	m.effect(core.Persist{Key: hostKey(h.ID), Val: h.Encode(m.now), Lazy: true})
+	m.effect(core.Send{Path: r.Path, Body: ack})
+}
+
+// deregisterHost is RFC 6275 10.3.2: all of it ends, and its ordering state is kept for a while, so that a Binding Update
+// that was late does not bring it back.
+func (m *Machine) deregisterHost(r *hostRequest) {
+	m.forgetDetection(r)
+	h := r.have
+	before, was := h.Encode(m.now), h.State
+	acks := make([]mobility.IPv4AddressAck, 0, len(r.V4))
+	for _, ask := range r.V4 { // what is asked for is over, which needs no more than a copy
+		acks = append(acks, homeagent.V4Ack(ask, netip.PrefixFrom(ask.Addr, int(ask.PrefixLen)), nil))
+	}
+	ack := r.Accept(homeagent.Answer{Acks: acks, UDP: r.NAT, NATRefresh: m.cfg.DSMIP6.NATRefresh})
+	next := *h
+	next.Order(&r.Request)
+	next.State = binding.Deprecated
+	if was == binding.Active {
+		next.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
+	}
+	h, err := m.hosts.table.Put(next)
+	if err != nil {
+		panic("anchor: a deregistration has the keys of another registration")
+	}
+	if was == binding.Deprecated { // repeated: the wait goes on from the first
+		if m.flights.open(h.ID) {
+			m.commitHost(h, before, nil, r.Path, ack)
+			return
+		}
+		m.effect(core.Persist{Key: hostKey(h.ID), Val: h.Encode(m.now), Lazy: true})
+		m.effect(core.Send{Path: r.Path, Body: ack})
+		return
+	}
+	m.endHostService(h, was, "deregistered")
+	m.commitHost(h, before, nil, r.Path, ack)
+}
+
+// endHostService stops serving a registration that is Deprecated from now on.
+func (m *Machine) endHostService(h *homeagent.Registration, was binding.State, why string) {
+	m.setHostState(h, was, why, netip.Addr{})
+	m.defendHost(h, m.keysOnLink(h), true)
+}
+
+// dueHosts does what is due for registrations.
+func (m *Machine) dueHosts() {
+	for range maxDue {
+		h, over := m.hosts.table.Due(m.now)
+		switch {
+		case h == nil:
+			return
+		case !over:
+			m.effect(core.Send{Path: h.Path(), Body: &mobility.BindingRefreshRequest{}})
+			m.emit(core.Emit{Name: "refresh-request", ID: h.ID, Why: "lifetime-ends", Fields: m.aboutHost(h)})
+		case h.State == binding.Deprecated:
+			m.removeHost(h, "delay-over", false)
+		default:
+			m.removeHost(h, "expired", true)
+		}
+	}
+}
+
+// removeHost deletes a registration everywhere. rest: its addresses were in use until now.
+func (m *Machine) removeHost(h *homeagent.Registration, why string, rest bool) {
+	was := h.State
+	e := ending{id: h.ID, domain: h.Domain, node: h.Node, keys: h.Keys(), rest: rest, host: true}
+	on := m.keysOnLink(h)
+	m.hosts.table.Remove(h)
+	h.State = binding.None
+	m.setHostState(h, was, why, netip.Addr{})
+	if was == binding.Active {
+		m.defendHost(h, on, true)
+	}
+	m.end(e)
+}
+
+// hostKey is the store's key of a registration.
+func hostKey(id core.ID) []byte { return recordKey(hostPrefix, id) }
+
+// commitHost makes a changed registration durable and forwarded, and answers then, the way the request came. before is the
+// record of the state that the change replaces, nil for a new one; gone are home keys that it has no more.
+func (m *Machine) commitHost(h *homeagent.Registration, before []byte, gone []netip.Prefix, path core.Path, answer *mobility.BindingAck) {
+	record := h.Encode(m.now)
+	ref := m.flights.begin(h.ID, before, record)
+	m.effect(core.Persist{Key: hostKey(h.ID), Val: record})
+	m.effect(core.Forward{Ops: m.hostOps(h, m.cfg.Timers.UplinkGrace, gone), Ref: ref})
+	m.effect(core.Send{Path: path, Body: answer, Ref: ref + 1})
+}
+
+// hostOps forward a registration as it is. The subscriber's proxy registration of the same address is delivered to when this
+// one is not (RFC 6612 4.2).
+func (m *Machine) hostOps(h *homeagent.Registration, grace time.Duration, gone []netip.Prefix) []core.Op {
+	ops := h.Ops(grace, !m.onHomeLink(h.Domain))
+	for _, k := range gone {
+		ops = append(ops, core.Drop{Match: core.Match{Domain: h.Domain, Dst: k}})
+	}
+	for _, k := range h.Keys() {
+		ops = m.appendProxyKey(ops, h.Domain, k)
+	}
+	for _, k := range gone {
+		ops = m.appendProxyKey(ops, h.Domain, k)
+	}
+	return ops
+}
+
+// appendProxyKey says what the proxy registration of a key does, if there is one.
+func (m *Machine) appendProxyKey(ops []core.Op, d core.Domain, k netip.Prefix) []core.Op {
+	if i, ok := m.cache.ByHome(d, k); ok {
+		ops = append(ops, m.proxyKey(i, k))
+	}
+	return ops
+}
+
+// undoHost brings a registration back to a record. The answer never left, so what it took is free at once.
+func (m *Machine) undoHost(h *homeagent.Registration, back []byte) {
+	if back == nil {
+		m.removeHost(h, "undone", false)
+		return
+	}
+	to, expires, err := homeagent.Decode(h.ID, back)
+	if err != nil {
+		panic(fmt.Sprintf("anchor: own record does not decode: %v", err))
+	}
+	was, now := *h, h.Keys()
+	extra := without(now, to.Keys())
+	m.releaseHost(h.Domain, h.Node, extra, false)
+	for _, k := range without(to.Keys(), now) { // rests, for this mobile node
+		if !m.takeAgain(&to, k) {
+			to.V4 = withoutV4(to.V4, k)
+		}
+	}
+	to.Expires = m.now.Boot + max(expires.Sub(m.now.Wall), 0)
+	h, err = m.hosts.table.Put(to)
+	if err != nil {
+		m.removeHost(m.hosts.table.ByID(to.ID), "undone", true)
+		return
+	}
+	m.setHostState(h, was.State, "undone", was.CareOf)
+	m.repairHost(h, extra)
+	if was.State == binding.Active {
+		m.defendHost(h, m.keysOnLink(&was), true)
+	}
+	if h.State == binding.Active {
+		m.defendHost(h, m.keysOnLink(h), false)
+	}
+}
+
+// takeAgain takes an address that a registration had before.
+func (m *Machine) takeAgain(h *homeagent.Registration, k netip.Prefix) bool {
+	if k.Addr().Is6() || m.isNetwork(h.Node, k) {
+		return true
+	}
+	if m.proxyHas(h.Domain, k, h.Node) {
+		m.share(h.Domain, k)
+		return true
+	}
+	p := m.pools.Around(h.Domain, k.Addr())
+	return p != nil && p.Take(m.now, k, h.Node) == nil
+}
+
+func withoutV4(list []homeagent.V4Home, k netip.Prefix) (out []homeagent.V4Home) {
+	for _, v := range list {
+		if v.Prefix != k {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// repairHost writes and forwards a registration as it is now.
+func (m *Machine) repairHost(h *homeagent.Registration, extra []netip.Prefix) {
+	var gone []netip.Prefix
+	for _, k := range extra {
+		if m.hosts.table.ByHome(h.Domain, k) == nil {
+			gone = append(gone, k)
+		}
+	}
+	ref := m.flights.last
+	m.flights.last += 2
+	m.flights.repairs[ref] = repair{h.ID, gone}
+	m.effect(core.Persist{Key: hostKey(h.ID), Val: h.Encode(m.now)})
+	m.effect(core.Forward{Ops: m.hostOps(h, 0, gone), Ref: ref})
+}
