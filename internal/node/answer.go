@@ -100,8 +100,10 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	if first || keyOf(&before.careOf) != keyOf(&m.bind.careOf) {
 		m.arrived(s, first)
 	}
-	m.path.restart(m)
-	m.forward()
+	chain := m.session.chain
+	if m.forward(); chain != m.session.chain || m.path.dead || m.path.next == 0 {
+		m.path.restart(m)
+	}
 	if settled && !again {
 		m.setState(active, why)
 	} else {

@@ -59,11 +59,21 @@ func (m *Machine) evaluate(why string) {
 		return
 	}
 	cur := slices.IndexFunc(cs, func(c movement.CareOf) bool { return m.bound() && keyOf(&c) == keyOf(&m.bind.careOf) })
-	if cur >= 0 {
+	switch {
+	case cur >= 0:
 		m.bind.careOf = cs[cur] // its MTU may be another
+		m.forward()
+	case m.bound():
+		m.path = path{dead: true} // nothing can be sent from there
 	}
 	switch {
-	case m.state == refused && !moved && m.now.Boot < m.retryAt:
+	case m.barred:
+		m.setState(refused, why)
+		return
+	case m.state == refused && !moved && m.retryAt != never: // not yet
+	case m.state == detached || m.state == returning || m.state == home:
+		m.path.resume(m)
+		m.seek(cs, why)
 	case cur < 0 || m.path.dead:
 		if moved || !m.racing() || m.race.narrow || m.race.refresh && cur < 0 {
 			m.seek(cs, why)
@@ -108,7 +118,8 @@ func (m *Machine) improve(better []movement.CareOf, moved bool, why string) {
 	case len(better) == 0:
 		switch {
 		case m.racing() && m.race.refresh: // goes on
-		case m.state == refused && m.now.Boot < m.retryAt:
+		case m.state == refused:
+			m.requested(why)
 		default:
 			m.endRace()
 			m.confirm(why)

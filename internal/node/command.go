@@ -52,9 +52,7 @@ func (m *Machine) roam(link string) error {
 	}
 	m.preferred, m.seen, m.tries, m.resyncs, m.silent, m.refusesUDP = link, nil, 0, 0, 0, false
 	m.nets.forget()
-	if m.state == refused {
-		m.retryAt = m.now.Boot
-	}
+	m.retryAt, m.barred = never, false
 	m.evaluate("roam")
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 type Machine struct {
 	cfg    Config
 	rand   io.Reader
-	move   *movement.Machine
+	move   watcher
 	secret []byte // of interface identifiers
 	since  time.Time
 
@@ -32,13 +32,14 @@ type Machine struct {
 	nets       memory
 	host       hostState
 
-	seq     uint16 // of the last Binding Update
-	acked   uint16 // of the newest one that was acknowledged
-	sent    []sent // without an acknowledgement, newest last
-	tries   int    // refusals in a row
-	resyncs int    // corrections of the sequence number in a row
-	silent  int    // registrations in a row whose tunnel never answered an echo
-	retryAt time.Duration
+	seq     uint16        // of the last Binding Update
+	acked   uint16        // of the newest one that was acknowledged
+	sent    []sent        // without an acknowledgement, newest last
+	tries   int           // refusals in a row
+	resyncs int           // corrections of the sequence number in a row
+	silent  int           // registrations in a row whose tunnel never answered an echo
+	retryAt time.Duration // after a refusal
+	barred  bool          // refused for good: only core.Roam ends it
 	// recheckAt is when a care-of address that is avoided may be tried again.
 	recheckAt  time.Duration
 	livesUntil time.Duration // until then the home agent may have a binding
@@ -71,6 +72,20 @@ type Machine struct {
 	// of the Handle that runs
 	now core.Now
 	out []core.Effect
+}
+
+// watcher is what the node needs of package movement.
+type watcher interface {
+	core.Machine
+	CareOfs() []movement.CareOf
+	Changed() bool
+	AtHome() (movement.CareOf, bool)
+	Confirm(now core.Now, a netip.Addr)
+	Suspect(now core.Now, a netip.Addr, out []core.Effect) []core.Effect
+	ExpectHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect
+	ClaimHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect
+	ReleaseHome(now core.Now, out []core.Effect) []core.Effect
+	Close(now core.Now, out []core.Effect) []core.Effect
 }
 
 // New makes a node. rand gives what is not remembered: the first sequence number, the secret of interface identifiers,
@@ -171,7 +186,10 @@ func (m *Machine) deadline() time.Duration {
 		at = min(at, m.race.attempts[i].next)
 	}
 	if m.bound() {
-		at = min(at, m.bind.expires, m.bind.refreshAt)
+		at = min(at, m.bind.expires)
+	}
+	if m.state == active {
+		at = min(at, m.bind.refreshAt)
 	}
 	if m.path.next > 0 {
 		at = min(at, m.path.next)
@@ -206,8 +224,7 @@ func (m *Machine) tick() {
 	if m.bound() && m.bind.expires <= now {
 		m.expire()
 	}
-	if m.bound() && m.bind.refreshAt <= now {
-		m.bind.refreshAt = never
+	if m.state == active && m.bind.refreshAt <= now {
 		m.requested("refresh")
 	}
 	if m.session.retry > 0 && m.session.retry <= now {
@@ -236,8 +253,7 @@ func (m *Machine) tick() {
 
 // message takes what came from a link, or from the home agent.
 func (m *Machine) message(ev *core.Message) {
-	if f, ok := ev.Body.(*access.Frame); ok || ev.Body == nil && ev.Path.If != 0 && !ev.Path.Remote.IsValid() {
-		_ = f
+	if _, frame := ev.Body.(*access.Frame); frame || !ev.Path.Remote.IsValid() {
 		m.out = m.move.Handle(m.now, *ev, m.out)
 		return
 	}

@@ -73,8 +73,11 @@ func (m *Machine) spacing() time.Duration {
 func (m *Machine) probeDue() {
 	p := &m.path
 	if m.silent >= echoless {
-		p.next = m.now.Boot + updateProbe
-		m.requested("probe")
+		m.echo() // one that is answered ends this
+		p.waiting, p.next = false, m.now.Boot+updateProbe
+		if m.now.Boot >= m.bind.sentAt+updateProbe {
+			m.requested("probe")
+		}
 		return
 	}
 	if p.waiting {

@@ -96,8 +96,8 @@ func (m *Machine) refusedFor(d time.Duration, r wire.Reason, detail string) {
 func (m *Machine) wait(d time.Duration, r wire.Reason) {
 	m.endRace()
 	m.tries++
-	m.retryAt = never
-	if d != refusedForever {
+	m.retryAt, m.barred = never, d == refusedForever
+	if !m.barred {
 		m.retryAt = m.now.Boot + d
 	}
 	m.setState(refused, string(r))

@@ -242,6 +242,10 @@ func (m *Machine) force(c *movement.CareOf) bool {
 // giveUp ends a race for better care-of addresses: the tunnel that works stays. The home agent may have heard more than was
 // answered, so it is told again.
 func (m *Machine) giveUp() {
+	if m.state == stopping {
+		m.finish("no answer")
+		return
+	}
 	for i := range m.race.attempts {
 		m.nets.fail(&m.race.attempts[i].careOf, m.now.Wall)
 	}

@@ -114,18 +114,10 @@ func (m *Machine) unbind() {
 func (m *Machine) expire() {
 	m.unbind()
 	m.past("binding expired", "", "")
-	switch m.state {
-	case active:
+	if m.state == active || m.state == updating {
 		m.setState(registering, "expired")
-		m.seekAll()
-	case updating:
-		m.setState(registering, "expired")
+		m.seen = nil
+		m.evaluate("expired")
 	}
 	m.configure()
-}
-
-// seekAll starts over with all care-of addresses.
-func (m *Machine) seekAll() {
-	m.seen = nil
-	m.evaluate("expired")
 }

@@ -39,7 +39,7 @@ func (s state) String() string { return stateNames[s] }
 // edges are the legal changes of state.
 var edges = [...][]state{
 	starting:    {detached, stopping, stopped},
-	detached:    {registering, updating, returning, stopping, stopped},
+	detached:    {registering, updating, refused, returning, stopping, stopped},
 	registering: {active, detached, refused, returning, stopping, updating},
 	active:      {updating, detached, registering, refused, returning, stopping},
 	updating:    {active, detached, registering, refused, returning, stopping},
