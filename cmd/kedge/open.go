@@ -159,6 +159,9 @@ func pathMTU(to netip.Addr) int {
 
 // withIPv4 adds an IPv4 address of this host, if it has one on a core link: ICMP errors to IPv4 senders come from it.
 func withIPv4(cfg *config.Config, local []netip.Addr) []netip.Addr {
+	if slices.ContainsFunc(local, netip.Addr.Is4) {
+		return local
+	}
 	links, err := net.Interfaces()
 	if err != nil {
 		return local
