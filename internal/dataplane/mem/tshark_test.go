@@ -52,7 +52,7 @@ func TestWireshark(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "out.pcap")
 	testpcap.Write(t, path, frames)
-	base := []string{"-r", path, "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-d", "udp.port==4191,ipv6", "-T", "fields", "-e", "frame.number"}
+	base := []string{"-r", path, "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-d", "udp.port==4191,ip", "-T", "fields", "-e", "frame.number"}
 	count := func(filter string) int {
 		t.Helper()
 		cmd := exec.Command("tshark", append(base, "-Y", filter)...)
@@ -75,7 +75,10 @@ func TestWireshark(t *testing.T) {
 			t.Errorf("%s: %d packets", bad, n)
 		}
 	}
-	for good, least := range map[string]int{"ipv6.nxt == 4": 100, "ipv6.nxt == 41": 100, "ipv6.reassembled.length": 5, "icmpv6.type == 2": 5, "icmp.type == 3": 5,
+	for good, least := range map[string]int{"ipv6.nxt == 4": 100, "ipv6.nxt == 41": 100, "ipv6.reassembled.length": 5,
+		"ip.proto == 4": 100, "ip.proto == 41": 100, "ip.src == 198.51.100.1 && udp.port == 4191 && ipv6": 40, "ip.src == 198.51.100.1 && udp.port == 4191 && ip.dst == 10.20.0.10": 40,
+		"ipv6.src == 2001:db8:a::1 && udp.port == 4191 && ip.dst == 10.20.0.10": 40, "ip.reassembled.length": 5, "ip.proto == 41 && esp": 2, "udp.port == 4191 && esp": 2,
+		"icmpv6.type == 2": 5, "icmp.type == 3": 5,
 		"ip.checksum.status == 1": 100, "udp.checksum.status == 1": 100, "tcp.checksum.status == 1": 50, "icmpv6.checksum.status == 1": 20} {
 		if n := count(good); n < least {
 			t.Errorf("%s: %d packets, want at least %d", good, n, least)

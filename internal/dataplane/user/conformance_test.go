@@ -28,8 +28,9 @@ import (
 // sockets at the other ends of its links. It needs root.
 func TestConformance(t *testing.T) { conformance.Run(t, newRouter) }
 
-// wireEnd is the test's end of one link of the router.
+// wireEnd is the test's end of one link of the router, or of its TUN device: there, what is sent is read by the plane.
 type wireEnd struct {
+	tun      bool
 	name     string // of the router's end
 	fd       int
 	mac      core.MAC // of the test's end
@@ -44,11 +45,11 @@ type router struct {
 	t        *testing.T
 	o        conformance.Options
 	clock    atomic.Int64
-	native   []*wireEnd // anchor: one; gateway: links 1 and 2
+	native   []*wireEnd // anchor: one; gateway: links 1 and 2; node: its device
 	core     *wireEnd
 	marks    uint32
 	got      []conformance.Packet
-	icmpSent bool
+	icmpSent map[bool]bool // by "is IPv4": since the last Drain
 }
 
 func must(t testing.TB, err error) {
@@ -88,8 +89,13 @@ func sysctl(t *testing.T, name, value string) {
 // link makes a veth pair: name inside, the test's end outside. The thread is inside.
 func link(t *testing.T, outside, inside netns.NsHandle, name string) *wireEnd {
 	t.Helper()
+	return linkMTU(t, outside, inside, name, 1500)
+}
+
+func linkMTU(t *testing.T, outside, inside netns.NsHandle, name string, mtu int) *wireEnd {
+	t.Helper()
 	must(t, netns.Set(outside))
-	peer := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "o-" + name}, PeerName: name, PeerNamespace: netlink.NsFd(inside)}
+	peer := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "o-" + name, MTU: mtu}, PeerName: name, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(inside)}
 	must(t, netlink.LinkAdd(peer))
 	sysctl(t, "ipv6/conf/o-"+name+"/disable_ipv6", "1")
 	out, err := netlink.LinkByName("o-" + name)
@@ -126,7 +132,7 @@ func (w *wireEnd) neighbour(t *testing.T, addrs ...netip.Addr) {
 
 var (
 	markGW   = netip.MustParseAddr("2001:db8:a::fe")
-	markHNP  = netip.MustParsePrefix("2001:db8:1000:fe::/64")
+	markGW4  = netip.MustParseAddr("198.51.100.254")
 	mark6    = netip.MustParseAddr("2001:db8:1000:fe::1")
 	mark4    = netip.MustParseAddr("10.20.254.1")
 	markMAC  = core.MAC{2, 0, 0, 0, 0, 0xfe}
@@ -137,7 +143,7 @@ var (
 
 func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 	outside, inside := namespaces(t)
-	r := &router{t: t, o: o}
+	r := &router{t: t, o: o, icmpSent: map[bool]bool{}}
 	r.clock.Store(int64(time.Hour))
 	for _, s := range [][2]string{
 		{"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"}, {"ipv4/ip_forward", "1"}, {"ipv6/conf/all/forwarding", "1"},
@@ -148,16 +154,28 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)
 	must(t, netlink.LinkSetUp(lo))
-	cfg := Config{Role: o.Role, LocalRouting: o.LocalRouting, EncapsulationLimit: o.EncapsulationLimit, Now: func() time.Duration { return time.Duration(r.clock.Load()) }}
+	cfg := Config{Role: o.Role, LocalRouting: o.LocalRouting, EncapsulationLimit: o.EncapsulationLimit, Now: func() time.Duration { return time.Duration(r.clock.Load()) },
+		Home: o.Home, Anchors: o.Anchors, ProbeID: o.ProbeID, Unreachable: o.Unreachable}
 	r.core = link(t, outside, inside, "core0")
-	r.core.neighbour(t, conformance.LMAA.Next(), conformance.CoA2, conformance.Alien, markGW)
-	if o.Role == Anchor {
+	r.core.neighbour(t, conformance.LMAA.Next(), conformance.CoA2, conformance.Alien, conformance.Alien4, conformance.NAT4, markGW, markGW4)
+	own := cfg.Local
+	switch o.Role {
+	case Node: // its care-of addresses are on the link, and nothing else is
+		own = []netip.Addr{conformance.CoA1, conformance.CoA4}
+		r.core.neighbour(t, conformance.LMAA, conformance.LMAA4)
+		sysctl(t, "ipv4/ip_forward", "0")
+		sysctl(t, "ipv6/conf/all/forwarding", "0")
+		for _, p := range []netip.Prefix{conformance.Pool6, conformance.Pool4} { // or the kernel answers for addresses that it has not
+			must(t, netlink.RouteReplace(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}))
+		}
+	case Anchor:
 		cfg.Local = []netip.Addr{conformance.LMAA, conformance.LMAA4}
-		w := link(t, outside, inside, "eth0")
+		w := linkMTU(t, outside, inside, "eth0", ip.MaxPacket)
 		w.neighbour(t, conformance.CN6, conformance.CN4)
 		r.native = []*wireEnd{w}
-		r.core.neighbour(t, conformance.CoA1)
-	} else {
+		r.core.neighbour(t, conformance.CoA1, conformance.CoA4)
+		own = cfg.Local
+	default:
 		cfg.Local = []netip.Addr{conformance.CoA1}
 		r.core.neighbour(t, conformance.LMAA, conformance.CN6)
 		for _, name := range []string{"acc1", "acc2"} {
@@ -165,8 +183,9 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 			r.native = append(r.native, w)
 			cfg.Access = append(cfg.Access, Link{Name: name, MAC: conformance.RouterMAC, LinkLocal: conformance.LinkLocal})
 		}
+		own = cfg.Local
 	}
-	for _, a := range cfg.Local {
+	for _, a := range own {
 		must(t, netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Flags: unix.IFA_F_NODAD}))
 	}
 	r.Plane, err = New(cfg)
@@ -179,9 +198,28 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 			must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: tun.Attrs().Index, Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}))
 		}
 	}
+	if o.Role == Node {
+		r.native = []*wireEnd{device(t, DefaultDevice)}
+	}
 	must(t, r.Plane.Update(r.markers()))
 	r.warm()
 	return r
+}
+
+// device is a packet socket on a TUN device of this namespace.
+func device(t *testing.T, name string) *wireEnd {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	must(t, err)
+	must(t, netlink.LinkSetMTU(l, ip.MaxPacket))
+	w := &wireEnd{name: name, tun: true, ifi: l.Attrs().Index, outIndex: l.Attrs().Index}
+	w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(w.fd) })
+	must(t, opts(w.fd, [3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1}, [3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
+		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer}))
+	must(t, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: w.ifi}))
+	return w
 }
 
 // markers are sessions of the test itself: their packets show that everything before them has passed.
@@ -189,14 +227,23 @@ func (r *router) markers() []core.Op {
 	ch := func(local, remote netip.Addr) core.Chain {
 		return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(remote, 0)}}}
 	}
-	if r.o.Role == Anchor {
-		return []core.Op{
-			core.SetSession{ID: 1 << 40, Chain: ch(conformance.LMAA, markGW)},
-			core.SetKey{ID: 1 << 40, Match: core.Match{Dst: markHNP}, Up: true, Down: true},
-			core.SetKey{ID: 1 << 40, Match: core.Match{Dst: netip.PrefixFrom(mark4, 32)}, Up: true, Down: true},
-		}
-	}
 	var ops []core.Op
+	if r.o.Role != Gateway {
+		// One session for each pair of addresses, and in UDP: over IPv4 the plain framing is let in as well.
+		six, four := r.ends()
+		for i, c := range []core.Chain{ch(six, markGW), ch4191(six, markGW), ch4191(four, markGW4)} {
+			id := core.ID(1<<40 + i)
+			ops = append(ops, core.SetSession{ID: id, Chain: c})
+			for _, a := range []netip.Addr{markAddr(i, true), markAddr(i, false)} {
+				m := core.Match{Src: netip.PrefixFrom(a, a.BitLen())}
+				if r.o.Role == Anchor {
+					m.Src, m.Dst = netip.Prefix{}, m.Src
+				}
+				ops = append(ops, core.SetKey{ID: id, Match: m, Up: true, Down: true})
+			}
+		}
+		return ops
+	}
 	for i, h := range []struct {
 		mac  core.MAC
 		keys []netip.Addr
@@ -208,6 +255,30 @@ func (r *router) markers() []core.Op {
 		}
 	}
 	return ops
+}
+
+// ends are the router's own of the marker sessions.
+func (r *router) ends() (six, four netip.Addr) {
+	if r.o.Role == Node {
+		return conformance.CoA1, conformance.CoA4
+	}
+	return conformance.LMAA, conformance.LMAA4
+}
+
+func ch4191(local, remote netip.Addr) core.Chain {
+	return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 4191), Remote: netip.AddrPortFrom(remote, 4191)}}}
+}
+
+// markAddr is the i-th home address of the markers of a family.
+func markAddr(i int, six bool) netip.Addr {
+	a := mark4
+	if six {
+		a = mark6
+	}
+	for range i {
+		a = a.Next()
+	}
+	return a
 }
 
 func (r *router) Sync(all iter.Seq[core.Op]) error {
@@ -232,21 +303,26 @@ func (r *router) Advance(d time.Duration) { r.clock.Add(int64(d)) }
 func (w *wireEnd) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
 	t.Helper()
 	buf := make([]byte, ip.VNetLen, ip.VNetLen+14+len(b))
+	head, proto := 14, uint16(unix.ETH_P_IP)
+	if w.tun {
+		head = 0
+	}
 	if v.NeedsChecksum {
 		le := binary.LittleEndian
 		buf[0], buf[1] = 1, v.Type
-		le.PutUint16(buf[2:], uint16(14+v.CsumStart+20))
+		le.PutUint16(buf[2:], uint16(head+v.CsumStart+20))
 		le.PutUint16(buf[4:], uint16(v.Size))
-		le.PutUint16(buf[6:], uint16(14+v.CsumStart))
+		le.PutUint16(buf[6:], uint16(head+v.CsumStart))
 		le.PutUint16(buf[8:], uint16(v.CsumOffset))
 	}
-	buf = append(append(buf, dst[:]...), src[:]...)
 	if b[0]>>4 == 6 {
-		buf = append(buf, 0x86, 0xdd)
-	} else {
-		buf = append(buf, 0x08, 0x00)
+		proto = unix.ETH_P_IPV6
 	}
-	if err := unix.Sendto(w.fd, append(buf, b...), 0, &unix.SockaddrLinklayer{Ifindex: w.outIndex, Halen: 6}); err != nil {
+	if !w.tun {
+		buf = append(append(buf, dst[:]...), src[:]...)
+		buf = binary.BigEndian.AppendUint16(buf, proto)
+	}
+	if err := unix.Sendto(w.fd, append(buf, b...), 0, &unix.SockaddrLinklayer{Ifindex: w.outIndex, Halen: 6, Protocol: htons(proto)}); err != nil {
 		t.Fatalf("send %d octets on %s: %v", len(b), w.name, err)
 	}
 }
@@ -255,9 +331,14 @@ func (r *router) Send(p conformance.Packet) {
 	r.t.Helper()
 	switch {
 	case p.Side == conformance.Tunnel:
-		r.icmpSent = r.icmpSent || p.B[6] == ip.ICMPv6
+		switch {
+		case p.B[0]>>4 == 6 && p.B[6] == ip.ICMPv6:
+			r.icmpSent[false] = true
+		case p.B[0]>>4 == 4 && p.B[9] == ip.ICMPv4:
+			r.icmpSent[true] = true
+		}
 		r.core.frame(r.t, r.core.peer, r.core.mac, p.B, p.VNet)
-	case r.o.Role == Anchor:
+	case r.o.Role != Gateway:
 		r.native[0].frame(r.t, r.native[0].peer, r.native[0].mac, p.B, p.VNet)
 	default:
 		dst := conformance.RouterMAC
@@ -277,10 +358,31 @@ func (r *router) Drain() []conformance.Packet {
 			r.t.Fatalf("markers %v of %d did not come through in 5 s; so far %+v", waiting, r.marks, r.got)
 		}
 	}
-	r.icmpSent = false
-	got := r.got
+	clear(r.icmpSent)
+	got := append(r.got, r.signalled()...)
 	r.got = nil
 	return got
+}
+
+// signalled is what waits at the signalling port. The markers went through the same sockets, so all that came is there.
+func (r *router) signalled() (got []conformance.Packet) {
+	into := make([]core.Packet, 64)
+	for len(r.Plane.signals.waiting) > 0 {
+		n, err := r.Plane.Signal().Read(into)
+		must(r.t, err)
+		for i := range into[:n] {
+			got = append(got, conformance.Packet{Side: conformance.Signal, Outer: into[i].Outer, B: bytes.Clone(into[i].B)})
+		}
+	}
+	return got
+}
+
+func (r *router) Signal(p core.Packet) error {
+	n, err := r.Plane.Signal().Write([]core.Packet{p})
+	if (err == nil) != (n == 1) {
+		r.t.Errorf("%d packets of one were sent: %v", n, err)
+	}
+	return err
 }
 
 // warm waits until the links carry and the addresses are in use: for a moment the kernel drops what is sent on a link that came up,
@@ -310,23 +412,60 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 		must(r.t, err)
 		return append(b, udp...)
 	}
-	wrap := func(local netip.Addr, in []byte) []byte {
-		h := ip.Header{Src: markGW, Dst: local, Proto: ip.IPv6, TTL: 9}
-		if in[0]>>4 == 4 {
-			h.Proto = ip.IPv4
-		}
+	outer := func(src, dst netip.Addr, proto uint8, in []byte) []byte {
+		h := ip.Header{Src: src, Dst: dst, Proto: proto, TTL: 9}
 		b, err := h.Append(nil, len(in))
 		must(r.t, err)
 		return append(b, in...)
 	}
+	wrap := func(local netip.Addr, in []byte) []byte {
+		remote, proto := markGW, uint8(ip.IPv6)
+		if local.Is4() {
+			remote = markGW4
+		}
+		if in[0]>>4 == 4 {
+			proto = ip.IPv4
+		}
+		return outer(remote, local, proto, in)
+	}
+	wrapUDP := func(local, remote netip.Addr, in []byte) []byte {
+		b, err := ip.AppendUDP(nil, netip.AddrPortFrom(remote, 4191), netip.AddrPortFrom(local, 4191), in)
+		must(r.t, err)
+		return outer(remote, local, ip.UDP, b)
+	}
 	into := func(w *wireEnd, dst, src core.MAC, b []byte) { w.frame(r.t, dst, src, b, ip.VNet{}) }
 	c, n := r.core, r.native[0]
-	if r.o.Role == Anchor {
-		into(n, n.peer, n.mac, mark(conformance.CN6, mark6))
-		into(c, c.peer, c.mac, wrap(conformance.LMAA, mark(mark6, conformance.CN6)))
-		into(c, c.peer, c.mac, wrap(conformance.LMAA, mark(mark4, conformance.CN4)))
-		if r.icmpSent {
-			into(c, c.peer, c.mac, r.icmpMark(conformance.LMAA, mark(conformance.CN6, mark6)))
+	if r.o.Role != Gateway {
+		six, four := r.ends()
+		// On an anchor the home addresses are destinations on the native side, on a node sources.
+		native := func(i int) []byte { return mark(conformance.CN6, markAddr(i, true)) }
+		tunnel := func(i int, six bool) []byte {
+			if six {
+				return mark(markAddr(i, true), conformance.CN6)
+			}
+			return mark(markAddr(i, false), conformance.CN4)
+		}
+		if r.o.Role == Node {
+			native = func(i int) []byte { return mark(markAddr(i, true), conformance.CN6) }
+			tunnel = func(i int, six bool) []byte {
+				if six {
+					return mark(conformance.CN6, markAddr(i, true))
+				}
+				return mark(conformance.CN4, markAddr(i, false))
+			}
+		}
+		into(n, n.peer, n.mac, native(0))
+		for _, b := range [][]byte{
+			wrap(six, tunnel(0, true)), wrap(six, tunnel(0, false)), wrap(four, tunnel(2, true)), wrap(four, tunnel(2, false)),
+			wrapUDP(six, markGW, tunnel(1, true)), wrapUDP(four, markGW4, tunnel(2, true)),
+		} {
+			into(c, c.peer, c.mac, b)
+		}
+		if r.icmpSent[false] {
+			into(c, c.peer, c.mac, r.icmpMark(six, native(0)))
+		}
+		if r.icmpSent[true] {
+			into(c, c.peer, c.mac, r.icmpMark(four, native(2)))
 		}
 		return waiting
 	}
@@ -334,20 +473,31 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 	into(r.native[1], conformance.RouterMAC, markMAC2, mark(mark26, conformance.CN6))
 	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN6, mark6)))
 	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN4, mark24)))
-	if r.icmpSent {
+	if r.icmpSent[false] {
 		into(c, c.peer, c.mac, r.icmpMark(conformance.CoA1, mark(mark6, conformance.CN6)))
 	}
 	return waiting
 }
 
-// icmpMark is an ICMPv6 error about a marker in its tunnel.
+// icmpMark is an ICMP error about a marker in its tunnel: over IPv4 in UDP.
 func (r *router) icmpMark(local netip.Addr, inner []byte) []byte {
-	o := ip.Header{Src: local, Dst: markGW, Proto: ip.IPv6, TTL: 9}
+	remote, proto, icmp, code := markGW, uint8(ip.IPv6), uint8(ip.ICMPv6), []byte{1, 3, 0, 0, 0, 0, 0, 0}
+	if local.Is4() {
+		remote, proto, icmp, code = markGW4, ip.UDP, ip.ICMPv4, []byte{3, 1, 0, 0, 0, 0, 0, 0}
+		b, err := ip.AppendUDP(nil, netip.AddrPortFrom(local, 4191), netip.AddrPortFrom(remote, 4191), inner)
+		must(r.t, err)
+		inner = b
+	}
+	o := ip.Header{Src: local, Dst: remote, Proto: proto, TTL: 9}
 	quoted, err := o.Append(nil, len(inner))
 	must(r.t, err)
-	msg := append([]byte{1, 3, 0, 0, 0, 0, 0, 0}, append(quoted, inner...)...)
-	binary.BigEndian.PutUint16(msg[2:], ip.PseudoChecksum(markGW, local, ip.ICMPv6, msg))
-	h := ip.Header{Src: markGW, Dst: local, Proto: ip.ICMPv6, TTL: 9}
+	msg := append(code, append(quoted, inner...)...)
+	sum := ip.Checksum(msg)
+	if !local.Is4() {
+		sum = ip.PseudoChecksum(remote, local, ip.ICMPv6, msg)
+	}
+	binary.BigEndian.PutUint16(msg[2:], sum)
+	h := ip.Header{Src: remote, Dst: local, Proto: icmp, TTL: 9}
 	b, err := h.Append(nil, len(msg))
 	must(r.t, err)
 	r.clock.Add(int64(200 * time.Millisecond)) // a token for the error that comes back
@@ -384,6 +534,9 @@ func (r *router) collect(waiting map[uint32]bool, patience time.Duration) map[ui
 }
 
 func (r *router) frameOut(i int, w *wireEnd, f []byte, waiting map[uint32]bool) {
+	if w.tun {
+		f = append(make([]byte, 14, 14+len(f)), f...)
+	}
 	// A marker that the kernel could not deliver comes back quoted, "no route": that is none.
 	if at := bytes.Index(f, []byte("kedge marker")); at >= 0 && at+16 == len(f) && !(f[20] == ip.ICMPv6 && f[55] == 0) {
 		delete(waiting, binary.BigEndian.Uint32(f[at+12:]))
