@@ -3,6 +3,7 @@ package simnet
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/loop"
@@ -109,6 +110,23 @@ func (i *Iface) address(p netip.Prefix, value string, gone bool) {
 	i.m.Do(core.HostChanged{Gone: gone, Op: core.HostOp{Kind: "address", If: i.If, Name: i.Name, Prefix: p, Value: value}})
 }
 
+// Freeze stops a node for d, as a suspend does: packets are lost, what the kernel tells waits.
+func (n *Node) Freeze(d time.Duration) {
+	if !n.Up() || n.frozen {
+		return
+	}
+	n.frozen = true
+	n.s.trace("%s is frozen for %s", n.Name, d)
+	n.after(n.life, d, func() {
+		held := n.held
+		n.held, n.frozen = nil, false
+		n.s.trace("%s goes on", n.Name)
+		for _, ev := range held {
+			n.step(ev)
+		}
+	})
+}
+
 // hostOp is what the kernel of a mobile node does with an operation.
 func (n *Node) hostOp(op core.HostOp) {
 	if op.Kind != "address" {
@@ -123,7 +141,7 @@ func (n *Node) hostOp(op core.HostOp) {
 
 // heard takes a frame from a network: the kernel and the machine both see it.
 func (n *Node) heard(i *Iface, b []byte) {
-	if n.Up() {
+	if n.Up() && !n.frozen {
 		n.step(loop.Decode("links", &core.Packet{If: i.If, B: slices.Clone(b)}))
 	}
 }

@@ -93,6 +93,8 @@ type Node struct {
 	links     map[int]bool // carrier of access links
 	ifaces    []*Iface
 	codec     Codec
+	frozen    bool
+	held      []core.Event // while frozen
 	replies   map[core.Ref]*core.Reply
 	ref       core.Ref
 	out       dp.Out
@@ -211,7 +213,7 @@ func (n *Node) Kill() {
 	n.life++
 	n.tick.Stop(n.s)
 	n.tick = nil
-	n.gathering = nil
+	n.gathering, n.held, n.frozen = nil, nil, false
 	n.Store = n.Store.Reopen()
 	n.s.trace("%s is killed", n.Name)
 }
@@ -274,6 +276,10 @@ func (n *Node) Command(body any) (any, error) {
 
 // step is one turn of the loop.
 func (n *Node) step(ev core.Event) {
+	if n.frozen {
+		n.held = append(n.held, ev)
+		return
+	}
 	if g := n.handle(ev); len(g) > 0 {
 		n.gathering = append(n.gathering, g)
 		n.round()
@@ -375,7 +381,7 @@ func (n *Node) arm() {
 
 // receive takes a packet from a core link.
 func (n *Node) receive(k Kind, src, dst netip.Addr, b []byte) {
-	if !n.Up() {
+	if !n.Up() || n.frozen {
 		return
 	}
 	if k == MHKind {
@@ -420,7 +426,7 @@ func (n *Node) frame(ifi int, b []byte) {
 
 // FromNative takes a packet from an anchor's native side.
 func (n *Node) FromNative(pkt []byte) {
-	if !n.Up() {
+	if !n.Up() || n.frozen {
 		return
 	}
 	n.out.Reset()

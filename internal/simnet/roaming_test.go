@@ -76,8 +76,10 @@ func newRoam(t testing.TB, o roamOptions) *roam {
 	}
 	r.mn = r.Node(NodeConfig{
 		Name: "mn1", Role: dataplane.Node, Home: []netip.Addr{mn6, mn4}, ProbeID: node.DefaultProbeID,
-		New:    func(rand io.Reader) (core.Machine, error) { return node.New(r.nodeConfig(), rand) },
-		Codec:  func() (Codec, error) { return signal.NewCodec(signal.Config{Homes: []netip.Addr{mn6}, Mapped: true}), nil },
+		New: func(rand io.Reader) (core.Machine, error) { return node.New(r.nodeConfig(), rand) },
+		Codec: func() (Codec, error) {
+			return signal.NewCodec(signal.Config{Homes: []netip.Addr{mn6}, Mapped: true}), nil
+		},
 		Ifaces: []Iface{{If: 2, Name: "wl0", MAC: core.MAC{2, 0, 0, 0, 1, 1}}, {If: 3, Name: "wwan0", MAC: core.MAC{2, 0, 0, 0, 1, 2}}},
 	})
 	r.mn.Native = func(pkt []byte) {
