@@ -28,13 +28,19 @@ const (
 // in both directions. Frames that this host sends are not received. A link that vanishes and returns, under the same name
 // with the same index or another, is taken up again by itself; writing to it fails meanwhile. A Packet's If stays what the
 // link's index was when the port was opened, so that whoever knows the link by it knows it still.
+//
+// It is the "links" port as well, which only listens: the kernel keeps its own signalling on these links. They are those
+// Ethernet links whose names match a pattern at the time, at most MaxLinks; If is the present index, and frames are those of
+// LinkFilter.
 type AccessPort struct {
-	h     *Host
-	nl    *netlink.Handle
-	watch *descriptor // netlink socket on link changes
-	ep    *descriptor // epoll over the links' sockets
-	out   *descriptor // packet socket that only sends
-	done  chan struct{}
+	h        *Host
+	kind     string   // access, links
+	patterns []string // of names; links port only
+	nl       *netlink.Handle
+	watch    *descriptor // netlink socket on link changes
+	ep       *descriptor // epoll over the links' sockets
+	out      *descriptor // packet socket that only sends
+	done     chan struct{}
 
 	mu    sync.RWMutex // held for reading while a link's socket is in use, for writing while one is opened or closed
 	links []*accessLink
@@ -62,14 +68,23 @@ func (h *Host) openAccess(ifs []string) (p *AccessPort, err error) {
 	if len(ifs) == 0 {
 		return nil, &hinted{errors.New("no interface given"), "an access port needs the access links' names"}
 	}
-	p = &AccessPort{h: h, done: make(chan struct{}), rx: newRing(sizeofVnetHdr + maxFrame), txr: newRing(0)}
+	p = newAccessPort(h, "access")
 	for _, name := range ifs {
 		if slices.ContainsFunc(p.links, func(l *accessLink) bool { return l.name == name }) {
 			return nil, fmt.Errorf("interface %s is given twice", name)
 		}
 		p.links = append(p.links, &accessLink{name: name, fd: -1})
 	}
-	err = h.inside(func() error {
+	return p.open()
+}
+
+func newAccessPort(h *Host, kind string) *AccessPort {
+	return &AccessPort{h: h, kind: kind, done: make(chan struct{}), rx: newRing(sizeofVnetHdr + maxFrame), txr: newRing(0)}
+}
+
+// open takes the links up that are there.
+func (p *AccessPort) open() (_ *AccessPort, err error) {
+	err = p.h.inside(func() error {
 		fd, err := subscribe(1<<20, unix.RTNLGRP_LINK)
 		if err != nil {
 			return err
@@ -82,7 +97,7 @@ func (h *Host) openAccess(ifs []string) (p *AccessPort, err error) {
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 			return &hinted{fmt.Errorf("packet socket: %w", err), "run with CAP_NET_RAW"}
 		}
-		p.out = newDescriptor(fd, "access")
+		p.out = newDescriptor(fd, p.kind)
 		return nil
 	})
 	if err == nil {
@@ -91,7 +106,7 @@ func (h *Host) openAccess(ifs []string) (p *AccessPort, err error) {
 	if err == nil {
 		p.reconcile()
 		for _, l := range p.links {
-			if l.err != nil {
+			if l.err != nil && p.patterns == nil {
 				err = errors.Join(err, explain(core.HostOp{Kind: "access link", Name: l.name}, l.err))
 			}
 		}
@@ -123,11 +138,16 @@ func (p *AccessPort) follow() {
 
 // reconcile makes the sockets match the links that are there. It reports whether one should be tried again.
 func (p *AccessPort) reconcile() (retry bool) {
+	retry = p.match()
 	for _, l := range p.links {
 		ifi := 0
-		link, err := p.nl.LinkByName(l.name)
-		if err == nil {
+		var err error
+		if p.patterns != nil {
+			ifi = l.id
+		} else if link, lerr := p.nl.LinkByName(l.name); lerr == nil {
 			ifi = link.Attrs().Index
+		} else {
+			err = lerr
 		}
 		p.mu.RLock()
 		same := l.ifi == ifi && ifi != 0 && bound(l.fd) == ifi
@@ -179,14 +199,14 @@ func (p *AccessPort) drop(l *accessLink) {
 // take opens a link's socket.
 func (p *AccessPort) take(l *accessLink, ifi int) error {
 	var undo func() error
-	if !p.h.opt.KeepAccess {
+	if !p.h.opt.KeepAccess && p.patterns == nil {
 		var err error
 		if undo, err = p.h.PrepareAccess(l.name); err != nil {
 			return err
 		}
 	}
 	fd := -1
-	err := p.h.inside(func() (err error) { fd, err = packetSocket(ifi); return err })
+	err := p.h.inside(func() (err error) { fd, err = packetSocket(ifi, p.kind); return err })
 	if err == nil {
 		err = watchInput(p.ep, fd)
 	}
@@ -208,8 +228,8 @@ func (p *AccessPort) take(l *accessLink, ifi int) error {
 	return nil
 }
 
-// packetSocket opens a socket on one link that receives what the filter passes.
-func packetSocket(ifi int) (fd int, err error) {
+// packetSocket opens a socket on one link that receives what the filter of its kind of port passes.
+func packetSocket(ifi int, kind string) (fd int, err error) {
 	// Protocol 0 until the filter is in place, so that nothing unfiltered is queued.
 	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -221,7 +241,11 @@ func packetSocket(ifi int) (fd int, err error) {
 			fd = -1
 		}
 	}()
-	filter, err := AccessFilter()
+	choose := AccessFilter
+	if kind == "links" {
+		choose = LinkFilter
+	}
+	filter, err := choose()
 	if err == nil {
 		err = attach(fd, filter)
 	}
@@ -239,6 +263,9 @@ func packetSocket(ifi int) (fd int, err error) {
 	receiveBuffer(fd, 4<<20)
 	if err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: ifi}); err != nil {
 		return fd, fmt.Errorf("bind: %w", err)
+	}
+	if kind == "links" {
+		return fd, nil
 	}
 	// Hosts write to the router's MAC, which is not the link's own.
 	if err = unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{Ifindex: int32(ifi), Type: unix.PACKET_MR_PROMISC}); err != nil {
@@ -301,6 +328,7 @@ func (p *AccessPort) Close() error {
 //	ip      the whole IPv6 packets of signalling to these addresses, or to all of the host: Mobility Headers and ESP (RFC 6275,
 //	        RFC 4303), with or without Home Address option and type 2 routing header, reassembled
 //	access  signalling of the links ifs, which it prepares first
+//	links   Neighbor Discovery and ARP of the Ethernet links whose names match the patterns ifs (path.Match); the kernel's own goes on
 func (h *Host) Open(kind string, ifs ...string) (core.Port, error) {
 	switch kind {
 	case "mh":
@@ -317,15 +345,19 @@ func (h *Host) Open(kind string, ifs ...string) (core.Port, error) {
 			return nil, explain(core.HostOp{Kind: "ip port"}, err)
 		}
 		return p, nil
-	case "access":
-		p, err := h.openAccess(ifs)
+	case "access", "links":
+		open := h.openAccess
+		if kind == "links" {
+			open = h.openLinks
+		}
+		p, err := open(ifs)
 		if err != nil {
 			if _, told := errors.AsType[*HostError](err); !told {
-				err = explain(core.HostOp{Kind: "access port"}, err)
+				err = explain(core.HostOp{Kind: kind + " port"}, err)
 			}
 			return nil, err
 		}
 		return p, nil
 	}
-	return nil, fmt.Errorf("port kind %q is none of mh, ip, access", kind)
+	return nil, fmt.Errorf("port kind %q is none of mh, ip, access, links", kind)
 }

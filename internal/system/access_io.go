@@ -32,7 +32,7 @@ func (p *AccessPort) Read(into []core.Packet) (n int, err error) {
 	if n > 0 {
 		return n, nil
 	}
-	return 0, wrapPort("access", err)
+	return 0, wrapPort(p.kind, err)
 }
 
 // drain reads what one link has.
@@ -110,11 +110,11 @@ func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 	for i := range pkts {
 		ifi := p.index(pkts[i].If)
 		if ifi == 0 {
-			errs = append(errs, fmt.Errorf("access: no access link with index %d is there", pkts[i].If))
+			errs = append(errs, fmt.Errorf("%s: no %s link with index %d is there", p.kind, p.kind, pkts[i].If))
 			continue
 		}
 		if len(pkts[i].B) < offNet {
-			errs = append(errs, fmt.Errorf("access: a frame of %d octets is no Ethernet frame", len(pkts[i].B)))
+			errs = append(errs, fmt.Errorf("%s: a frame of %d octets is no Ethernet frame", p.kind, len(pkts[i].B)))
 			continue
 		}
 		to := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&p.txr.name[n]))
@@ -137,14 +137,14 @@ func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 				return false
 			}
 			if serr != nil {
-				errs = append(errs, fmt.Errorf("access: link %d: %w", pkts[which[at]].If, serr))
+				errs = append(errs, fmt.Errorf("%s: link %d: %w", p.kind, pkts[which[at]].If, serr))
 				at++
 			}
 		}
 		return true
 	})
 	if err != nil {
-		errs = append(errs, wrapPort("access", err))
+		errs = append(errs, wrapPort(p.kind, err))
 	}
 	return sent, errors.Join(errs...)
 }

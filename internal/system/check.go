@@ -139,7 +139,7 @@ func CheckMH() Finding {
 // CheckPacket opens and closes a packet socket with the access filter on the loopback link.
 func CheckPacket() Finding {
 	f := Finding{Name: "packet socket", Detail: "opens, filter attaches", Feature: "access links of a gateway"}
-	fd, err := packetSocket(1)
+	fd, err := packetSocket(1, "access")
 	if err == nil {
 		err = unix.Close(fd)
 	}

@@ -77,6 +77,30 @@ func AccessFilter() ([]bpf.RawInstruction, error) {
 	})
 }
 
+// LinkFilter passes what a node needs to hear on its links, whole, and nothing else: ARP, and ICMPv6 133-137 (RFC 4861) without
+// extension headers, which Neighbor Discovery has none of (RFC 6980 is about fragments). Data of any kind stays out, so that it
+// costs nothing.
+func LinkFilter() ([]bpf.RawInstruction, error) {
+	is := func(v uint32) bpf.Instruction { return bpf.JumpIf{Cond: bpf.JumpEqual, Val: v} }
+	below := func(v uint32) bpf.Instruction { return bpf.JumpIf{Cond: bpf.JumpLessThan, Val: v} }
+	abs := func(off uint32, size int) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: size} }
+	return assemble([]step{
+		{ins: bpf.LoadExtension{Num: bpf.ExtVLANTagPresent}},
+		{ins: is(0), no: "drop"},
+		{ins: abs(offEtherType, 2)},
+		{ins: is(0x0806), yes: "pass"},
+		{ins: is(0x86dd), no: "drop"},
+		{ins: abs(offNext6, 1)},
+		{ins: is(58), no: "drop"},
+		{ins: abs(offPayload6, 1)},
+		{ins: below(133), yes: "drop"},
+		{ins: below(138), yes: "pass", no: "drop"},
+
+		{label: "pass", ins: bpf.RetConstant{Val: 1 << 18}},
+		{label: "drop", ins: bpf.RetConstant{Val: 0}},
+	})
+}
+
 // assemble turns names into distances. Jumps go forward only.
 func assemble(steps []step) ([]bpf.RawInstruction, error) {
 	at := make(map[string]int)
