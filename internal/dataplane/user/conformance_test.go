@@ -9,14 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
@@ -27,17 +25,6 @@ import (
 // TestConformance runs the suite against real interfaces: the router in a network namespace, its neighbours played by packet
 // sockets at the other ends of its links. It needs root.
 func TestConformance(t *testing.T) { conformance.Run(t, newRouter) }
-
-// wireEnd is the test's end of one link of the router, or of its TUN device: there, what is sent is read by the plane.
-type wireEnd struct {
-	tun      bool
-	name     string // of the router's end
-	fd       int
-	mac      core.MAC // of the test's end
-	peer     core.MAC // of the router's end
-	ifi      int      // of the router's end, in its namespace
-	outIndex int
-}
 
 // router is a plane in a namespace of its own.
 type router struct {
@@ -84,50 +71,6 @@ func namespaces(t *testing.T) (outside, inside netns.NsHandle) {
 func sysctl(t *testing.T, name, value string) {
 	t.Helper()
 	must(t, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0))
-}
-
-// link makes a veth pair: name inside, the test's end outside. The thread is inside.
-func link(t *testing.T, outside, inside netns.NsHandle, name string) *wireEnd {
-	t.Helper()
-	return linkMTU(t, outside, inside, name, 1500)
-}
-
-func linkMTU(t *testing.T, outside, inside netns.NsHandle, name string, mtu int) *wireEnd {
-	t.Helper()
-	must(t, netns.Set(outside))
-	peer := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "o-" + name, MTU: mtu}, PeerName: name, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(inside)}
-	must(t, netlink.LinkAdd(peer))
-	sysctl(t, "ipv6/conf/o-"+name+"/disable_ipv6", "1")
-	out, err := netlink.LinkByName("o-" + name)
-	must(t, err)
-	must(t, netlink.LinkSetUp(out))
-	w := &wireEnd{name: name, mac: core.MAC(out.Attrs().HardwareAddr), outIndex: out.Attrs().Index}
-	w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
-	t.Cleanup(func() { unix.Close(w.fd) })
-	must(t, opts(w.fd, [3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1}, [3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
-		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer}))
-	must(t, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: w.outIndex}))
-	must(t, unix.SetsockoptPacketMreq(w.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{Ifindex: int32(w.outIndex), Type: unix.PACKET_MR_PROMISC}))
-	must(t, netns.Set(inside))
-	in, err := netlink.LinkByName(name)
-	must(t, err)
-	// No address is made up, so nothing solicits on its own.
-	sysctl(t, "ipv6/conf/"+name+"/addr_gen_mode", "1")
-	sysctl(t, "ipv6/conf/"+name+"/accept_dad", "0")
-	must(t, netlink.LinkSetUp(in))
-	w.peer, w.ifi = core.MAC(in.Attrs().HardwareAddr), in.Attrs().Index
-	return w
-}
-
-// neighbour makes an address reachable over a link without ND or ARP.
-func (w *wireEnd) neighbour(t *testing.T, addrs ...netip.Addr) {
-	t.Helper()
-	for _, a := range addrs {
-		dst := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-		must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: w.ifi, Dst: dst, Scope: netlink.SCOPE_LINK}))
-		must(t, netlink.NeighSet(&netlink.Neigh{LinkIndex: w.ifi, IP: a.AsSlice(), HardwareAddr: net.HardwareAddr(w.mac[:]), State: netlink.NUD_PERMANENT}))
-	}
 }
 
 var (
@@ -206,22 +149,6 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 	return r
 }
 
-// device is a packet socket on a TUN device of this namespace.
-func device(t *testing.T, name string) *wireEnd {
-	t.Helper()
-	l, err := netlink.LinkByName(name)
-	must(t, err)
-	must(t, netlink.LinkSetMTU(l, ip.MaxPacket))
-	w := &wireEnd{name: name, tun: true, ifi: l.Attrs().Index, outIndex: l.Attrs().Index}
-	w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
-	t.Cleanup(func() { unix.Close(w.fd) })
-	must(t, opts(w.fd, [3]int{unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1}, [3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
-		[3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer}))
-	must(t, unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: w.ifi}))
-	return w
-}
-
 // markers are sessions of the test itself: their packets show that everything before them has passed.
 func (r *router) markers() []core.Op {
 	ch := func(local, remote netip.Addr) core.Chain {
@@ -298,34 +225,6 @@ func (r *router) Sync(all iter.Seq[core.Op]) error {
 
 func (r *router) If(link int) int         { return r.native[link-1].ifi }
 func (r *router) Advance(d time.Duration) { r.clock.Add(int64(d)) }
-
-// frame sends one Ethernet frame into a link.
-func (w *wireEnd) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
-	t.Helper()
-	buf := make([]byte, ip.VNetLen, ip.VNetLen+14+len(b))
-	head, proto := 14, uint16(unix.ETH_P_IP)
-	if w.tun {
-		head = 0
-	}
-	if v.NeedsChecksum {
-		le := binary.LittleEndian
-		buf[0], buf[1] = 1, v.Type
-		le.PutUint16(buf[2:], uint16(head+v.CsumStart+20))
-		le.PutUint16(buf[4:], uint16(v.Size))
-		le.PutUint16(buf[6:], uint16(head+v.CsumStart))
-		le.PutUint16(buf[8:], uint16(v.CsumOffset))
-	}
-	if b[0]>>4 == 6 {
-		proto = unix.ETH_P_IPV6
-	}
-	if !w.tun {
-		buf = append(append(buf, dst[:]...), src[:]...)
-		buf = binary.BigEndian.AppendUint16(buf, proto)
-	}
-	if err := unix.Sendto(w.fd, append(buf, b...), 0, &unix.SockaddrLinklayer{Ifindex: w.outIndex, Halen: 6, Protocol: htons(proto)}); err != nil {
-		t.Fatalf("send %d octets on %s: %v", len(b), w.name, err)
-	}
-}
 
 func (r *router) Send(p conformance.Packet) {
 	r.t.Helper()
@@ -555,124 +454,4 @@ func (r *router) frameOut(i int, w *wireEnd, f []byte, waiting map[uint32]bool) 
 		}
 	}
 	r.got = append(r.got, p)
-}
-
-func TestAccessLinkIsPutBack(t *testing.T) {
-	outside, inside := namespaces(t)
-	link(t, outside, inside, "acc1")
-	lo, err := netlink.LinkByName("lo")
-	must(t, err)
-	must(t, netlink.LinkSetUp(lo))
-	read := func() (all []string) {
-		for _, s := range []string{"ipv6/conf/acc1/disable_ipv6", "ipv4/conf/acc1/forwarding", "ipv4/conf/acc1/arp_ignore", "ipv4/conf/acc1/rp_filter"} {
-			b, err := os.ReadFile("/proc/sys/net/" + s)
-			must(t, err)
-			all = append(all, string(bytes.TrimSpace(b)))
-		}
-		return all
-	}
-	sysctl(t, "ipv4/conf/acc1/arp_ignore", "2")
-	sysctl(t, "ipv4/conf/acc1/forwarding", "1")
-	before := read()
-	p, err := New(Config{Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc1", MAC: conformance.RouterMAC}}})
-	must(t, err)
-	if got := read(); !slices.Equal(got, []string{"1", "0", "8", "1"}) {
-		t.Errorf("while it runs: %v", got)
-	}
-	must(t, p.Close())
-	must(t, p.Close()) // once more does nothing
-	if got := read(); !slices.Equal(got, before) {
-		t.Errorf("after it: %v, want %v", got, before)
-	}
-	for name, c := range map[string]Config{
-		"no such link":       {Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc9", MAC: conformance.RouterMAC}}},
-		"no address":         {Role: Anchor},
-		"a name too long":    {Role: Anchor, Local: []netip.Addr{conformance.LMAA}, Device: "a-name-that-is-too-long"},
-		"no MAC of a router": {Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc1"}}},
-	} {
-		if p, err := New(c); err == nil {
-			p.Close()
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	if got := read(); !slices.Equal(got, before) {
-		t.Errorf("after failures: %v, want %v", got, before)
-	}
-}
-
-func TestDeviceInUse(t *testing.T) {
-	defer goleak.VerifyNone(t)
-	namespaces(t)
-	one, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
-	must(t, err)
-	if _, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}}); err == nil || !bytes.Contains([]byte(err.Error()), []byte("running already")) {
-		t.Errorf("a second one: %v", err)
-	}
-	l, err := netlink.LinkByName(one.Device())
-	must(t, err)
-	if l.Attrs().Alias != Tag || l.Attrs().MTU != ip.MaxPacket || l.Attrs().Flags&net.FlagUp == 0 {
-		t.Errorf("device %+v", l.Attrs())
-	}
-	must(t, one.Close())
-	select {
-	case err := <-one.Failed():
-		t.Errorf("Close is told as a failure: %v", err)
-	default:
-	}
-	if _, err := netlink.LinkByName(one.Device()); err == nil {
-		t.Error("the device is still there after Close")
-	}
-	two, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
-	must(t, err)
-	must(t, two.Close())
-}
-
-// TestDeviceRemoved: a plane whose device somebody removes says so, for it never carries anything again.
-func TestDeviceRemoved(t *testing.T) {
-	defer goleak.VerifyNone(t)
-	namespaces(t)
-	p, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}})
-	must(t, err)
-	select {
-	case err := <-p.Failed():
-		t.Fatalf("failed at once: %v", err)
-	default:
-	}
-	l, err := netlink.LinkByName(p.Device())
-	must(t, err)
-	must(t, netlink.LinkDel(l))
-	select {
-	case err := <-p.Failed():
-		if !bytes.Contains([]byte(err.Error()), []byte("kedge0 was removed")) {
-			t.Error(err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("nothing was said within 5 s")
-	}
-	must(t, p.Close())
-}
-
-// TestSettingsByTheCaller: with a function for settings the plane changes none by itself.
-func TestSettingsByTheCaller(t *testing.T) {
-	outside, inside := namespaces(t)
-	link(t, outside, inside, "acc1")
-	var asked []string
-	refuse := errors.New("the journal cannot be written")
-	cfg := Config{Role: Gateway, Local: []netip.Addr{conformance.CoA1}, Access: []Link{{Name: "acc1", MAC: conformance.RouterMAC}},
-		Sysctl: func(name, value string) error { asked = append(asked, name+"="+value); return nil }}
-	p, err := New(cfg)
-	must(t, err)
-	must(t, p.Close())
-	if want := "net/ipv6/conf/acc1/disable_ipv6=1"; !slices.Contains(asked, want) || len(asked) != 4 {
-		t.Errorf("asked for %q, want %s and three more", asked, want)
-	}
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/acc1/disable_ipv6")
-	must(t, err)
-	if string(bytes.TrimSpace(b)) != "0" {
-		t.Error("the plane changed the setting by itself")
-	}
-	cfg.Sysctl = func(string, string) error { return refuse }
-	if _, err := New(cfg); !errors.Is(err, refuse) {
-		t.Errorf("settings that cannot be made: %v", err)
-	}
 }
