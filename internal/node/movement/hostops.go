@@ -55,6 +55,8 @@ func keyOf(op core.HostOp) opKey {
 	return k
 }
 
+// Addresses and routes go by the index of their link: its name may change between two operations.
+
 // rank orders operations: an address before the routes that need it, the rule when its table is complete.
 func rank(op core.HostOp) int {
 	switch op.Kind {
@@ -216,13 +218,13 @@ func (m *Machine) wayOf(x *addr) (ops []core.HostOp) {
 		return nil
 	}
 	if x.formed {
-		ops = append(ops, core.HostOp{Kind: "address", If: l.ifi, Name: l.name, Prefix: netip.PrefixFrom(x.a, x.p.Bits()), Value: m.flags(x)})
+		ops = append(ops, core.HostOp{Kind: "address", If: l.ifi, Prefix: netip.PrefixFrom(x.a, x.p.Bits()), Value: m.flags(x)})
 	}
 	if x.router == nil && !x.direct {
 		return ops
 	}
 	route := func(p netip.Prefix, via netip.Addr) core.HostOp {
-		return core.HostOp{Kind: "route", If: l.ifi, Name: l.name, Prefix: p.Masked(), Via: via, Table: x.table}
+		return core.HostOp{Kind: "route", If: l.ifi, Prefix: p.Masked(), Via: via, Table: x.table}
 	}
 	def := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	if x.a.Is4() {
@@ -267,19 +269,19 @@ func (m *Machine) homeOps() (ops []core.HostOp) {
 		if a.Is6() {
 			value = "nodad noprefixroute" // RFC 6275 11.5.5: no duplicate address detection while a binding was there
 		}
-		ops = append(ops, core.HostOp{Kind: "address", If: h.l.ifi, Name: h.l.name, Prefix: p, Value: value})
+		ops = append(ops, core.HostOp{Kind: "address", If: h.l.ifi, Prefix: p, Value: value})
 		if m.cfg.HomeTable == 0 || !h.routes {
 			continue
 		}
 		if p.Bits() < a.BitLen() {
-			ops = append(ops, core.HostOp{Kind: "route", If: h.l.ifi, Name: h.l.name, Prefix: p.Masked(), Table: m.cfg.HomeTable})
+			ops = append(ops, core.HostOp{Kind: "route", If: h.l.ifi, Prefix: p.Masked(), Table: m.cfg.HomeTable})
 		}
 		if via, ok := m.homeRouter(a.Is4()); ok {
 			def := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 			if a.Is4() {
 				def = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 			}
-			ops = append(ops, core.HostOp{Kind: "route", If: h.l.ifi, Name: h.l.name, Prefix: def, Via: via, Table: m.cfg.HomeTable, Src: a})
+			ops = append(ops, core.HostOp{Kind: "route", If: h.l.ifi, Prefix: def, Via: via, Table: m.cfg.HomeTable, Src: a})
 		}
 	}
 	return ops

@@ -116,7 +116,7 @@ func (m *Machine) newRouter(l *link, f *access.Frame, mac core.MAC) *router {
 		m.dropRouter(weakest, "makes room for another router")
 	}
 	for _, r := range l.routers {
-		if r.advertised {
+		if r.advertised && (!r.proven || m.now.Boot-r.heard > askAgain) {
 			m.doubt(r, "another router advertises", fastProbes)
 		}
 	}

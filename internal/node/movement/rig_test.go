@@ -1,14 +1,12 @@
 package movement
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sort"
 	"strings"
-	"testing"
 	"time"
 
 	"kedge/internal/access"
@@ -20,7 +18,7 @@ import (
 // rig runs a machine in virtual time over a kernel and networks that are models. Frames take wireDelay each way, and are
 // built and read as on a wire.
 type rig struct {
-	t    testing.TB
+	t    fataler
 	m    *Machine
 	now  time.Duration
 	seq  int
@@ -33,6 +31,13 @@ type rig struct {
 	out    []core.Effect
 	refuse func(core.HostOp) error
 	check  func()
+}
+
+// fataler is the part of testing.TB that a rig needs; rapid's tests have it too.
+type fataler interface {
+	Helper()
+	Fatalf(format string, a ...any)
+	Fatal(a ...any)
 }
 
 type job struct {
@@ -52,7 +57,7 @@ const wireDelay = time.Millisecond
 // start is when a rig's clock begins.
 const start = time.Hour
 
-func newRig(t testing.TB, cfg Config) *rig {
+func newRig(t fataler, cfg Config) *rig {
 	t.Helper()
 	if cfg.Links == nil {
 		cfg.Links = []Pattern{{Match: "eth*", Prefer: 10}, {Match: "wwan*", Prefer: 20}}
@@ -256,7 +261,7 @@ func (k *kernel) one(op core.HostOp) error {
 		}
 	}
 	l := k.links[op.If]
-	if op.Kind != "rule" && op.Kind != "sysctl" && (l == nil || l.op.Name != op.Name) {
+	if op.Kind != "rule" && op.Kind != "sysctl" && (l == nil || op.Name != "") { // a name would miss after a renaming
 		if op.Del {
 			return nil
 		}
@@ -570,5 +575,3 @@ func (r *rig) emitted(name string) (out []string) {
 	}
 	return out
 }
-
-var _ = bytes.Equal
