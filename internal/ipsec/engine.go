@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/ipsec/rfc4285"
@@ -160,7 +161,8 @@ func (e *Engine) install(p *peer, sa SA) (*outbound, error) {
 			return nil, err
 		}
 	}
-	in := &inbound{peer: p, use: sa.Use, spi: sa.SPIIn, suite: sa.Keys.Suite, durable: !sa.Negotiated}
+	in := &inbound{peer: p, use: sa.Use, spi: sa.SPIIn, suite: sa.Keys.Suite, durable: !sa.Negotiated,
+		at: -time.Second} // the first packet comes after silence, as far as we know
 	out := &outbound{peer: p, use: sa.Use, spi: sa.SPIOut, suite: sa.Keys.Suite, durable: !sa.Negotiated, limit: 1<<32 - 1}
 	if sa.ESN {
 		out.limit = 1<<64 - 1

@@ -31,7 +31,7 @@ func (o Options) next(i int) (opt Option, end int, ok bool) {
 		return Option{Type: t}, len(o), false
 	}
 	length := o[i+1]
-	end = i + 2 + dataLength(t, length)
+	end = i + 2 + DataLength(t, length)
 	if end > len(o) {
 		return Option{Type: t, Length: length}, len(o), false
 	}

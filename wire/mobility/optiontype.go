@@ -92,10 +92,10 @@ func (t OptionType) String() string {
 	return fmt.Sprintf("option %d", uint8(t))
 }
 
-// dataLength is how many octets follow the Length octet. That is its value but for two options that the document
+// DataLength is how many octets follow the Length octet. That is its value but for two options that the document
 // draft-soliman-v4v6-mipv6-00 counts in units of eight octets, so that "1" stands for four or six octets of data; whoever
 // reads on after one octet would take the address for options.
-func dataLength(t OptionType, length uint8) int {
+func DataLength(t OptionType, length uint8) int {
 	if length == shortLength {
 		switch t {
 		case OptIPv4HomeAddress:

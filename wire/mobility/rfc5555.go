@@ -6,7 +6,7 @@ import (
 	"net/netip"
 )
 
-// shortLength is the Length octet that draft-soliman-v4v6-mipv6-00 prints for options 29 and 30; see dataLength.
+// shortLength is the Length octet that draft-soliman-v4v6-mipv6-00 prints for options 29 and 30; see DataLength.
 const shortLength = 1
 
 // IPv4HomeAddress is option 29, RFC 5555 3.1.1; 0.0.0.0 asks for an address, with P for a prefix.

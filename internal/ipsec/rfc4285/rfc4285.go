@@ -57,9 +57,12 @@ func (a *Association) Option() mobility.Authentication {
 // last option and with the pseudo header src, dst; and puts the checksum right. careOf is the care-of address that the message
 // is about (in a Binding Update: where the binding leads; in its acknowledgement: the same), home the home address.
 func (a *Association) Sign(mh []byte, careOf, home, src, dst netip.Addr) error {
-	at, _, err := find(mh)
+	at, ok, err := find(mh)
 	if err != nil {
 		return err
+	}
+	if !ok {
+		return fail(0, "RFC 4285 5.1", wire.BadValue, 0)
 	}
 	if spi := binary.BigEndian.Uint32(mh[at+3:]); spi != a.SPI {
 		return fmt.Errorf("the option has SPI %#x, the association %#x", spi, a.SPI)
@@ -126,15 +129,16 @@ func find(mh []byte) (at int, ok bool, err error) {
 			i++
 			continue
 		}
-		if i+2 > len(mh) || i+2+int(mh[i+1]) > len(mh) {
-			// The short layouts of options 29 and 30 lie about their length (see wire/mobility): the walk ends where the
-			// octets do, and what was found so far counts.
-			break
+		end := i + 2
+		if end <= len(mh) {
+			end += mobility.DataLength(mobility.OptionType(mh[i]), mh[i+1])
 		}
-		end := i + 2 + int(mh[i+1])
+		if end > len(mh) {
+			return 0, false, fail(i, "RFC 6275 6.2.1", wire.BadOptionLength, 0)
+		}
 		switch {
 		case mh[i] == byte(mobility.OptPadN):
-		case ok: // 5.1: the last option if it is the only one
+		case ok && (mh[i] != typeOption || mh[i+1] < 5 || mh[i+2] != mobility.SubtypeMNAAA): // 5.1: only MN-AAA may follow
 			return 0, false, fail(i, "RFC 4285 5.1", wire.BadValue, 0)
 		case mh[i] == typeOption && mh[i+1] >= 5 && mh[i+2] == mobility.SubtypeMNHA:
 			if mh[i+1] != 5+AuthenticatorSize {
