@@ -60,7 +60,7 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 			}
 		}
 		if w, ok := c.Want["reaches"]; ok {
-			return r.reaches(ctx, n, w.Text)
+			return r.reaches(ctx, n, w.Text, c.Want["from"].Text)
 		}
 		if !c.Has("trace") {
 			return false, "is no host on access links"
@@ -106,8 +106,23 @@ func (r *Run) hostHolds(ctx context.Context, n *node, c *scenario.Cond) (bool, s
 			return false, why
 		}
 	}
+	if w, ok := c.Want["lookup"]; ok {
+		if ok, why := r.lookup(ctx, n, w.Text, c.Want["answer"].Text); !ok {
+			return false, why
+		}
+	}
+	if w, ok := c.Want["fetch"]; ok {
+		if ok, why := r.fetch(ctx, n, w.Text, c.Want["says"].Text); !ok {
+			return false, why
+		}
+	}
+	if c.Has("clean") {
+		if ok, why := r.clean(n); ok != c.Want["clean"].Bool {
+			return false, "is not as it was: " + why
+		}
+	}
 	if w, ok := c.Want["reaches"]; ok {
-		return r.reaches(ctx, n, w.Text)
+		return r.reaches(ctx, n, w.Text, c.Want["from"].Text)
 	}
 	return true, ""
 }
@@ -155,8 +170,9 @@ func (r *Run) distinct(name string) (bool, string) {
 	return true, ""
 }
 
-// reaches pings NODE, NODE.v4 or NODE.v6: one answer in each family that both have.
-func (r *Run) reaches(ctx context.Context, from *node, target string) (bool, string) {
+// reaches pings NODE, NODE.v4 or NODE.v6: one answer in each family that both have. Source "any": the kernel chooses, and a
+// mobile node may so do without its home addresses.
+func (r *Run) reaches(ctx context.Context, from *node, target, source string) (bool, string) {
 	name, fam, only := strings.Cut(target, ".")
 	to := r.node(name)
 	if to == nil {
@@ -168,6 +184,13 @@ func (r *Run) reaches(ctx context.Context, from *node, target string) (bool, str
 			continue
 		}
 		src, dst := r.addrNow(from, f), r.addrNow(to, f)
+		if source == "any" {
+			for _, w := range from.wires {
+				if have := from.host.usableAddrs(w.ifname, f); len(have) > 0 {
+					src = have[0].Addr() // only whether there is one counts
+				}
+			}
+		}
 		if !src.IsValid() || !dst.IsValid() {
 			if only {
 				return false, fmt.Sprintf("has no %s address to or from %s", f, name)
@@ -175,6 +198,9 @@ func (r *Run) reaches(ctx context.Context, from *node, target string) (bool, str
 			continue
 		}
 		tried = true
+		if source == "any" {
+			src = netip.Addr{}
+		}
 		p, err := probe.Start(probe.Spec{Kind: "ping", From: from.ns, To: to.ns, Src: src, Dst: dst, Every: 50 * time.Millisecond, Size: 56})
 		if err != nil {
 			return false, err.Error()

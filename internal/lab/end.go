@@ -140,6 +140,9 @@ func (r *Run) shutdown() error {
 	for _, p := range r.others {
 		p.kill()
 	}
+	for _, s := range r.webs {
+		errs = append(errs, s.Close())
+	}
 	// Gateways first: an anchor that is gone would make them complain.
 	for _, anchors := range []bool{false, true} {
 		for _, n := range r.nodes {

@@ -77,6 +77,11 @@ func (r *Run) see(link string, at time.Time, b []byte) {
 		return
 	}
 	r.frames++
+	for _, kind := range []string{"pbu", "pba", "bu", "ba", "esp"} {
+		if f.Is(kind) || kind == "esp" && f.ESP {
+			r.newest[link+" "+kind] = slices.Clone(b) // for steps that send it again
+		}
+	}
 	r.last = max(r.last, at.UnixNano())
 	if r.diagram != nil {
 		r.diagram.Add(f)

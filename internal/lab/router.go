@@ -135,7 +135,7 @@ func (x *router) dnsmasqConf() string {
 	v4 := func(n uint32) netip.Addr {
 		return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
 	}
-	first, last := v4(base+8), v4(base+min(size-2, 200))
+	first, last := v4(base+8), v4(base+min(size-2, 7+uint32(x.spec.Leases)))
 	mask := v4(^uint32(0) << (32 - x.v4.Bits()))
 	fmt.Fprintf(&b, "interface=%s\nbind-interfaces\nexcept-interface=lo\nno-resolv\nno-hosts\nno-ping\nuser=root\n", x.lan)
 	fmt.Fprintf(&b, "dhcp-authoritative\ndhcp-range=%s,%s,%s,%d\n", first, last, mask, int(x.spec.Lease.Seconds()))

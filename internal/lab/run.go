@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -107,6 +108,8 @@ type Run struct {
 	hosts    []HostResult
 	rows     []Row
 	others   []*process // beside daemons, routers and clients
+	webs     []*http.Server
+	newest   map[string][]byte // frame by link and kind; under recMu
 
 	recMu     sync.Mutex // what captures and the live screen touch as well
 	diagram   *ladder.Diagram
@@ -144,7 +147,7 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 	r := &Run{
 		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{},
 		pools: map[string][]netip.Prefix{}, probes: map[string]*probe.Probe{}, drops: map[string][]func(){},
-		keys: map[string]*association{}, sas: ladder.Keys{},
+		keys: map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{},
 	}
 	if r.seed == 0 {
 		r.seed = rand.Uint64N(1 << 32)
@@ -223,6 +226,16 @@ func (r *Run) up(ctx context.Context) error {
 	for _, n := range r.nodes {
 		if n.router != nil {
 			if err := n.router.start(); err != nil {
+				return err
+			}
+		}
+		if n.spec.Web {
+			if err := r.serveWeb(n); err != nil {
+				return err
+			}
+		}
+		if n.spec.DNS != nil {
+			if err := r.serveNames(n); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ func (r *Run) send(s *scenario.Send) error {
 }
 
 func (r *Run) forge(n *node, s *scenario.Send) ([]byte, error) {
+	if s.Replay != "" {
+		return r.replayed(n, s)
+	}
 	if s.Hex != "" {
 		b, err := hex.DecodeString(strings.Join(strings.Fields(s.Hex), ""))
 		if err != nil || len(b) < 14 {
@@ -109,6 +113,20 @@ func (r *Run) forge(n *node, s *scenario.Send) ([]byte, error) {
 		return nil, err
 	}
 	return append(eth.Append(nil), pkt...), nil
+}
+
+// replayed is the newest frame of a kind that was seen on the node's first link.
+func (r *Run) replayed(n *node, s *scenario.Send) ([]byte, error) {
+	r.recMu.Lock()
+	defer r.recMu.Unlock()
+	b := slices.Clone(r.newest[n.wires[0].link+" "+s.Replay])
+	if b == nil {
+		return nil, fmt.Errorf("no frame of kind %s was seen on %s", s.Replay, n.wires[0].link)
+	}
+	if s.Corrupt {
+		b[len(b)-1] ^= 1 // the integrity check value, or what it stands for
+	}
+	return b, nil
 }
 
 func ifMAC(ns *netns.NS, ifname string) (core.MAC, error) {

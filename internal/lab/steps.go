@@ -155,6 +155,9 @@ func (r *Run) startProbe(p *scenario.Probe) error {
 	if to == nil && p.Kind != "ping" {
 		return fmt.Errorf("probe %s: %s has no node that could receive", p.Name, p.To)
 	}
+	if p.Any {
+		s.Src = netip.Addr{}
+	}
 	started, err := probe.Start(s)
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", p.Name, err)

@@ -15,6 +15,7 @@ type Router struct {
 	UDPTimeout time.Duration // how long the NAT keeps an idle mapping of UDP; 0 = as the kernel does
 	RAInterval time.Duration // longest time between advertisements (RFC 6275 7.5 below 4 s)
 	Lease      time.Duration
+	Leases     int // how many addresses it leases
 	NoDHCP     bool
 	HomeAgent  bool                  // the advertisements are those of a home agent: H flag, and R with its address
 	Block      []string              // what it does not forward: ip4 ip41 (protocols), udp, mh, icmp6
@@ -67,7 +68,7 @@ type System struct {
 var networkChanges = []string{"rebind", "v6-off", "v6-on", "v4-off", "v4-on", "renumber", "open", "close", "silence"}
 
 func parseRouter(v value) *Router {
-	r := &Router{Pos: v.pos, RAInterval: 500 * time.Millisecond, Lease: time.Hour}
+	r := &Router{Pos: v.pos, RAInterval: 500 * time.Millisecond, Lease: time.Hour, Leases: 190}
 	v.object(map[string]func(value){
 		"v6": func(v value) {
 			if r.V6 = v.prefix(); !r.V6.Addr().Is6() || r.V6.Bits() > 64 || r.V6 != r.V6.Masked() {
@@ -83,6 +84,7 @@ func parseRouter(v value) *Router {
 		"udp-timeout": func(v value) { r.UDPTimeout = v.duration() },
 		"ra-interval": func(v value) { r.RAInterval = max(v.duration(), 70*time.Millisecond) },
 		"lease":       func(v value) { r.Lease = max(v.duration(), 2*time.Minute) }, // dnsmasq knows no shorter one
+		"leases":      func(v value) { r.Leases = v.integer(1, 190) },
 		"dhcp":        func(v value) { r.NoDHCP = !v.boolean() },
 		"home-agent":  func(v value) { r.HomeAgent = v.boolean() },
 		"block":       func(v value) { v.each(func(x value) { r.Block = append(r.Block, x.oneOf(blockable...)) }) },

@@ -164,17 +164,22 @@ func (s *Scenario) parseNode(name string, v value) Node {
 				n.Ifaces = append(n.Ifaces, Iface{Link: x.text()})
 			})
 		},
-		"mac":        func(v value) { mac = &v },
-		"count":      func(v value) { n.Count = v.integer(1, 200) },
-		"id":         func(v value) { n.ID = v.text() },
-		"families":   func(v value) { v.each(func(x value) { n.Families = append(n.Families, x.oneOf("v4", "v6")) }) },
-		"address":    func(v value) { v.each(func(x value) { n.Address = append(n.Address, x.prefix()) }) },
-		"profile":    func(v value) { n.Profile = v.anyMap() },
-		"gateway":    func(v value) { n.Gateway = v.anyMap() },
-		"unknown":    func(v value) { n.Unknown = v.boolean() },
-		"off":        func(v value) { n.Off = v.boolean() },
-		"router":     func(v value) { router = &v },
-		"mobile":     func(v value) { n.Mobile = parseMobile(v) },
+		"mac":      func(v value) { mac = &v },
+		"count":    func(v value) { n.Count = v.integer(1, 200) },
+		"id":       func(v value) { n.ID = v.text() },
+		"families": func(v value) { v.each(func(x value) { n.Families = append(n.Families, x.oneOf("v4", "v6")) }) },
+		"address":  func(v value) { v.each(func(x value) { n.Address = append(n.Address, x.prefix()) }) },
+		"profile":  func(v value) { n.Profile = v.anyMap() },
+		"gateway":  func(v value) { n.Gateway = v.anyMap() },
+		"unknown":  func(v value) { n.Unknown = v.boolean() },
+		"off":      func(v value) { n.Off = v.boolean() },
+		"router":   func(v value) { router = &v },
+		"mobile":   func(v value) { n.Mobile = parseMobile(v) },
+		"web":      func(v value) { n.Web = v.boolean() },
+		"names": func(v value) {
+			n.DNS = map[string]netip.Addr{}
+			v.pairs(func(key string, x value) { n.DNS[key] = x.addr() })
+		},
 		"wireguard":  func(v value) { n.WireGuard = s.parseWireGuard(v) },
 		"protection": func(v value) { n.Protection = v.oneOf("esp", "rfc4285", "none") },
 		"suite":      func(v value) { n.Suite = v.oneOf("aes128-sha256", "aes256-sha256", "aes256-sha512", "aes128-sha1") },

@@ -57,6 +57,9 @@ type Node struct {
 	Serve   *Router                     // what the node does for the LAN that it is on
 	Mobile  *Mobile                     // a host that runs kedge in role node
 
+	DNS map[string]netip.Addr // what a static host's DNS server answers
+	Web bool                  // a static host or router answers HTTP
+
 	WireGuard *WireGuard // a host that has such a tunnel, for comparison
 
 	Protection string // of a gateway's or mobile node's signalling: esp, rfc4285, none; "" = esp for mobile nodes, none for gateways
@@ -144,7 +147,8 @@ type Probe struct {
 	Family   string // v4 or v6
 	Iface    string // of To, if it has several; "" = any
 	Every    time.Duration
-	Size     int // octets of payload
+	Size     int  // octets of payload
+	Any      bool // the kernel chooses the source address; else it is the host's own, of a mobile node the home address
 }
 
 // Move takes a host's interface to another link. How: flap (carrier down and up), silent (bridge port moved), break (off
@@ -180,6 +184,8 @@ type Send struct {
 	Via      string // whose MAC the frame goes to, a node's name or an address; "" = who has the destination
 	PBU      *ForgedPBU
 	Hex      string // a whole frame
+	Replay   string // the newest frame of this kind on the node's first link, again
+	Corrupt  bool   // with one bit of it changed
 }
 
 // ForgedPBU is a Proxy Binding Update that nobody should believe.

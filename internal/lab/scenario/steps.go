@@ -15,7 +15,8 @@ type stepParser struct {
 
 // condKeys are the keys of each kind of condition and how their values read.
 var condKeys = map[string]map[string]string{
-	"host":  {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp", "trace": "text", "hops": "list"},
+	"host": {"v4": "text", "v6": "text", "same": "list", "reaches": "text", "changes": "cmp", "interface": "text", "settled": "bool", "since-move": "cmp", "trace": "text", "hops": "list",
+		"from": "text", "lookup": "text", "answer": "text", "fetch": "text", "says": "text", "clean": "bool"},
 	"probe": {"sent": "cmp", "received": "cmp", "lost": "cmp", "duplicates": "cmp", "alive": "bool", "resets": "cmp", "gap": "cmp", "rtt-p50": "cmp", "octets": "cmp"},
 	"binding": {"id": "text", "host": "text", "at": "text", "on": "text", "state": "text", "families": "list", "count": "cmp", "v4": "text", "dialect": "text", "att": "cmp",
 		"care-of": "text", "framing": "text", "nat": "bool", "port": "cmp", "home": "text"},
@@ -126,8 +127,10 @@ func (p *stepParser) cond(kind, on string, v value) Cond {
 	if len(c.Want) == 0 {
 		v.errorf("nothing is asked for")
 	}
-	if c.Has("trace") != c.Has("hops") {
-		v.errorf("want trace and hops, or neither")
+	for _, pair := range [][2]string{{"trace", "hops"}, {"lookup", "answer"}, {"fetch", "says"}} {
+		if c.Has(pair[0]) != c.Has(pair[1]) {
+			v.errorf("want %s and %s, or neither", pair[0], pair[1])
+		}
 	}
 	for _, must := range map[string][]string{"metric": {"name", "is"}, "capture": {"link", "filter"}, "ladder": {"order"}, "peer": {"on", "peer"}, "process": {"on", "running"}, "pool": {"on", "pool"}, "route": {"on", "to", "dev"}}[kind] {
 		if !c.Has(must) {
@@ -140,8 +143,16 @@ func (p *stepParser) cond(kind, on string, v value) Cond {
 // checkRef verifies that a condition names things that exist.
 func (p *stepParser) checkRef(kind, key string, w Want, v value) {
 	switch key {
-	case "reaches", "trace", "to":
+	case "reaches", "trace", "to", "fetch":
 		p.target(v)
+	case "from":
+		v.oneOf("any", "home")
+	case "lookup":
+		if name, server, ok := strings.Cut(w.Text, "@"); !ok || name == "" || p.s.Node(strings.TrimSuffix(strings.TrimSuffix(server, ".v4"), ".v6")) == nil {
+			if _, err := netip.ParseAddr(server); err != nil {
+				v.errorf("%q: want NAME@SERVER, a node or an address", w.Text)
+			}
+		}
 	case "hops":
 		v.each(func(x value) {
 			if x.text() != "*" {
@@ -204,6 +215,7 @@ func (p *stepParser) probe(kind string, v value) Probe {
 		"interface": func(v value) { pr.Iface = v.text() },
 		"every":     func(v value) { pr.Every = max(v.duration(), 100*time.Microsecond) },
 		"size":      func(v value) { pr.Size = v.integer(16, 8000) },
+		"source":    func(v value) { pr.Any = v.oneOf("any", "home") == "any" },
 	})
 	if name, fam, ok := strings.Cut(pr.To, "."); ok && (fam == "v4" || fam == "v6") {
 		pr.To, pr.Family = name, fam
@@ -361,6 +373,8 @@ func (p *stepParser) send(v value) *Send {
 		"outer-dst": func(v value) { s.OuterDst = p.target(v) },
 		"hex":       func(v value) { s.Hex = v.text() },
 		"via":       func(v value) { s.Via = v.text() },
+		"replay":    func(v value) { s.Replay = v.oneOf("pbu", "pba", "bu", "ba", "esp") },
+		"corrupt":   func(v value) { s.Corrupt = v.boolean() },
 		"pbu": func(v value) {
 			s.PBU = &ForgedPBU{Lifetime: 8 * time.Second}
 			v.object(map[string]func(value){
@@ -374,8 +388,8 @@ func (p *stepParser) send(v value) *Send {
 	switch {
 	case s.From == "":
 		v.errorf("from is missing")
-	case s.Hex == "" && (s.Src == "" || s.Dst == ""):
-		v.errorf("want src and dst, or hex")
+	case s.Hex == "" && s.Replay == "" && (s.Src == "" || s.Dst == ""):
+		v.errorf("want src and dst, or hex, or replay")
 	case (s.OuterSrc == "") != (s.OuterDst == ""):
 		v.errorf("want outer-src and outer-dst, or neither")
 	}
