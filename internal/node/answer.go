@@ -54,8 +54,12 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	case s.kind != register:
 		// Refused, too, the home agent has no binding: 133 says just that (RFC 6275 10.3.2).
 		m.deregistered(&s, ba)
+	case m.state == detached || m.state == returning || m.state == stopping: // not wanted any more
+		m.ignored(p, wire.SequenceOld, m.state.String())
 	case !ba.Status.Accepted():
 		m.refuse(&s, ba)
+	case m.race.refresh && keyOf(&s.careOf) != keyOf(&m.bind.careOf):
+		m.ignored(p, wire.SequenceOld, "another care-of address is being confirmed")
 	case ba.Lifetime == 0:
 		m.refusedFor(m.cfg.Timers.RetransmitMax, wire.RefusedByAnchor, "accepted for no time")
 	default:
@@ -101,7 +105,7 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 		m.arrived(s, first)
 	}
 	chain := m.session.chain
-	if m.forward(); chain != m.session.chain || m.path.dead || m.path.next == 0 {
+	if m.forward(); chain != m.session.chain || m.path.dead || m.path.next == 0 || m.path.lost > 0 {
 		m.path.restart(m)
 	}
 	if settled && !again {
@@ -234,7 +238,7 @@ func (m *Machine) losers(s *sent) {
 		if keyOf(&a.careOf) == keyOf(&s.careOf) {
 			return
 		}
-		if a.tries > 0 {
+		if a.tries > 0 && m.now.Boot >= a.first+m.patience(&a.careOf) {
 			m.nets.fail(&a.careOf, m.now.Wall)
 		}
 	}

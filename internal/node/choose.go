@@ -54,6 +54,9 @@ func (m *Machine) evaluate(why string) {
 	m.leaveHome()
 	cs := m.candidates()
 	moved := m.moved(cs)
+	if moved {
+		m.deaf = 0
+	}
 	if len(cs) == 0 {
 		m.detach(why)
 		return
@@ -75,7 +78,7 @@ func (m *Machine) evaluate(why string) {
 		m.path.resume(m)
 		m.seek(cs, why)
 	case cur < 0 || m.path.dead:
-		if moved || !m.racing() || m.race.narrow || m.race.refresh && cur < 0 {
+		if moved || !m.racing() || m.race.narrow || m.race.refresh {
 			m.seek(cs, why)
 		}
 	default:

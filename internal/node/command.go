@@ -50,7 +50,7 @@ func (m *Machine) roam(link string) error {
 	if link != "" && !slices.ContainsFunc(m.move.CareOfs(), func(c movement.CareOf) bool { return c.Link == link }) {
 		return fmt.Errorf("%w: %s has no care-of address", wire.InterfaceUnsupported, link)
 	}
-	m.preferred, m.seen, m.tries, m.resyncs, m.silent, m.refusesUDP = link, nil, 0, 0, 0, false
+	m.preferred, m.seen, m.tries, m.resyncs, m.deaf, m.refusesUDP = link, nil, 0, 0, 0, false
 	m.nets.forget()
 	m.retryAt, m.barred = never, false
 	m.evaluate("roam")
@@ -77,7 +77,7 @@ func (m *Machine) status() core.Status {
 	if m.state == refused {
 		note("%s refuses: %s", a.Name, m.reason)
 	}
-	if m.silent >= echoless {
+	if m.silent() {
 		note("%s does not answer echoes through the tunnel: a dead path is noticed by Binding Updates only, every %v", a.Name, updateProbe)
 	}
 	if m.passing() {

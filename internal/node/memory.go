@@ -18,6 +18,8 @@ const (
 	avoidMax   = 30 * time.Minute
 	// blockedFor is how long plain protocols 4 and 41 are not tried again in a network that did not carry them.
 	blockedFor = time.Hour
+	// maxRTT is the longest round trip time that is believed: beyond, the machine slept or an answer lay in a queue.
+	maxRTT = 2 * time.Second
 )
 
 // network is what is known of one family of a network.
@@ -100,6 +102,9 @@ func (m *memory) works(c *movement.CareOf) {
 
 // measured smooths round trip times as TCP does (RFC 6298 2.3).
 func (m *memory) measured(c *movement.CareOf, rtt time.Duration) {
+	if rtt > maxRTT {
+		return
+	}
 	n := m.of(c)
 	rtt = max(rtt, time.Microsecond)
 	if n.rtt == 0 {

@@ -37,7 +37,8 @@ type Machine struct {
 	sent    []sent        // without an acknowledgement, newest last
 	tries   int           // refusals in a row
 	resyncs int           // corrections of the sequence number in a row
-	silent  int           // registrations in a row whose tunnel never answered an echo
+	deaf    int           // registrations in a row whose tunnel never answered an echo
+	echoes  bool          // the home agent answers them
 	retryAt time.Duration // after a refusal
 	barred  bool          // refused for good: only core.Roam ends it
 	// recheckAt is when a care-of address that is avoided may be tried again.

@@ -19,10 +19,10 @@ const (
 	verifyTries = 3 // plain protocols 4 and 41: then UDP
 	maxProbes   = 8 // without an answer whose answer still counts
 	minSpacing  = 100 * time.Millisecond
-	// echoless is after how many registrations without a single answered echo the home agent is taken for one that does
-	// not answer any. Binding Updates take their place, every updateProbe.
+	// echoless is after how many registrations without a single answered echo, ever, the home agent is taken for one that
+	// does not answer any. Binding Updates take their place, every updateProbe.
 	echoless    = 3
-	updateProbe = 30 * time.Second
+	updateProbe = 20 * time.Second
 )
 
 // path is what is known of the tunnel in use.
@@ -72,7 +72,7 @@ func (m *Machine) spacing() time.Duration {
 // probeDue sends the next echo, or concludes from those that were not answered.
 func (m *Machine) probeDue() {
 	p := &m.path
-	if m.silent >= echoless {
+	if m.silent() {
 		m.echo() // one that is answered ends this
 		p.waiting, p.next = false, m.now.Boot+updateProbe
 		if m.now.Boot >= m.bind.sentAt+updateProbe {
@@ -82,6 +82,9 @@ func (m *Machine) probeDue() {
 	}
 	if p.waiting {
 		p.lost++
+	}
+	if m.race.refresh && !m.settled() && m.race.attempts[0].tries < maxTries {
+		p.lost = 0 // the home agent may be told something else just now
 	}
 	switch {
 	case p.dead:
@@ -130,7 +133,7 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 	}
 	rtt := m.now.Boot - p.probes[i].at
 	p.probes = slices.Delete(p.probes, 0, i+1)
-	m.silent = 0
+	m.deaf, m.echoes = 0, true
 	if !m.bound() {
 		return
 	}
@@ -156,8 +159,11 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 func (m *Machine) died(why string) {
 	p := &m.path
 	p.dead, p.verify = true, false
+	if m.bind.framing == inIPv4 {
+		m.nets.judge(&m.bind.careOf, unknown, m.now.Wall) // it may be filtered by now
+	}
 	if !p.answered {
-		if m.silent++; m.silent >= echoless {
+		if m.deaf++; m.silent() {
 			m.emit(core.Emit{Name: "warning", ID: m.session.id, Why: string(wire.NoAnswer), Fields: map[string]any{"peer": m.cfg.Anchor.Name,
 				"err": "the home agent acknowledges, but never answered an echo through the tunnel: Binding Updates take their place"}})
 			p.dead, p.next = false, m.now.Boot+updateProbe
@@ -176,6 +182,9 @@ func (m *Machine) died(why string) {
 	m.evaluate("dead path")
 	m.configure()
 }
+
+// silent says whether the home agent is taken for one that answers no echoes.
+func (m *Machine) silent() bool { return !m.echoes && m.deaf >= echoless }
 
 // filtered: the home agent is there, but packets of protocols 4 and 41 do not come through. Ask for UDP (RFC 5555 4.4.1).
 func (m *Machine) filtered() {

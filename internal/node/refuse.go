@@ -148,7 +148,7 @@ func (m *Machine) resync(p *core.Path, ba *mobility.BindingAck) {
 
 // requested: the home agent wants a Binding Update. What is under way answers that.
 func (m *Machine) requested(why string) {
-	if !m.bound() || m.racing() {
+	if !m.bound() || m.racing() || m.state != active && m.state != refused {
 		return
 	}
 	m.setState(updating, why)

@@ -18,11 +18,12 @@ import (
 //
 //  1. The tunnel follows the newest acknowledged number; an acknowledgement of an older one changes nothing.
 //  2. A registration is settled when no Binding Update for another care-of address was sent after it. One that is
-//     acknowledged but not settled is confirmed: sent again with the next number, and nothing else is sent meanwhile.
+//     acknowledged but not settled is confirmed: sent again with the next number. Nothing else is sent meanwhile, and what
+//     is acknowledged for other care-of addresses has been overtaken.
 
 // Limits of a race.
 const (
-	maxAttempts = 4  // care-of addresses
+	maxAttempts = 8  // care-of addresses at a time; more take turns
 	maxSent     = 32 // Binding Updates whose acknowledgement is still taken
 	// maxTries is after how many Binding Updates a race for a better care-of address is given up, while the old one works.
 	maxTries = 3
@@ -56,11 +57,13 @@ type attempt struct {
 	next    time.Duration // of the next Binding Update; never = given up
 	timeout time.Duration // until then from the last one; 0 = none sent
 	tries   int
+	first   time.Duration // when the first one was sent
 }
 
 // race is what is being tried; without attempts there is none.
 type race struct {
 	attempts []attempt
+	waiting  []movement.CareOf // for a place among attempts
 	begun    time.Duration
 	narrow   bool // a tunnel works, this looks for a better one
 	refresh  bool // of the care-of address that is bound: refresh, confirmation
@@ -81,11 +84,27 @@ const never = time.Duration(1<<63 - 1)
 func (m *Machine) startRace(cs []movement.CareOf, k kind, narrow, refresh bool) {
 	m.race = race{begun: m.now.Boot, narrow: narrow, refresh: refresh}
 	at := m.now.Boot
-	for _, c := range cs[:min(len(cs), maxAttempts)] {
+	if !narrow && !refresh {
+		at += m.reluctance(&cs[0])
+	}
+	if len(cs) > maxAttempts {
+		m.race.waiting = slices.Clone(cs[maxAttempts:])
+		cs = cs[:maxAttempts]
+	}
+	for _, c := range cs {
 		m.race.attempts = append(m.race.attempts, attempt{careOf: c, kind: k, next: at})
 		at += m.patience(&c)
 	}
 	m.sendDue()
+}
+
+// reluctance holds a search back when the last registrations were acknowledged, but nothing came through their tunnels, and
+// nothing else is there to be tried: another one will hardly help.
+func (m *Machine) reluctance(best *movement.CareOf) time.Duration {
+	if _, avoid := m.nets.avoided(best, m.now.Wall); !avoid || m.deaf < 2 {
+		return 0
+	}
+	return min(m.cfg.Timers.RetransmitFirst<<min(m.deaf-2, 10), m.cfg.Timers.RetransmitMax)
 }
 
 // patience is how long a care-of address is alone in a race: two round trips if known, else Timers.FamilyFallback. A lower
@@ -124,13 +143,17 @@ func (m *Machine) sendDue() {
 			a.next = never
 			continue
 		}
-		if free := m.rate.free(m.now.Boot); free > m.now.Boot {
+		if w := m.race.waiting; a.tries >= maxTries && len(w) > 0 {
+			m.race.waiting = append(w[1:], a.careOf)
+			*a = attempt{careOf: w[0], kind: a.kind, next: m.now.Boot}
+		}
+		if free := max(m.rate.free(m.now.Boot), m.turn(i)); free > m.now.Boot {
 			a.next = free
 			continue
 		}
 		m.transmit(a)
 	}
-	if m.race.refresh && m.silent >= echoless && !m.path.dead && m.race.attempts[0].tries > maxTries {
+	if m.race.refresh && m.silent() && !m.path.dead && m.race.attempts[0].tries > maxTries {
 		m.path.dead = true // of a home agent that answers no echoes, these are the only sign
 		m.evaluate("dead path")
 		return
@@ -138,6 +161,18 @@ func (m *Machine) sendDue() {
 	if m.racing() && m.race.narrow && !slices.ContainsFunc(m.race.attempts, func(a attempt) bool { return a.next != never }) {
 		m.giveUp()
 	}
+}
+
+// turn is when an attempt may begin: the one before it has had its time, even if the rate held that one up.
+func (m *Machine) turn(i int) time.Duration {
+	if i == 0 || m.race.attempts[i].tries > 0 {
+		return 0
+	}
+	before := &m.race.attempts[i-1]
+	if before.tries == 0 && before.next != never {
+		return max(before.next, m.now.Boot) + m.patience(&before.careOf)
+	}
+	return before.first + m.patience(&before.careOf)
 }
 
 // transmit sends one Binding Update and sets the time of the next.
@@ -155,7 +190,9 @@ func (m *Machine) transmit(a *attempt) {
 	default:
 		a.timeout = t.RetransmitNew
 	}
-	a.tries++
+	if a.tries++; a.tries == 1 {
+		a.first = m.now.Boot
+	}
 	a.next = m.now.Boot + a.timeout
 	s := sent{seq: m.seq, at: m.now.Boot, careOf: a.careOf, kind: a.kind, lifetime: t.Lifetime}
 	if a.kind != register {

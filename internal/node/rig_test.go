@@ -456,7 +456,7 @@ func (g *agent) usual(n *netw, f framing, bu *mobility.BindingUpdate, ba *mobili
 // ok says whether node and home agent agree that the node is bound, and the data plane was told the same.
 func (r *rig) ok() bool {
 	g := r.agent
-	return r.m.state == active && !r.m.path.dead && g.bound() && g.net.care.Addr == r.m.bind.careOf.Addr && g.framing == r.m.bind.framing &&
+	return (r.m.state == active || r.m.state == updating && r.m.race.narrow) && !r.m.path.dead && g.bound() && g.net.care.Addr == r.m.bind.careOf.Addr && g.framing == r.m.bind.framing &&
 		g.seen == (seenAt{g.net.care.Addr, g.net.nat}) && r.m.session.up && r.m.session.chain.Layer == r.m.chain(g.net.care.Addr, g.framing).Layer
 }
 
