@@ -113,6 +113,9 @@ func summary(c *config.Config) string {
 	if g := c.Gateway; g != nil {
 		parts = append(parts, fmt.Sprintf("gateway %s with %s, %s", c.Name, count(len(g.Access), "access link"), count(len(g.Anchors), "anchor")))
 	}
+	if n := c.Node; n != nil {
+		parts = append(parts, fmt.Sprintf("mobile node %s at home at %s, with %s", c.Name, n.Home.V6.Addr(), n.Anchor.Name))
+	}
 	return strings.Join(parts, "; ")
 }
 

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"strings"
 
 	"kedge/internal/config"
 	"kedge/internal/system"
@@ -11,12 +14,17 @@ import (
 // file is checked: several files are for several machines.
 func findings(cfgs []*config.Config, here bool) []system.Finding {
 	var n system.Needs
+	var keys []system.Finding
 	for _, c := range cfgs {
 		n.Anchor = n.Anchor || c.Anchor != nil
 		n.Gateway = n.Gateway || c.Gateway != nil
+		n.Node = n.Node || c.Node != nil
+		n.HomeAgent = n.HomeAgent || c.Anchor != nil && c.Anchor.DSMIP6 != nil
+		n.Guarded = n.Guarded || protected(c)
 		if len(cfgs) > 1 && !here {
 			continue
 		}
+		keys = append(keys, keyFindings(c)...)
 		if a := c.Anchor; a != nil {
 			for _, x := range a.Addresses {
 				n.Addresses = append(n.Addresses, x.String())
@@ -29,7 +37,32 @@ func findings(cfgs []*config.Config, here bool) []system.Finding {
 			}
 		}
 	}
-	return system.Checks(n)
+	return append(system.Checks(n), keys...)
+}
+
+// keyFindings says which key files of a config are missing, open to others or wrong.
+func keyFindings(c *config.Config) []system.Finding {
+	_, err := securityPeers(c)
+	var wrong config.Errors
+	errors.As(err, &wrong)
+	bad := map[string]*config.Error{}
+	for _, w := range wrong {
+		i, _, _ := strings.Cut(w.Key, "]")
+		bad[i+"]"] = w
+	}
+	var out []system.Finding
+	for i, p := range c.Peers {
+		file := cmp.Or(p.ESP.KeyFile, p.RFC4285.KeyFile)
+		if file == "" {
+			continue
+		}
+		f := system.Finding{Name: "key file " + file, Detail: "readable by its owner only, and whole", Feature: "signalling with " + p.Name}
+		if w := bad[fmt.Sprintf("security.peers[%d]", i)]; w != nil {
+			f.Severity, f.Detail, f.Do = system.Fatal, w.Problem, w.Want
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // writeFindings writes a line a finding, and below it what to do.

@@ -140,11 +140,42 @@ func writeStatus(e *env, st *api.Status, now time.Time) error {
 			fmt.Fprintf(e.stdout, "\n  note: %s\n", n)
 		}
 	}
+	if err := writeAssociations(e, st.Security); err != nil {
+		return err
+	}
 	for i, w := range st.Warnings {
 		if i == 0 {
 			fmt.Fprintln(e.stdout)
 		}
 		fmt.Fprintf(e.stdout, "warning: %s: %s: %s (%s)\n", w.Where, w.Key, w.Text, w.Kind)
+	}
+	return nil
+}
+
+// writeAssociations shows what protects signalling, a line a direction.
+func writeAssociations(e *env, list []api.Association) error {
+	if len(list) == 0 {
+		return nil
+	}
+	fmt.Fprint(e.stdout, "\nsecurity associations\n")
+	t := newTable("PEER", "FOR", "DIRECTION", "SPI", "SUITE", "SEQUENCE", "PACKETS", "REPLAYED", "BAD ICV")
+	some := func(n uint64) string {
+		if n == 0 {
+			return ""
+		}
+		return strconv.FormatUint(n, 10)
+	}
+	for _, a := range list {
+		t.add(a.Peer, a.Protects, a.Direction, fmt.Sprintf("%#x", a.SPI), a.Suite, strconv.FormatUint(a.Sequence, 10),
+			strconv.FormatUint(a.Packets, 10), some(a.Replayed), some(a.BadICV))
+	}
+	if err := t.write(e.stdout, "  "); err != nil {
+		return err
+	}
+	for _, a := range list {
+		for _, n := range a.Notes {
+			fmt.Fprintf(e.stdout, "\n  note: %s, %s: %s\n", a.Peer, a.Direction, n)
+		}
 	}
 	return nil
 }
@@ -190,12 +221,8 @@ func (c *bindingsCmd) Run(e *env) error {
 }
 
 func writeBindings(e *env, list []api.Binding, now time.Time, indent string) error {
-	t := newTable("ID", "STATE", "IPV4", "PREFIXES", "GATEWAY", "ANCHOR", "LINK", "EXPIRES", "SINCE", "DIALECT")
+	t := newTable("ID", "STATE", "IPV4", "PREFIXES", "HOME", "GATEWAY", "CARE-OF", "ANCHOR", "LINK", "EXPIRES", "SINCE", "DIALECT")
 	for _, b := range list {
-		var prefixes []string
-		for _, p := range b.Prefixes {
-			prefixes = append(prefixes, p.String())
-		}
 		v4 := ""
 		if b.IPv4.IsValid() {
 			v4 = b.IPv4.String()
@@ -208,9 +235,45 @@ func writeBindings(e *env, list []api.Binding, now time.Time, indent string) err
 		if !b.Expires.IsZero() {
 			expires = ago(b.Expires.Sub(now))
 		}
-		t.add(b.ID, b.State, v4, strings.Join(prefixes, ","), at, addr(b.Anchor), link(b.Binding), expires, since(b.Since, now), b.Dialect)
+		prefixes, home, careOf := b.Prefixes, []netip.Prefix(nil), ""
+		if b.Kind == "host" { // it registered by itself: what counts is its addresses, and how packets reach it
+			prefixes, home, at, v4, careOf = nil, b.Home, "", "", reached(&b.Binding)
+		}
+		t.add(b.ID, b.State, v4, joined(prefixes), joined(home), at, careOf, addr(b.Anchor), link(b.Binding), expires, since(b.Since, now), b.Dialect)
 	}
 	return t.write(e.stdout, indent)
+}
+
+// reached says where a mobile node is, and what packets to it are in.
+func reached(b *core.Binding) string {
+	if !b.CareOf.IsValid() {
+		return ""
+	}
+	out := b.CareOf.String()
+	if b.Framing == "udp" {
+		out = "udp " + out
+		if b.Port != 0 {
+			out = "udp " + netip.AddrPortFrom(b.CareOf, b.Port).String()
+		}
+	}
+	if b.NAT {
+		out += " behind NAT"
+	}
+	return out
+}
+
+// joined writes prefixes, single addresses without their length; an IPv4-mapped one is what it maps.
+func joined(list []netip.Prefix) string {
+	var out []string
+	for _, p := range list {
+		switch {
+		case p.IsSingleIP():
+			out = append(out, p.Addr().Unmap().String())
+		default:
+			out = append(out, p.String())
+		}
+	}
+	return strings.Join(out, ",")
 }
 
 // link is the interface, and the host's address on it.

@@ -74,7 +74,7 @@ func (r *role) sysctl(name, value string) error {
 
 // source gives the values that a scrape reads.
 func (r *role) source(name string) observe.Source {
-	return observe.Source{
+	src := observe.Source{
 		Role: name,
 		Status: func() (core.Status, bool) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -90,6 +90,16 @@ func (r *role) source(name string) observe.Source {
 			return drops
 		},
 	}
+	if name == "node" { // it has two bindings at most
+		src.Bindings = func() ([]core.Binding, bool) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			body, err := r.loop.Command(ctx, core.GetBindings{})
+			list, ok := body.([]core.Binding)
+			return list, ok && err == nil
+		}
+	}
+	return src
 }
 
 // settle removes what an earlier run left behind, once this one has applied its state.

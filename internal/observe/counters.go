@@ -53,6 +53,7 @@ type roleCounters struct {
 	drops       map[[2]string]uint64
 	refusals    map[string]uint64
 	retransmits map[string]uint64
+	paths       map[[2]string]uint64 // what a mobile node found out about its path, and how
 	handover    map[string]prometheus.Histogram
 }
 
@@ -61,7 +62,7 @@ func (c *counters) role(name string) *roleCounters {
 	defer c.mu.Unlock()
 	r := c.roles[name]
 	if r == nil {
-		r = &roleCounters{all: c, name: name, drops: make(map[[2]string]uint64), refusals: make(map[string]uint64), retransmits: make(map[string]uint64),
+		r = &roleCounters{all: c, name: name, drops: make(map[[2]string]uint64), refusals: make(map[string]uint64), retransmits: make(map[string]uint64), paths: make(map[[2]string]uint64),
 			handover: make(map[string]prometheus.Histogram)}
 		c.roles[name] = r
 	}
@@ -101,6 +102,10 @@ func (r *roleCounters) emit(e *core.Emit) {
 		typ, _ := field(e, "type").(string)
 		r.mu.Lock()
 		add(r.retransmits, typ, "other")
+		r.mu.Unlock()
+	case "path":
+		r.mu.Lock()
+		add(r.paths, [2]string{e.To, e.Why}, [2]string{e.To, "other"})
 		r.mu.Unlock()
 	case "handover":
 		phase, named := field(e, "phase").(string)

@@ -12,6 +12,7 @@ import (
 	"kedge/internal/access"
 	"kedge/internal/core"
 	"kedge/wire"
+	"kedge/wire/ip"
 	"kedge/wire/mobility"
 )
 
@@ -27,6 +28,8 @@ const (
 	typeBindingError
 	typeRefreshRequest
 	typeOtherMH
+	typeEcho
+	typeEchoReply
 	typeRS
 	typeRA
 	typeNS
@@ -39,7 +42,7 @@ const (
 	numTypes
 )
 
-var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "mh",
+var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "mh", "echo", "echo-reply",
 	"rs", "ra", "ns", "na", "arp", "dhcp", "mld", "frame", "unreadable"}
 
 // classify gives the type of a message and the status of an answer (-1 for others). It allocates nothing.
@@ -68,6 +71,14 @@ func classify(body any) (typ int, status int) {
 		return typeRefreshRequest, -1
 	case mobility.Message:
 		return typeOtherMH, -1
+	case *ip.Echo:
+		if m == nil {
+			return typeUnreadable, -1
+		}
+		if m.Reply {
+			return typeEchoReply, -1
+		}
+		return typeEcho, -1
 	case *access.Frame:
 		if m == nil {
 			return typeUnreadable, -1
@@ -112,6 +123,19 @@ func describe(dir string, p core.Path, body any, err error) (name string, f map[
 	if p.If != 0 {
 		f["if_index"] = p.If
 	}
+	if p.Home.IsValid() {
+		f["home"] = p.Home.String()
+	}
+	if p.Own.IsValid() {
+		f["own"] = p.Own.String()
+	}
+	if p.Outer.N > 0 {
+		l := &p.Outer.Layer[0]
+		f["encap"], f["outer_remote"] = "ip", l.Remote.Addr().String()
+		if l.Remote.Port() != 0 {
+			f["encap"], f["outer_remote"] = "udp", l.Remote.String()
+		}
+	}
 	if p.Auth.Kind != "" {
 		f["auth"] = p.Auth.Kind
 	}
@@ -143,12 +167,17 @@ func describe(dir string, p core.Path, body any, err error) (name string, f map[
 		}
 	}
 	if m, ok := body.(mobility.Message); ok {
-		describeOptions(m.GetOptions(), f)
+		describeOptions(m.GetOptions(), f, typ == typeBU || typ == typeBA)
 	}
 	return strings.ToUpper(typeNames[typ]), f
 }
 
-func describeOptions(o mobility.Options, f map[string]any) {
+// describeOptions: host says that the message is of a mobile node, not of a gateway: the same numbers have other names there.
+func describeOptions(o mobility.Options, f map[string]any, host bool) {
+	v4 := "draft-pmip6-v4-02"
+	if host {
+		v4 = "rfc5555"
+	}
 	if id, ok := o.MobileNodeID(); ok {
 		f["sub"] = id.ID
 	}
@@ -169,10 +198,10 @@ func describeOptions(o mobility.Options, f map[string]any) {
 		f["dialect"], f["hoa"] = dialect, a.String()+"/"+strconv.Itoa(int(bits))
 	}
 	if v, ok := o.IPv4HomeAddress(); ok {
-		hoa("draft-pmip6-v4-02", v.Addr, v.PrefixLen)
+		hoa(v4, v.Addr, v.PrefixLen)
 	}
 	if v, ok := o.IPv4AddressAck(); ok {
-		hoa("draft-pmip6-v4-02", v.Addr, v.PrefixLen)
+		hoa(v4, v.Addr, v.PrefixLen)
 		f["hoa_status"] = uint8(v.Status)
 	}
 	if v, ok := o.IPv4HomeAddressRequest(); ok {
@@ -181,6 +210,15 @@ func describeOptions(o mobility.Options, f map[string]any) {
 	if v, ok := o.IPv4HomeAddressReply(); ok {
 		hoa("rfc5844", v.Addr, v.PrefixLen)
 		f["hoa_status"] = uint8(v.Status)
+	}
+	if c, ok := o.AlternateCareOf(); ok {
+		f["coa"] = c.Addr.String()
+	}
+	if c, ok := o.IPv4CareOf(); ok {
+		f["coa"] = c.Addr.String()
+	}
+	if n, ok := o.NATDetection(); ok {
+		f["force_udp"], f["nat_refresh_s"] = n.F, n.Refresh
 	}
 	if t, ok := o.Timestamp(); ok {
 		f["timestamp"] = t.Time().UTC()

@@ -10,7 +10,7 @@ import (
 
 // identifying are the fields that name a host; with redaction on they are shortened.
 var identifying = map[string]bool{"sub": true, "hoa": true, "hnp": true, "mac": true, "ipv4": true, "prefixes": true, "link_layer_id": true,
-	"src_mac": true, "dst_mac": true, "src": true, "dst": true}
+	"hoa4": true, "coa": true, "former_coa": true, "home": true, "own": true, "outer_remote": true, "src_mac": true, "dst_mac": true, "src": true, "dst": true}
 
 // secret are fields that no machine should emit; if one does, the value stays here.
 var secret = []string{"secret", "password", "psk", "key_material", "auth_key", "enc_key"}

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -18,6 +19,8 @@ type Source struct {
 	Status func() (core.Status, bool)
 	// Tunnel is the data plane's traffic by encapsulation ("ip4-in-ip6").
 	Tunnel func() map[string]core.Counter
+	// Bindings are a mobile node's. What is told of them has no address.
+	Bindings func() ([]core.Binding, bool)
 	// Drops are the data plane's, by text of a wire.Reason.
 	Drops func() map[string]uint64
 }
@@ -45,6 +48,8 @@ var (
 	descDrops       = desc("drops_total", "Messages and packets that were dropped.", "role", "layer", "reason")
 	descRefusals    = desc("refusals_total", "Requests that were refused.", "role", "reason")
 	descRetransmits = desc("retransmits_total", "Requests that were sent again.", "role", "type")
+	descPaths       = desc("path_changes_total", "What a mobile node found out about its path to the home agent: dead, alive, udp.", "role", "to", "reason")
+	descCareOf      = desc("care_of", "Bindings of a mobile node by the family of its care-of address and the framing of packets.", "family", "framing")
 	descTunnelPkts  = desc("tunnel_packets_total", "Packets in tunnels.", "encap", "dir")
 	descTunnelBytes = desc("tunnel_octets_total", "Octets of inner packets in tunnels.", "encap", "dir")
 	descPoolFree    = desc("pool_free", "Addresses or prefixes of a pool that can be handed out.", "pool")
@@ -100,7 +105,7 @@ func (s sums) add(d *prometheus.Desc, kind prometheus.ValueType, v float64, labe
 }
 
 // labelCount is how many of a series' labels its description has.
-var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descTunnelPkts: 2, descTunnelBytes: 2, descPoolFree: 1}
+var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descCareOf: 2, descTunnelPkts: 2, descTunnelBytes: 2, descPoolFree: 1}
 
 func (s sums) collect(out chan<- prometheus.Metric) {
 	for k, v := range s {
@@ -139,6 +144,9 @@ func (r *roleCounters) collect(role string, out chan<- prometheus.Metric, sum su
 	for k, v := range r.retransmits {
 		counter(out, descRetransmits, v, role, k)
 	}
+	for k, v := range r.paths {
+		counter(out, descPaths, v, role, k[0], k[1])
+	}
 	for _, h := range r.handover {
 		h.Collect(out)
 	}
@@ -155,6 +163,13 @@ func (s *Source) collect(sum sums) {
 			}
 		}
 	}
+	if s.Bindings != nil {
+		if list, ok := s.Bindings(); ok {
+			for _, b := range list {
+				sum.add(descCareOf, prometheus.GaugeValue, 1, family(b.CareOf), b.Framing)
+			}
+		}
+	}
 	if s.Tunnel != nil {
 		for encap, n := range s.Tunnel() {
 			sum.add(descTunnelPkts, prometheus.CounterValue, float64(n.PacketsIn), encap, "in")
@@ -168,4 +183,14 @@ func (s *Source) collect(sum sums) {
 			sum.add(descDrops, prometheus.CounterValue, float64(n), s.Role, "forwarding", reason)
 		}
 	}
+}
+
+func family(a netip.Addr) string {
+	switch {
+	case a.Is4() || a.Is4In6():
+		return "v4"
+	case a.IsValid():
+		return "v6"
+	}
+	return "none"
 }

@@ -13,6 +13,7 @@
 //	message-ignored   a message was dropped; Why is a wire.Reason, field layer: kedge_drops_total
 //	dropped           the data plane told of a dropped packet; it counts them itself
 //	retransmit        field type: kedge_retransmits_total
+//	path              a mobile node's path to its home agent, To alive, dead or udp because of Why: kedge_path_changes_total
 //	handover          fields phase and took_ms: kedge_handover_seconds
 //	clock             fields peer and offset_ms: kedge_clock_offset_seconds
 //

@@ -21,6 +21,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/loop"
 	"kedge/wire"
+	"kedge/wire/ip"
 	"kedge/wire/mobility"
 )
 
@@ -338,7 +339,20 @@ func TestMetrics(t *testing.T) {
 			Drops: func() map[string]uint64 { return map[string]uint64{string(wire.WrongSource): 3} }})
 	}
 	h.AddSource(Source{Role: "gateway", Status: func() (core.Status, bool) { return core.Status{}, false }})
+	n := h.Role("node")
+	for range 2 {
+		n.Emit(at, 0, core.Emit{Name: "path", From: "alive", To: "dead", Why: "no-answer", Fields: map[string]any{"coa": "192.0.2.7"}})
+	}
+	n.Message(at, 0, "out", path, &ip.Echo{}, nil)
+	n.Message(at, 0, "in", path, &ip.Echo{Reply: true}, nil)
+	h.AddSource(Source{Role: "node", Bindings: func() ([]core.Binding, bool) {
+		coa := netip.MustParseAddr("192.0.2.7")
+		return []core.Binding{{CareOf: coa, Framing: "udp"}, {CareOf: coa, Framing: "udp"}}, true
+	}})
 	want := `
+# HELP kedge_care_of Bindings of a mobile node by the family of its care-of address and the framing of packets.
+# TYPE kedge_care_of gauge
+kedge_care_of{family="v4",framing="udp"} 2
 # HELP kedge_clock_offset_seconds A peer's clock minus ours, when it last refused a timestamp.
 # TYPE kedge_clock_offset_seconds gauge
 kedge_clock_offset_seconds{peer="lma1"} -0.25
@@ -355,6 +369,11 @@ kedge_messages_total{dir="in",role="gateway",status="1",type="bra"} 1
 kedge_messages_total{dir="in",role="gateway",status="155",type="pba"} 2
 kedge_messages_total{dir="out",role="gateway",status="",type="bu"} 1
 kedge_messages_total{dir="out",role="gateway",status="",type="pbu"} 1
+kedge_messages_total{dir="in",role="node",status="",type="echo-reply"} 1
+kedge_messages_total{dir="out",role="node",status="",type="echo"} 1
+# HELP kedge_path_changes_total What a mobile node found out about its path to the home agent: dead, alive, udp.
+# TYPE kedge_path_changes_total counter
+kedge_path_changes_total{reason="no-answer",role="node",to="dead"} 2
 # HELP kedge_pool_free Addresses or prefixes of a pool that can be handed out.
 # TYPE kedge_pool_free gauge
 kedge_pool_free{pool="hnp"} 10
@@ -378,7 +397,7 @@ kedge_tunnel_packets_total{dir="in",encap="ip4-in-ip6"} 2
 kedge_tunnel_packets_total{dir="out",encap="ip4-in-ip6"} 4
 `
 	names := []string{"kedge_clock_offset_seconds", "kedge_drops_total", "kedge_messages_total", "kedge_pool_free", "kedge_refusals_total",
-		"kedge_retransmits_total", "kedge_sessions", "kedge_tunnel_octets_total", "kedge_tunnel_packets_total"}
+		"kedge_care_of", "kedge_path_changes_total", "kedge_retransmits_total", "kedge_sessions", "kedge_tunnel_octets_total", "kedge_tunnel_packets_total"}
 	if err := testutil.GatherAndCompare(h.Gatherer(), strings.NewReader(want), names...); err != nil {
 		t.Error(err)
 	}
@@ -431,10 +450,11 @@ func TestSeriesAreLimited(t *testing.T) {
 	for i := range 10 * maxSeries {
 		o.Emit(at, 0, core.Emit{Name: "refused", Why: fmt.Sprint("reason-", i)})
 		o.Emit(at, 0, core.Emit{Name: "message-ignored", Why: fmt.Sprint("reason-", i)})
+		o.Emit(at, 0, core.Emit{Name: "path", To: "dead", Why: fmt.Sprint("reason-", i)})
 		o.Emit(at, 0, core.Emit{Name: "handover", Fields: map[string]any{"phase": fmt.Sprint("p", i), "took_ms": 1.0}})
 		o.Emit(at, 0, core.Emit{Name: "clock", Fields: map[string]any{"peer": fmt.Sprint("p", i), "offset_ms": 1.0}})
 	}
-	if n, err := testutil.GatherAndCount(h.Gatherer(), "kedge_refusals_total", "kedge_drops_total", "kedge_clock_offset_seconds"); err != nil || n > 3*(maxSeries+1) {
+	if n, err := testutil.GatherAndCount(h.Gatherer(), "kedge_refusals_total", "kedge_drops_total", "kedge_clock_offset_seconds", "kedge_path_changes_total"); err != nil || n > 4*(maxSeries+1) {
 		t.Errorf("%d series, %v", n, err)
 	}
 	if n, err := testutil.GatherAndCount(h.Gatherer(), "kedge_handover_seconds"); err != nil || n != maxPhases+1 {
@@ -488,7 +508,8 @@ func TestClassify(t *testing.T) {
 		{&mobility.BindingAck{Status: 130}, "ba", 130}, {&mobility.BindingAck{Flags: mobility.BAProxy}, "pba", 0},
 		{&mobility.Heartbeat{}, "heartbeat", -1}, {&mobility.Revocation{}, "bri", -1}, {&mobility.Revocation{Ack: true, Code: 2}, "bra", 2},
 		{&mobility.BindingError{Status: 1}, "be", 1}, {&mobility.BindingRefreshRequest{}, "brr", -1}, {&mobility.Raw{MHType: 99}, "mh", -1},
-		{&mobility.TestInit{}, "mh", -1}, {&access.Frame{}, "frame", -1}, {(*access.Frame)(nil), "unreadable", -1}, {nil, "unreadable", -1}, {42, "frame", -1},
+		{&mobility.TestInit{}, "mh", -1}, {&ip.Echo{}, "echo", -1}, {&ip.Echo{Reply: true}, "echo-reply", -1}, {(*ip.Echo)(nil), "unreadable", -1},
+		{&access.Frame{}, "frame", -1}, {(*access.Frame)(nil), "unreadable", -1}, {nil, "unreadable", -1}, {42, "frame", -1},
 	} {
 		if typ, status := classify(c.body); typeNames[typ] != c.name || status != c.status {
 			t.Errorf("%T: %s %d, want %s %d", c.body, typeNames[typ], status, c.name, c.status)

@@ -39,6 +39,8 @@ func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil
 // Needs says what a configuration needs of the host.
 type Needs struct {
 	Anchor, Gateway bool
+	Node, HomeAgent bool
+	Guarded         bool     // signalling is protected by keys
 	Access          []string // access links of the gateway
 	Addresses       []string // of "mh" ports, to be this host's
 }
@@ -59,6 +61,7 @@ func Checks(n Needs) []Finding {
 	if n.Gateway {
 		out = append(out, CheckPacket())
 	}
+	out = append(out, n.mobile()...)
 	for _, name := range n.Access {
 		out = append(out, CheckAccessLink(name))
 	}

@@ -3,6 +3,7 @@ package system
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -30,6 +31,40 @@ func find(t *testing.T, all []Finding, name string) Finding {
 	}
 	t.Fatalf("no finding %q in %+v", name, all)
 	return Finding{}
+}
+
+// TestMobileChecks: what a mobile node and a home agent need beside the rest.
+func TestMobileChecks(t *testing.T) {
+	a := netns.Test(t, "a")
+	must(t, a.Sysctl("net.ipv4.conf.all.rp_filter", "1"))
+	check := func(n Needs) (all []Finding) {
+		must(t, a.Do(func() error { all = Checks(n); return nil }))
+		return all
+	}
+	all := check(Needs{Node: true})
+	for name, want := range map[string]Severity{"TUN": Fine, "nftables": Fine, "UDP port 4191": Fine, "net.ipv4.conf.all.rp_filter": Advice} {
+		if f := find(t, all, name); f.Severity != want || want != Fine && f.Do == "" {
+			t.Errorf("%+v", f)
+		}
+	}
+	find(t, all, "optimistic addresses")
+	must(t, a.Do(func() error {
+		c, err := net.ListenPacket("udp4", ":4191")
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+		}
+		return err
+	}))
+	all = check(Needs{Anchor: true, HomeAgent: true})
+	if f := find(t, all, "UDP port 4191"); f.Severity != Advice || f.Detail != "is in use" {
+		t.Errorf("%+v", f)
+	}
+	for _, f := range check(Needs{Anchor: true}) {
+		if f.Name == "nftables" || f.Name == "UDP port 4191" {
+			t.Errorf("an anchor of gateways is asked for %s", f.Name)
+		}
+	}
+	find(t, check(Needs{Gateway: true, Guarded: true}), "nftables")
 }
 
 func TestChecks(t *testing.T) {

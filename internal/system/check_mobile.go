@@ -1,0 +1,89 @@
+package system
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// mobile runs the checks of what mobile nodes, their home agents and protected signalling need.
+func (n *Needs) mobile() []Finding {
+	var out []Finding
+	if n.Guarded || n.Node || n.HomeAgent {
+		out = append(out, CheckNft())
+	}
+	if n.Node || n.HomeAgent {
+		out = append(out, CheckUDP(udpPort))
+	}
+	if n.Node {
+		out = append(out, CheckReversePath(), CheckOptimistic())
+		if !n.Anchor {
+			out = append(out, CheckTUN())
+		}
+	}
+	return out
+}
+
+// udpPort carries signalling and data over IPv4 (RFC 5555 9).
+const udpPort = 4191
+
+// CheckNft asks the kernel for its tables of rules: the "ip" port has one of its own, which keeps the kernel from answering packets
+// that it does not know.
+func CheckNft() Finding {
+	f := Finding{Name: "nftables", Detail: "answers", Feature: "Home Address options and type 2 routing headers, which the kernel refuses"}
+	c, err := nftables.New()
+	if err == nil {
+		_, err = c.ListTablesOfFamily(nftables.TableFamilyIPv6)
+	}
+	if err != nil {
+		err = &hinted{fmt.Errorf("nftables: %w", err), "modprobe nf_tables; in a container: let the host load it, and give CAP_NET_ADMIN"}
+	}
+	return finding(f, err)
+}
+
+// CheckUDP binds a port and lets it go.
+func CheckUDP(port int) Finding {
+	f := Finding{Name: fmt.Sprintf("UDP port %d", port), Detail: "is free", Feature: "mobile nodes in IPv4 networks"}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return finding(f, err)
+	}
+	defer unix.Close(fd)
+	err = unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		f.Severity, f.Detail = Advice, "is in use"
+		f.Do = fmt.Sprintf("nothing if that is this daemon, running; else end what `ss -ulnp sport = :%d` shows", port)
+		return f
+	}
+	return finding(f, err)
+}
+
+// CheckReversePath looks whether the kernel drops packets that come by another link than it would answer by.
+func CheckReversePath() Finding {
+	f := Finding{Name: "net.ipv4.conf.all.rp_filter", Feature: "two links at a time"}
+	b, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter")
+	f.Detail = "is " + strings.TrimSpace(string(b))
+	switch {
+	case err != nil:
+		return finding(f, err)
+	case f.Detail == "is 1":
+		f.Severity = Advice
+		f.Do = "write net.ipv4.conf.all.rp_filter = 2 to /etc/sysctl.d/kedge.conf: while the node changes links, packets come by the former one"
+	}
+	return f
+}
+
+// CheckOptimistic looks whether the kernel can use an address before it is known to be unique (RFC 4429).
+func CheckOptimistic() Finding {
+	f := Finding{Name: "optimistic addresses", Detail: "the kernel has them", Feature: "care-of addresses at once, not after a second"}
+	if _, err := os.Stat("/proc/sys/net/ipv6/conf/all/optimistic_dad"); err != nil {
+		f.Severity, f.Detail = Advice, "the kernel was built without CONFIG_IPV6_OPTIMISTIC_DAD"
+		f.Do = "nothing: the node detects duplicates by itself while it uses the address"
+	}
+	return f
+}
