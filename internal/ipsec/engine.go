@@ -130,7 +130,7 @@ func (e *Engine) newPeer(c Peer) (*peer, error) {
 	default:
 		return fail("protection %q: write esp, rfc4285 or none", c.Protection)
 	}
-	if len(c.Addresses)+len(c.Homes) == 0 && c.Protection != RFC4285 {
+	if len(c.Addresses)+len(c.Homes) == 0 {
 		return fail("neither an address nor a home address")
 	}
 	e.peers[c.Name] = p
@@ -354,11 +354,8 @@ func (e *Engine) Check(now core.Now, t Traffic, auth core.Auth) (core.Auth, erro
 		}
 		return auth, nil
 	case KindRFC4285:
-		// A node that has no home address yet asks with the unspecified one (RFC 4285 3, RFC 4283): then nobody's
-		// policy is about it, and its association says who it is.
 		m := e.mobility[auth.SPI]
-		asks := p == nil && t.remote().IsUnspecified()
-		if m == nil || m.Name != auth.Peer || !asks && (p != m || action != Sign) {
+		if m == nil || m != p || m.Name != auth.Peer || action != Sign {
 			return fail(p, wire.WrongAssociation)
 		}
 		return auth, nil

@@ -388,7 +388,7 @@ func TestRFC4285Policy(t *testing.T) {
 		{bu, core.Auth{Kind: KindRFC4285, SPI: 701, Peer: "two"}, wire.WrongAssociation},
 		{bu, core.Auth{Kind: KindRFC4285, SPI: 701, Peer: "one"}, wire.WrongAssociation},
 		{bu, core.Auth{Kind: KindNone}, wire.Unprotected},
-		{unknown, core.Auth{Kind: KindRFC4285, SPI: 700, Peer: "one"}, ""},
+		{unknown, core.Auth{Kind: KindRFC4285, SPI: 700, Peer: "one"}, wire.WrongAssociation},
 	} {
 		if got, err := e.Check(at(0), c.t, c.auth); reasonOf(err) != c.want || err == nil && got != c.auth {
 			t.Errorf("%v %v: %v", c.t, c.auth, err)
