@@ -41,6 +41,7 @@ func (m *Machine) addressChanged(c *core.HostChanged) {
 			m.host.forgetAddress(l, a) // to be set again
 		}
 		m.found(l)
+		m.others(l)
 		return
 	}
 	h := readHeld(c)
@@ -256,12 +257,27 @@ func (m *Machine) candidates6(l *link, want []candidate) []candidate {
 func (m *Machine) isHome(a netip.Addr) bool { return slices.Contains(m.cfg.Home, a) }
 
 // elsewhere says whether another link has the address already: behind two NATs that happens, and a rule by source cannot
-// tell them apart. The one that was there first stays.
+// tell them apart. A link that is down has no claim, and gives the address up.
 func (m *Machine) elsewhere(l *link, a netip.Addr) bool {
 	for _, ifi := range m.order {
-		if o := m.links[ifi]; o != l && slices.ContainsFunc(o.addrs, func(x *addr) bool { return x.a == a }) {
+		o := m.links[ifi]
+		at := slices.IndexFunc(o.addrs, func(x *addr) bool { return x.a == a })
+		switch {
+		case o == l || at < 0:
+		case o.carrier || !l.carrier:
 			return true
+		default:
+			m.dropAddr(o, o.addrs[at], "another link has it now")
 		}
 	}
 	return false
+}
+
+// others looks at the links but l again: what it had may be theirs now.
+func (m *Machine) others(l *link) {
+	for _, ifi := range m.order {
+		if o := m.links[ifi]; o != l && o.carrier {
+			m.found(o)
+		}
+	}
 }

@@ -215,6 +215,7 @@ func (m *Machine) linkDown(l *link) {
 	if l.pat != nil {
 		m.emit(core.Emit{Name: "link", From: "up", To: "down", Why: "carrier", Fields: map[string]any{"if": l.name}})
 	}
+	m.others(l)
 }
 
 // bucket lets rate events a second pass, and burst at once.
