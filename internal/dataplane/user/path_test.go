@@ -31,6 +31,7 @@ type path struct {
 	t                         *testing.T
 	host, host2, mag, lma, cn netns.NsHandle
 	gateway, anchor           *Plane
+	source                    netip.Addr // of connections, if not the kernel's choice
 }
 
 // in runs f on a thread in namespace n.
@@ -282,7 +283,11 @@ func (p *path) transfer(from netns.NsHandle, to netip.Addr, at netns.NsHandle, n
 	sum := sha256.New()
 	start := time.Now()
 	p.must(from, func() error {
-		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, 8080).String(), 5*time.Second)
+		d := net.Dialer{Timeout: 5 * time.Second}
+		if p.source.IsValid() {
+			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.source, 0))
+		}
+		c, err := d.Dial("tcp", netip.AddrPortFrom(to, 8080).String())
 		if err != nil {
 			return fmt.Errorf("%w; %s", err, p.drops())
 		}
