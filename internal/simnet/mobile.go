@@ -107,6 +107,7 @@ func (i *Iface) address(p netip.Prefix, value string, gone bool) {
 	} else {
 		i.addrs = append(i.addrs, p)
 	}
+	i.m.s.trace("%s: %s address %s gone %v", i.m.Name, i.Name, p, gone)
 	i.m.Do(core.HostChanged{Gone: gone, Op: core.HostOp{Kind: "address", If: i.If, Name: i.Name, Prefix: p, Value: value}})
 }
 

@@ -41,6 +41,9 @@ func TestNeverStuck(t *testing.T) {
 // stuck does twenty random things to a roaming node, ends in a usable network, and gives the time until it is reachable.
 func stuck(t *testing.T, seed uint64, verbose bool) time.Duration {
 	r := newRoam(t, roamOptions{seed: seed, quiet: true})
+	if verbose {
+		r.Trace.Max = 0 // all of it
+	}
 	defer func() {
 		if t.Failed() || verbose {
 			t.Logf("seed %d:\n%s", seed, r.Trace)
@@ -82,19 +85,29 @@ func (r *roam) disturb(pick func() *Visited) {
 	case 8:
 		if r.ha.Up() {
 			r.ha.Kill()
-		} else if err := r.ha.Start(); err != nil {
-			r.t.Fatal(err)
+		} else {
+			r.start(r.ha)
 		}
 	case 9:
 		r.core.Cond.Loss = []float64{0, 0.05, 0.3, 1}[rng.IntN(4)]
 	case 10:
 		r.core.Cond.Jitter, r.core.Cond.Duplicate = time.Duration(rng.Int64N(int64(50*ms))), 0.1*rng.Float64()
 	case 11:
-		if r.mn.Up() {
-			r.mn.Kill()
-		} else if err := r.mn.Start(); err != nil {
-			r.t.Fatal(err)
+		if rng.IntN(3) > 0 || !r.mn.Up() { // or it would seldom live long enough to get into trouble
+			return
 		}
+		r.mn.Kill()
+		r.After(time.Duration(rng.Int64N(int64(10*sec))), func() {
+			if !r.mn.Up() {
+				r.start(r.mn)
+			}
+		})
+	}
+}
+
+func (r *roam) start(n *Node) {
+	if err := n.Start(); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
@@ -103,13 +116,8 @@ func (r *roam) settle(pick func() *Visited) {
 	rng := r.Rand()
 	r.core.Cond = Conditions{Latency: roamLatency}
 	for _, n := range []*Node{r.ha, r.mn} {
-		if n.frozen {
-			n.Kill() // as a reboot does
-		}
 		if !n.Up() {
-			if err := n.Start(); err != nil {
-				r.t.Fatal(err)
-			}
+			r.start(n)
 		}
 	}
 	i := r.mn.Iface("wl0")
@@ -124,5 +132,6 @@ func (r *roam) settle(pick func() *Visited) {
 	default:
 		v.SetIPv4(true)
 	}
+	r.RunUntil(60*sec, func() bool { return !r.mn.frozen })
 	r.trace("%s", fmt.Sprintf("settled: wl0 on %s (IPv6 %v, IPv4 %v)", v.Name, v.has6, v.has4))
 }

@@ -178,6 +178,7 @@ func (m *Machine) unmanage(l *link, why string) {
 	l.sol = solicitation{next: never}
 	l.pat = nil
 	m.order = slices.DeleteFunc(m.order, func(i int) bool { return i == l.ifi })
+	m.others(l)
 	m.leftHome(l)
 }
 
