@@ -37,7 +37,8 @@ type Port interface {
 
 // HostOp is one thing of the operating system. Kind: route, rule, address, link, neighbour, proxy (ND or ARP by the
 // family of Prefix), sysctl. Name is the interface name (or the sysctl's), If its index; either is enough. Src is the
-// source address that a route prefers, Metric its rank (0 = the kernel's choice). What Value says is in package system.
+// source address that a route prefers, Metric its rank (0 = the kernel's choice), Proto who set it, which only Watch tells. What
+// Value says is in package system.
 type HostOp struct {
 	Kind        string
 	Del         bool
@@ -47,6 +48,7 @@ type HostOp struct {
 	MAC         MAC
 	Table, MTU  int
 	Metric      int
+	Proto       uint8
 	Name, Value string
 }
 

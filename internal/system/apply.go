@@ -69,6 +69,12 @@ func describe(op core.HostOp) string {
 	if op.MAC != (core.MAC{}) {
 		b.WriteString(" mac " + op.MAC.String())
 	}
+	if op.Src.IsValid() {
+		b.WriteString(" src " + op.Src.String())
+	}
+	if op.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", op.Metric)
+	}
 	if op.MTU != 0 {
 		fmt.Fprintf(&b, " mtu %d", op.MTU)
 	}
@@ -85,9 +91,14 @@ func describe(op core.HostOp) string {
 // operation is idempotent: setting what is set and removing what is not there succeed. Del removes only what carries our
 // tag; setting never replaces a route, neighbour or proxy of somebody else, it fails instead.
 //
-//	route      Prefix, by Via, to Name or If, or both; Table (0 = main); MTU; Value: unreachable, blackhole or prohibit
-//	rule       packets from Prefix (Value "to": to Prefix), in by Name, look up Table; Value may add "priority N"
-//	address    Prefix on Name or If; Value "nodad" (IPv6): usable at once
+//	route      Prefix, by Via, to Name or If, or both (then Via need not be in a prefix of the link); Src, the source it prefers;
+//	           Table (0 = main); Metric (0: the kernel's, 1024 in IPv6); MTU; Value: unreachable, blackhole or prohibit, "advmss N".
+//	           Routes of a table to one prefix differ by their metric: setting one with the same replaces it
+//	rule       packets from Prefix (Value "to": to Prefix; ::/0 and 0.0.0.0/0: all of a family), in by Name, look up Table; Value
+//	           may add "priority N", "dport N", and "suppress N": a route found there counts only if its prefix is longer than N
+//	address    Prefix on Name or If; Value, words: "nodad" (IPv6), usable at once; "optimistic" (IPv6, RFC 4429), usable while
+//	           duplicate address detection runs; "noprefixroute", without a route to its prefix; "deprecated", only for
+//	           connections that have it (RFC 4862 5.5.4). Setting it again changes the last two
 //	link       of Name or If: Value up or down, MTU, MAC
 //	neighbour  Prefix (a single address) has MAC on Name or If
 //	proxy      Prefix (a single address) is answered for by ND or ARP on Name or If; IPv6 switches proxy_ndp on there.
@@ -264,7 +275,7 @@ func keyOf(op core.HostOp, ifi int) object {
 	o := object{kind: op.Kind, ifi: ifi, prefix: op.Prefix, table: op.Table}
 	switch op.Kind {
 	case "route":
-		o.ifi, o.prefix = 0, op.Prefix.Masked()
+		o.ifi, o.prefix, o.metric = 0, op.Prefix.Masked(), metric(op.Metric, family(op.Prefix.Addr()))
 		if o.table == 0 {
 			o.table = unix.RT_TABLE_MAIN
 		}

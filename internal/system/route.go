@@ -46,18 +46,55 @@ func prefixOf(n *net.IPNet, fam int) netip.Prefix {
 	return netip.PrefixFrom(a, ones)
 }
 
+// parseRoute reads the words of a route operation's value.
+func parseRoute(value string) (kind, advmss int, err error) {
+	kind = unix.RTN_UNICAST
+	words := strings.Fields(value)
+	for i := 0; i < len(words); i++ {
+		w := words[i]
+		if k, ok := routeTypes[w]; ok {
+			kind = k
+			continue
+		}
+		if w != "advmss" || i+1 == len(words) {
+			return 0, 0, fmt.Errorf("value %q: want unreachable, blackhole, prohibit or advmss N", value)
+		}
+		i++
+		n, err := strconv.ParseUint(words[i], 10, 16)
+		if err != nil {
+			return 0, 0, fmt.Errorf("advmss %q: %w", words[i], err)
+		}
+		advmss = int(n)
+	}
+	return kind, advmss, nil
+}
+
+// metric of a route: what IPv6 takes for none given (IP6_RT_PRIO_USER).
+func metric(m, fam int) int {
+	if m == 0 && fam == netlink.FAMILY_V6 {
+		return 1024
+	}
+	return m
+}
+
 func (h *Host) route(op core.HostOp) error {
-	kind, ok := routeTypes[op.Value]
-	if !ok {
-		return fmt.Errorf("value %q is none of unreachable, blackhole, prohibit", op.Value)
+	kind, advmss, err := parseRoute(op.Value)
+	if err != nil {
+		return err
 	}
 	if !op.Prefix.IsValid() {
 		return errors.New("no prefix given")
 	}
 	op.Prefix = op.Prefix.Masked()
 	r := &netlink.Route{
-		Dst: ipnet(op.Prefix), Protocol: netlink.RouteProtocol(h.opt.Tag), Type: kind, Table: op.Table, MTU: op.MTU,
-		Family: family(op.Prefix.Addr()),
+		Dst: ipnet(op.Prefix), Protocol: netlink.RouteProtocol(h.opt.Tag), Type: kind, Table: op.Table, MTU: op.MTU, AdvMSS: advmss,
+		Family: family(op.Prefix.Addr()), Priority: op.Metric,
+	}
+	if op.Src.IsValid() {
+		if family(op.Src) != r.Family {
+			return fmt.Errorf("source %s is of another family than %s", op.Src, op.Prefix)
+		}
+		r.Src = op.Src.AsSlice()
 	}
 	if r.Table == 0 {
 		r.Table = unix.RT_TABLE_MAIN
@@ -97,14 +134,24 @@ func (h *Host) route(op core.HostOp) error {
 		}
 		return err
 	}
+	err = h.addRoute(r, op)
+	if (errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH)) && r.LinkIndex != 0 && op.Via.IsValid() {
+		// No route leads to the next hop: the operation says on which link it is (a router outside its clients' prefix).
+		r.Flags |= int(netlink.FLAG_ONLINK)
+		err = h.addRoute(r, op)
+	}
+	if err == nil {
+		h.mark(op, 0)
+	}
+	return err
+}
+
+func (h *Host) addRoute(r *netlink.Route, op core.HostOp) error {
 	err := h.nl.RouteAdd(r)
 	if errors.Is(err, unix.EEXIST) {
 		if err = h.ownRoute(r, op); err == nil {
 			err = h.nl.RouteReplace(r)
 		}
-	}
-	if err == nil {
-		h.mark(op, 0)
 	}
 	return err
 }
@@ -116,35 +163,50 @@ func (h *Host) ownRoute(r *netlink.Route, op core.HostOp) error {
 		return err
 	}
 	for _, o := range there {
-		if o.Protocol != r.Protocol && prefixOf(o.Dst, r.Family) == op.Prefix && (o.Priority == r.Priority || r.Family == netlink.FAMILY_V6) {
+		if o.Protocol != r.Protocol && prefixOf(o.Dst, r.Family) == op.Prefix && metric(o.Priority, r.Family) == metric(r.Priority, r.Family) {
 			return foreign("a route to "+op.Prefix.String(), int(o.Protocol))
 		}
 	}
 	return nil
 }
 
-func (h *Host) rule(op core.HostOp) error {
+// newRule reads a rule operation.
+func (h *Host) newRule(op core.HostOp) (*netlink.Rule, error) {
 	r := netlink.NewRule()
 	r.Protocol, r.Priority, r.Table, r.IifName, r.Family = h.opt.Tag, RulePriority, op.Table, op.Name, netlink.FAMILY_V6
 	if op.Table == 0 {
-		return &hinted{errors.New("a rule needs a table"), "give one between 1 and 4294967295"}
+		return nil, &hinted{errors.New("a rule needs a table"), "give one between 1 and 4294967295"}
 	}
 	to := false
 	words := strings.Fields(op.Value)
 	for i := 0; i < len(words); i++ {
-		switch w := words[i]; {
-		case w == "to":
-			to = true
-		case w == "from":
-		case w == "priority" && i+1 < len(words):
-			n, err := strconv.ParseUint(words[i+1], 10, 31)
-			if err != nil {
-				return fmt.Errorf("priority %q: %w", words[i+1], err)
-			}
+		w := words[i]
+		if w == "to" || w == "from" {
+			to = w == "to"
+			continue
+		}
+		var size int
+		switch w {
+		case "priority", "suppress":
+			size = 31
+		case "dport":
+			size = 16
+		}
+		if size == 0 || i+1 == len(words) {
+			return nil, fmt.Errorf("value %q: want from, to, priority N, suppress N, dport N", op.Value)
+		}
+		i++
+		n, err := strconv.ParseUint(words[i], 10, size)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: %w", w, words[i], err)
+		}
+		switch w {
+		case "priority":
 			r.Priority = int(n)
-			i++
-		default:
-			return fmt.Errorf("value %q: want from, to, priority N", op.Value)
+		case "suppress":
+			r.SuppressPrefixlen = int(n)
+		case "dport":
+			r.Dport = netlink.NewRulePortRange(uint16(n), uint16(n))
 		}
 	}
 	if op.Prefix.IsValid() {
@@ -156,9 +218,16 @@ func (h *Host) rule(op core.HostOp) error {
 			r.Src = n
 		}
 	} else if op.Name == "" {
-		return errors.New("a rule needs a prefix or an interface")
+		return nil, errors.New("a rule needs a prefix or an interface")
 	}
-	var err error
+	return r, nil
+}
+
+func (h *Host) rule(op core.HostOp) error {
+	r, err := h.newRule(op)
+	if err != nil {
+		return err
+	}
 	if op.Del {
 		err = h.nl.RuleDel(r)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
@@ -171,4 +240,23 @@ func (h *Host) rule(op core.HostOp) error {
 		h.mark(op, 0)
 	}
 	return err
+}
+
+// sameRule compares what the kernel lists with what was asked for: everything but how it is written. A selector of all addresses
+// is listed as none.
+func sameRule(a, b *netlink.Rule, fam int) bool {
+	sel := func(n *net.IPNet) netip.Prefix {
+		if p := prefixOf(n, fam); p.Bits() > 0 {
+			return p
+		}
+		return netip.Prefix{}
+	}
+	port := func(p *netlink.RulePortRange) netlink.RulePortRange {
+		if p == nil {
+			return netlink.RulePortRange{}
+		}
+		return *p
+	}
+	return a.Table == b.Table && a.Priority == b.Priority && a.IifName == b.IifName && sel(a.Src) == sel(b.Src) && sel(a.Dst) == sel(b.Dst) &&
+		port(a.Dport) == port(b.Dport) && a.SuppressPrefixlen == b.SuppressPrefixlen
 }

@@ -3,7 +3,6 @@ package system
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,7 +47,7 @@ func (h *Host) sweepRoutes(remove func(core.HostOp, error)) {
 			remove(core.HostOp{Kind: "route", Del: true}, fmt.Errorf("list: %w", err))
 		}
 		for _, r := range rs {
-			op := core.HostOp{Kind: "route", Del: true, If: r.LinkIndex, Prefix: prefixOf(r.Dst, fam), Table: r.Table, MTU: r.MTU}
+			op := core.HostOp{Kind: "route", Del: true, If: r.LinkIndex, Prefix: prefixOf(r.Dst, fam), Table: r.Table, MTU: r.MTU, Metric: r.Priority}
 			if h.applied[keyOf(op, 0)] {
 				continue
 			}
@@ -84,18 +83,12 @@ func (h *Host) sweepRules(remove func(core.HostOp, error)) {
 // wantsRule compares by meaning: one rule can be written in several ways.
 func (h *Host) wantsRule(r netlink.Rule, fam int) bool {
 	for o := range h.applied {
-		if o.kind != "rule" || o.table != r.Table {
+		if o.kind != "rule" || o.prefix.IsValid() && family(o.prefix.Addr()) != fam {
 			continue
 		}
-		var sel *net.IPNet
-		if sel = r.Src; sel == nil {
-			sel = r.Dst
-		}
-		var p netip.Prefix
-		if sel != nil {
-			p = prefixOf(sel, fam)
-		}
-		if o.prefix == p && strings.HasPrefix(o.name, r.IifName+" ") {
+		name, value, _ := strings.Cut(o.name, " ")
+		want, err := h.newRule(core.HostOp{Kind: "rule", Prefix: o.prefix, Table: o.table, Name: name, Value: value})
+		if err == nil && sameRule(&r, want, fam) {
 			return true
 		}
 	}

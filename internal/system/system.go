@@ -68,6 +68,7 @@ type object struct {
 	ifi    int
 	prefix netip.Prefix
 	table  int
+	metric int
 	name   string
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -19,8 +20,10 @@ import (
 // watch reads everything again, tells the differences, removals included, and ends them with another Synced.
 //
 //	link       Op.If, Name, MAC, MTU, Value up or down (as set); Up: set up and with carrier
-//	address    Op.If, Name, Prefix; Tentative: duplicate address detection runs, or has found a duplicate
-//	route      Op.If, Name, Prefix, Via (first hop), Table, MTU, Value as in Apply; local and cached routes are left out
+//	address    Op.If, Name, Prefix, Value: the words tentative, optimistic, dadfailed, deprecated as far as they hold; Tentative:
+//	           it cannot be used because duplicate address detection runs, or has found a duplicate
+//	route      Op.If, Name, Prefix, Via (first hop), Src, Metric, Table, MTU, Value as in Apply, Proto (who set it: 2 the kernel, 9 by
+//	           Router Advertisement, 16 DHCP, 3 and 4 people); local and cached routes are left out
 //	neighbour  Op.If, Name, Prefix, MAC, Value reachable, stale, failed...; Up: has a usable MAC
 func (h *Host) Watch(ctx context.Context, f func(core.HostChanged)) error {
 	w := &watch{h: h, f: f, have: make(map[object]core.HostChanged), names: make(map[int]string)}
@@ -213,7 +216,7 @@ func (w *watch) message(kind uint16, data []byte) {
 	if !ok {
 		return
 	}
-	o := object{kind: c.Op.Kind, ifi: c.Op.If, prefix: c.Op.Prefix, table: c.Op.Table}
+	o := object{kind: c.Op.Kind, ifi: c.Op.If, prefix: c.Op.Prefix, table: c.Op.Table, metric: c.Op.Metric}
 	if c.Op.Kind == "route" {
 		o.name = c.Op.Via.String()
 	}
@@ -311,7 +314,22 @@ func (w *watch) addr(b []byte) (c core.HostChanged, ok bool) {
 	c.Op = core.HostOp{Kind: "address", If: a.ifi, Name: w.names[a.ifi], Prefix: a.prefix}
 	c.Tentative = a.flags&unix.IFA_F_TENTATIVE != 0 && a.flags&unix.IFA_F_OPTIMISTIC == 0 || a.flags&unix.IFA_F_DADFAILED != 0
 	c.Up = !c.Tentative
+	c.Op.Value = stateWords(a.flags)
 	return c, true
+}
+
+// stateWords are the flags of an address that change while it is there.
+func stateWords(flags uint32) string {
+	var words []string
+	for _, f := range []struct {
+		flag uint32
+		word string
+	}{{unix.IFA_F_TENTATIVE, "tentative"}, {unix.IFA_F_OPTIMISTIC, "optimistic"}, {unix.IFA_F_DADFAILED, "dadfailed"}, {unix.IFA_F_DEPRECATED, "deprecated"}} {
+		if flags&f.flag != 0 {
+			words = append(words, f.word)
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 func (w *watch) route(b []byte) (c core.HostChanged, ok bool) {
@@ -338,7 +356,7 @@ func (w *watch) route(b []byte) (c core.HostChanged, ok bool) {
 	if err != nil {
 		return c, false
 	}
-	c.Op = core.HostOp{Kind: "route", Table: int(msg.Table), Value: value}
+	c.Op = core.HostOp{Kind: "route", Table: int(msg.Table), Value: value, Proto: msg.Protocol}
 	dst := netip.IPv6Unspecified()
 	if msg.Family == unix.AF_INET {
 		dst = netip.IPv4Unspecified()
@@ -351,6 +369,10 @@ func (w *watch) route(b []byte) (c core.HostChanged, ok bool) {
 			c.Op.If = int(native32(a.Value))
 		case unix.RTA_GATEWAY:
 			c.Op.Via, _ = netip.AddrFromSlice(a.Value)
+		case unix.RTA_PREFSRC:
+			c.Op.Src, _ = netip.AddrFromSlice(a.Value)
+		case unix.RTA_PRIORITY:
+			c.Op.Metric = int(native32(a.Value))
 		case unix.RTA_TABLE:
 			c.Op.Table = int(native32(a.Value))
 		case unix.RTA_METRICS:

@@ -87,8 +87,8 @@ func TestWatchDumpAndChanges(t *testing.T) {
 		{Op: core.HostOp{Kind: "link", If: ifi, Name: "d0", MTU: 1500, Value: "up"}, Up: true},
 		{Op: core.HostOp{Kind: "address", If: ifi, Name: "d0", Prefix: pfx("192.0.2.1/24")}, Up: true},
 		{Op: core.HostOp{Kind: "address", If: ifi, Name: "d0", Prefix: pfx("2001:db8::1/64")}, Up: true},
-		{Op: core.HostOp{Kind: "route", If: ifi, Name: "d0", Prefix: pfx("10.20.0.0/16"), Via: addr("192.0.2.2"), Table: 254}, Up: true},
-		{Op: core.HostOp{Kind: "route", If: ifi, Name: "d0", Prefix: pfx("2001:db8::/64"), Table: 254}, Up: true},
+		{Op: core.HostOp{Kind: "route", If: ifi, Name: "d0", Prefix: pfx("10.20.0.0/16"), Via: addr("192.0.2.2"), Table: 254, Proto: 3}, Up: true},
+		{Op: core.HostOp{Kind: "route", If: ifi, Name: "d0", Prefix: pfx("2001:db8::/64"), Table: 254, Metric: 256, Proto: 2}, Up: true},
 		{Op: core.HostOp{Kind: "neighbour", If: ifi, Name: "d0", Prefix: pfx("192.0.2.9/32"), MAC: core.MAC{2, 0, 0, 0, 0, 9}, Value: "permanent"}, Up: true},
 	} {
 		if !has(dump, want) {
