@@ -27,6 +27,9 @@ func (c *stopCmd) Run(e *env) error {
 	if err := cl.Stop(ctx); err != nil {
 		return err
 	}
+	if err := cl.Ended(ctx); err != nil {
+		return err
+	}
 	if e.json {
 		return e.print(map[string]bool{"stopped": true})
 	}

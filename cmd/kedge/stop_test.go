@@ -46,6 +46,7 @@ func control(t *testing.T, role string, m api.Commander) (socket string, ended <
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer s.Close()
 		if err := s.Run(ctx); err != nil {
 			t.Error(err)
 		}

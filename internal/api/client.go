@@ -87,7 +87,7 @@ func (c *Client) Roam(ctx context.Context, link string) error {
 	return c.post(ctx, "/v1/roam", core.Roam{Link: link})
 }
 
-// Stop ends the daemon, after a mobile node has given back what it has. Once it answers, nothing of it is left.
+// Stop ends the daemon, after a mobile node has given back what it has. Ended says when nothing of it is left.
 func (c *Client) Stop(ctx context.Context) error {
 	return c.post(ctx, "/v1/stop", struct{}{})
 }

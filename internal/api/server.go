@@ -91,13 +91,15 @@ func (s *Server) Listen() error {
 	return nil
 }
 
-// Run serves until ctx ends, which is no error. It listens, if Listen was not called before.
+// Run serves until ctx ends, which is no error. It listens, if Listen was not called before; if it was, the socket stays taken
+// until Close.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.Close()
+	defer s.hangUp()
 	if s.unix == nil {
 		if err := s.Listen(); err != nil {
 			return err
 		}
+		defer s.Close()
 	}
 	servers := []*http.Server{s.server(ctx, s.Handler())}
 	listeners := []net.Listener{s.unix}
