@@ -45,7 +45,6 @@ const statusUnknownBinding = 1
 
 var (
 	errNot6       = &wire.Error{Msg: "signalling", Field: "Version", Reason: wire.BadValue, RFC: "RFC 8200 3"}
-	errFragSignal = &wire.Error{Msg: "signalling", Field: "Fragment header", Reason: wire.BadValue, RFC: "RFC 8200 4.5"}
 	errHomeLen    = &wire.Error{Msg: "Home Address option", Field: "Option Length", Reason: wire.BadOptionLength, RFC: "RFC 6275 6.3"}
 	errHomeTwice  = &wire.Error{Msg: "Home Address option", Reason: wire.DuplicateOption, RFC: "RFC 6275 6.3"}
 	errHomeOrder  = &wire.Error{Msg: "Home Address option", Field: "place before a routing header", Reason: wire.BadValue, RFC: "RFC 6275 6.3"}
