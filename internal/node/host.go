@@ -42,6 +42,9 @@ func name(op *core.HostOp) string {
 
 // configure brings the host to what the state of the node wants.
 func (m *Machine) configure() {
+	if m.state == stopped { // what was taken back stays so, whatever is told of links
+		return
+	}
 	m.serve()
 	h := &m.host
 	want := m.desired()
