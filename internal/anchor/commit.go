@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"kedge/internal/anchor/homeagent"
 	"kedge/internal/binding"
 	"kedge/internal/core"
 	"kedge/wire"
@@ -152,7 +153,11 @@ func (m *Machine) done(ev core.Done) {
 	if m.ended(ev) || m.repaired(ev) {
 		return
 	}
+	refused := m.answered(ev)
 	id, back, undo := m.flights.landed(ev.Ref, ev.Err == nil)
+	if refused != nil {
+		defer m.refuseHost(refused, &homeagent.Refusal{Status: mobility.ReasonUnspecified, Reason: wire.ForwardingFailed, Detail: ev.Err.Error()})
+	}
 	if !undo {
 		return
 	}
@@ -160,7 +165,9 @@ func (m *Machine) done(ev core.Done) {
 	if ev.Ref%2 == 0 {
 		reason = wire.ForwardingFailed
 	}
-	m.refused[reason]++
+	if refused == nil { // else its refusal counts
+		m.refused[reason]++
+	}
 	m.emit(core.Emit{Name: "failed", ID: id, Why: string(reason), Fields: Fields{Err: ev.Err.Error()}})
 	if i, ok := m.cache.ByID(id); ok {
 		m.undo(i, back)

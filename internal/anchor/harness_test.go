@@ -73,6 +73,7 @@ type rig struct {
 	seq    uint16
 	store  map[string][]byte
 	keys   map[netip.Prefix]core.SetKey
+	shares map[netip.Prefix]map[core.ID]core.SetKey // all of a prefix
 	tuns   map[core.ID]core.SetSession
 	sent   []core.Send
 	emits  []core.Emit // without those about clocks
@@ -81,6 +82,7 @@ type rig struct {
 	reply  core.Reply
 
 	failStore, failForward bool
+	failOnce               bool // the next forwarding fails
 	hold                   bool // results are kept in pending
 	pending                []core.Event
 	keepLazy               bool   // lazy records are not written
@@ -106,6 +108,7 @@ func (r *rig) restart() {
 		r.t.Fatal(err)
 	}
 	r.m, r.keys, r.tuns, r.host = m, map[netip.Prefix]core.SetKey{}, map[core.ID]core.SetSession{}, nil
+	r.shares = map[netip.Prefix]map[core.ID]core.SetKey{}
 	r.pending, r.hold = nil, false
 	keys := make([]string, 0, len(r.store))
 	for k := range r.store {
@@ -126,8 +129,9 @@ func (r *rig) handle(ev core.Event) {
 		if p, ok := e.(core.Persist); ok && r.failStore && !p.Lazy {
 			failed = errors.New("disk full")
 		}
-		if _, ok := e.(core.Forward); ok && r.failForward {
-			failed = errors.New("no forwarding")
+		if _, ok := e.(core.Forward); ok && (r.failForward || r.failOnce) {
+			r.failOnce = false
+			failed = &core.OpError{Err: errors.New("no forwarding")}
 		}
 	}
 	var results []core.Event
@@ -199,17 +203,39 @@ func (r *rig) forward(op core.Op) {
 		if _, ok := r.tuns[op.ID]; !ok {
 			r.t.Fatalf("key %s of session %d that the data plane does not know", op.Match.Dst, op.ID)
 		}
-		r.keys[op.Match.Dst] = op
+		of := r.shares[op.Match.Dst]
+		if of == nil {
+			of = map[core.ID]core.SetKey{}
+			r.shares[op.Match.Dst] = of
+		}
+		if op.Down { // it takes the downward direction from others
+			for id, o := range of {
+				o.Down = false
+				of[id] = o
+			}
+		}
+		of[op.ID] = op
+		r.choose(op.Match.Dst)
 	case core.Drop:
 		if op.ID == 0 {
+			delete(r.shares, op.Match.Dst)
 			delete(r.keys, op.Match.Dst)
 			return
 		}
 		delete(r.tuns, op.ID)
-		for k, v := range r.keys {
-			if v.ID == op.ID {
-				delete(r.keys, k)
-			}
+		for k, of := range r.shares {
+			delete(of, op.ID)
+			r.choose(k)
+		}
+	}
+}
+
+// choose finds which of the keys of a prefix is delivered to: there are two where a host and a proxy registration share it.
+func (r *rig) choose(k netip.Prefix) {
+	delete(r.keys, k)
+	for _, o := range r.shares[k] {
+		if v, ok := r.keys[k]; !ok || o.Down || !v.Down && o.ID > v.ID {
+			r.keys[k] = o
 		}
 	}
 }
@@ -468,6 +494,12 @@ func (r *rig) leakless() {
 		if k != metaKey {
 			r.t.Errorf("record %x is left", k)
 		}
+	}
+	if n := r.m.hosts.table.Len() + len(r.m.hosts.detect.byHome) + len(r.m.hosts.detect.byTarget) + len(r.m.hosts.detect.locals); n != 0 {
+		r.t.Errorf("%d host registrations or detections of duplicates are left", n)
+	}
+	if n := len(r.m.shared); n != 0 {
+		r.t.Errorf("%d addresses are still shared", n)
 	}
 	for _, p := range r.m.pools.All() {
 		if used, _ := p.Used(r.now); used != 0 {

@@ -21,6 +21,7 @@ type hosts struct {
 	rules  homeagent.Rules
 	link   *homeagent.Link // nil: there is no home link with frames
 	detect detection
+	asked  map[core.Ref]*hostRequest // of changes that are under way
 }
 
 // hostRequest is one Binding Update on its way through the rules.
@@ -35,7 +36,7 @@ func newHosts(cfg *Config) hosts {
 	h := hosts{
 		table:  homeagent.NewTable(cfg.DSMIP6.RefreshRequest),
 		rules:  homeagent.Rules{Dialects: homeagent.DialectSet(cfg.DSMIP6.Dialects...), PrivateCareOf: cfg.DSMIP6.PrivateCareOf},
-		detect: newDetection(),
+		detect: newDetection(), asked: make(map[core.Ref]*hostRequest),
 	}
 	if p := &cfg.HomePort; cfg.HomeLink != "" && p.If != 0 {
 		h.link = homeagent.NewLink(homeagent.LinkConfig{MAC: p.MAC, LinkLocal: p.LinkLocal, Transmits: p.DADTransmits, RetransTimer: p.RetransTimer})

@@ -163,6 +163,9 @@ func (m *Machine) anyAddress(r *hostRequest, p *hostPlan, have []homeagent.V4Hom
 			return homeagent.V4Home{Prefix: k, Dynamic: true}, nil
 		}
 	}
+	if n := dynamic(p.v4); n >= maxDynamic {
+		return homeagent.V4Home{}, homeagent.RefuseV4(mobility.DynamicAddressNotAvailable, wire.PoolExhausted, "the registration has %d dynamic addresses", n)
+	}
 	if f := m.held(); f != nil {
 		return homeagent.V4Home{}, homeagent.RefuseV4(mobility.DynamicAddressNotAvailable, f.Reason, "%s", f.Detail)
 	}
@@ -183,6 +186,18 @@ func (m *Machine) anyAddress(r *hostRequest, p *hostPlan, have []homeagent.V4Hom
 	}
 	p.taken = append(p.taken, got)
 	return homeagent.V4Home{Prefix: got, Dynamic: true}, nil
+}
+
+// maxDynamic limits the addresses that one registration takes out of pools.
+const maxDynamic = 4
+
+func dynamic(list []homeagent.V4Home) (n int) {
+	for _, v := range list {
+		if v.Dynamic {
+			n++
+		}
+	}
+	return n
 }
 
 // A host and a proxy registration of one subscriber may have the same IPv4 home address. Its pool sees one owner until both

@@ -27,6 +27,8 @@ type detected struct {
 	hostRequest
 	id   core.ID
 	left []netip.Addr // addresses whose test goes on
+
+	tested []netip.Addr
 }
 
 func newDetection() detection {
@@ -45,6 +47,7 @@ func (m *Machine) detectDuplicates(r *hostRequest) bool {
 			m.refuseHost(r, &homeagent.Refusal{Silent: true, Reason: wire.SequenceOld, Detail: "a copy of what waits for the detection of duplicates, or older"})
 		default:
 			q.hostRequest = *r
+			m.detectLocal(q)
 		}
 		return true
 	}
@@ -80,6 +83,19 @@ func (m *Machine) detectDuplicates(r *hostRequest) bool {
 	m.transition(q.id, binding.None, binding.Pending, "waits", m.hostFields(r, nil))
 	m.transmit()
 	return true
+}
+
+// detectLocal tests the link-local address too when a newer request asks for it.
+func (m *Machine) detectLocal(q *detected) {
+	d, ll := &m.hosts.detect, homeagent.LinkLocal(q.Home)
+	if q.Flags&mobility.BULinkLocal == 0 || slices.Contains(q.left, ll) || slices.Contains(q.tested, ll) {
+		return
+	}
+	if m.hosts.link.Probe(m.now, ll) {
+		q.left = append(q.left, ll)
+		d.byTarget[ll] = append(d.byTarget[ll], q)
+		m.transmit()
+	}
 }
 
 func duplicate(a netip.Addr, detail string) *homeagent.Refusal {
@@ -119,6 +135,7 @@ func (m *Machine) tickLink() {
 		waiting := m.hosts.detect.byTarget[a]
 		delete(m.hosts.detect.byTarget, a)
 		for _, q := range waiting {
+			q.tested = append(q.tested, a)
 			if q.left = slices.DeleteFunc(q.left, func(o netip.Addr) bool { return o == a }); len(q.left) == 0 {
 				m.unique(q)
 			}

@@ -93,7 +93,7 @@ func (m *Machine) registerHost(r *hostRequest) {
 	} else {
 		m.defendHost(h, m.keysOnLink(h), false)
 	}
-	m.commitHost(h, before, gone, r.Path, ack)
+	m.commitHost(h, before, gone, r, ack)
 }
 
 // same says whether two registrations are forwarded and defended alike, so that the second is a refresh of the first.
@@ -126,7 +126,7 @@ func (m *Machine) refreshHost(r *hostRequest, next homeagent.Registration, ack *
 		panic("anchor: a refresh has the keys of another registration")
 	}
 	if open {
-		m.commitHost(h, before, nil, r.Path, ack)
+		m.commitHost(h, before, nil, r, ack)
 		return
 	}
 	m.effect(core.Persist{Key: hostKey(h.ID), Val: h.Encode(m.now), Lazy: true})
@@ -156,7 +156,7 @@ func (m *Machine) deregisterHost(r *hostRequest) {
 	}
 	if was == binding.Deprecated { // repeated: the wait goes on from the first
 		if m.flights.open(h.ID) {
-			m.commitHost(h, before, nil, r.Path, ack)
+			m.commitHost(h, before, nil, r, ack)
 			return
 		}
 		m.effect(core.Persist{Key: hostKey(h.ID), Val: h.Encode(m.now), Lazy: true})
@@ -164,7 +164,7 @@ func (m *Machine) deregisterHost(r *hostRequest) {
 		return
 	}
 	m.endHostService(h, was, "deregistered")
-	m.commitHost(h, before, nil, r.Path, ack)
+	m.commitHost(h, before, nil, r, ack)
 }
 
 // endHostService stops serving a registration that is Deprecated from now on.
@@ -210,12 +210,28 @@ func hostKey(id core.ID) []byte { return recordKey(hostPrefix, id) }
 
 // commitHost makes a changed registration durable and forwarded, and answers then, the way the request came. before is the
 // record of the state that the change replaces, nil for a new one; gone are home keys that it has no more.
-func (m *Machine) commitHost(h *homeagent.Registration, before []byte, gone []netip.Prefix, path core.Path, answer *mobility.BindingAck) {
+func (m *Machine) commitHost(h *homeagent.Registration, before []byte, gone []netip.Prefix, r *hostRequest, answer *mobility.BindingAck) {
 	record := h.Encode(m.now)
 	ref := m.flights.begin(h.ID, before, record)
+	m.hosts.asked[ref] = r
 	m.effect(core.Persist{Key: hostKey(h.ID), Val: record})
 	m.effect(core.Forward{Ops: m.hostOps(h, m.cfg.Timers.UplinkGrace, gone), Ref: ref})
-	m.effect(core.Send{Path: path, Body: answer, Ref: ref + 1})
+	m.effect(core.Send{Path: r.Path, Body: answer, Ref: ref + 1})
+}
+
+// answered takes the request off that a change was made for. What the data plane refused it would refuse again: its node is
+// told, so that it does not ask on. Where the store failed it shall ask on.
+func (m *Machine) answered(ev core.Done) (refused *hostRequest) {
+	r := m.hosts.asked[ev.Ref&^1]
+	if ev.Err == nil && ev.Ref%2 == 0 { // the answer is still to leave
+		return nil
+	}
+	delete(m.hosts.asked, ev.Ref&^1)
+	var op *core.OpError
+	if r != nil && errors.As(ev.Err, &op) {
+		return r
+	}
+	return nil
 }
 
 // hostOps forward a registration as it is. The subscriber's proxy registration of the same address is delivered to when this

@@ -83,7 +83,11 @@ func LinkLocal(home netip.Addr) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-// Chain is what data of the node is tunnelled in: protocols 4 and 41, or UDP.
+// port of DSMIPv6, RFC 5555 2.3.2.2.
+const port = 4191
+
+// Chain is what data of the node is tunnelled in: protocols 4 and 41, or UDP. A node that may tunnel plainly may send in UDP
+// all the same, from the port that its Binding Update came from: the plain chain names that one if it is not the usual one.
 func (h *Registration) Chain() core.Chain {
 	c := core.Chain{N: 1}
 	switch {
@@ -93,6 +97,9 @@ func (h *Registration) Chain() core.Chain {
 		c.Layer[0] = core.Layer{Local: h.Outer, Remote: netip.AddrPortFrom(h.CareOf, h.Port)}
 	default:
 		c.Layer[0] = core.Layer{Local: netip.AddrPortFrom(h.Outer.Addr(), 0), Remote: netip.AddrPortFrom(h.CareOf, 0)}
+		if h.Framing == UDP && h.Port != port {
+			c.Layer[0].Remote = netip.AddrPortFrom(h.CareOf, h.Port)
+		}
 	}
 	return c
 }
