@@ -301,7 +301,7 @@ func TestSignallingFloods(t *testing.T) {
 	got := 0
 	for i := range 100000 {
 		out.Reset()
-		o := Outer{Local: f.local, Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), uint16(i)), Proto: ip.UDP}
+		o := Outer{Local: f.local, Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), uint16(i)|1), Proto: ip.UDP}
 		e.Decapsulate(time.Hour, o, pkt[28:], &out)
 		got += len(out.Packets)
 	}
@@ -315,6 +315,50 @@ func TestSignallingFloods(t *testing.T) {
 	e.Tunnel(time.Hour, pkt, &out)
 	if len(out.Packets) != 1 {
 		t.Error("the flood silenced a session's node")
+	}
+}
+
+// TestSignallingWithoutWayBack: what nobody could be answered about never reaches the machine.
+func TestSignallingWithoutWayBack(t *testing.T) {
+	f := testFramings[3]
+	e := newFramed(t, dataplane.Anchor, f.local, f.remote, Config{})
+	for name, o := range map[string]Outer{
+		"port 0":                {Local: f.local, Remote: netip.AddrPortFrom(coa4, 0), Proto: ip.UDP},
+		"from broadcast":        {Local: f.local, Remote: netip.MustParseAddrPort("255.255.255.255:4191"), Proto: ip.UDP},
+		"to an unknown address": {Local: netip.MustParseAddrPort("198.51.100.2:4191"), Remote: f.remote, Proto: ip.UDP},
+		"from loopback":         {Local: f.local, Remote: netip.MustParseAddrPort("127.0.0.1:4191"), Proto: ip.UDP},
+	} {
+		before := e.Dropped(wire.WrongTunnel)
+		var out Out
+		e.Decapsulate(time.Hour, o, mobility(t, home6, lmaa), &out)
+		if len(out.Packets) != 0 || e.Dropped(wire.WrongTunnel) != before+1 {
+			t.Errorf("%s: %+v", name, out.Packets)
+		}
+	}
+}
+
+// TestReassemblyIsBounded4: fragments of strangers over IPv4 cost no more than the limit.
+func TestReassemblyIsBounded4(t *testing.T) {
+	f := testFramings[3]
+	e := newFramed(t, dataplane.Anchor, f.local, f.remote, Config{Reassembly: ip.Limits{Packets: 4, Timeout: time.Second}})
+	fr, err := ip.NewFragmenter(framed(t, f.local, f.remote, packet(t, home6, cn6, 64, 1000)), 600, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := fr.Next(nil)
+	var out Out
+	for id := range uint16(1000) {
+		binary.BigEndian.PutUint16(first[4:], id)
+		first[10], first[11] = 0, 0
+		binary.BigEndian.PutUint16(first[10:], ip.Checksum(first[:20]))
+		e.Tunnel(time.Hour, first, &out)
+	}
+	if n, _ := e.reassembly.r.Held(); n != 4 {
+		t.Errorf("%d packets in reassembly, want 4", n)
+	}
+	e.Tunnel(time.Hour+time.Second, first, &out)
+	if got := e.Dropped(wire.ReassemblyTimeout); got != 4 || len(out.Packets) != 0 {
+		t.Errorf("%d timed out, want 4; %d came out", got, len(out.Packets))
 	}
 }
 

@@ -21,14 +21,44 @@ type model struct {
 }
 
 type modelSession struct {
-	now, before netip.Addr // remotes
+	now, before core.Layer
 	until       time.Duration
 	ifi         int
 	mac         core.MAC
 }
 
+// own is the layer as packets have it: without a port if it is plain.
+func own(l core.Layer) core.Layer {
+	if l.Local.Port() == 0 {
+		l.Remote = netip.AddrPortFrom(l.Remote.Addr(), 0)
+	}
+	return l
+}
+
+// takes: does a session whose layer is l take packets of tuple t?
+func takes(l, t core.Layer) bool {
+	if own(l) == t {
+		return true
+	}
+	if !l.Remote.Addr().Is4() || l.Local.Addr() != t.Local.Addr() || l.Remote.Addr() != t.Remote.Addr() {
+		return false
+	}
+	if l.Local.Port() != 0 {
+		return t.Local.Port() == 0
+	}
+	port := l.Remote.Port()
+	if port == 0 {
+		port = 4191
+	}
+	return t.Local.Port() == 4191 && t.Remote.Port() == port
+}
+
+func (s modelSession) accepts(t core.Layer, now time.Duration) bool {
+	return takes(s.now, t) || now < s.until && takes(s.before, t)
+}
+
 func (m *model) prefix(k core.Match) netip.Prefix {
-	if m.role == dataplane.Gateway {
+	if m.role != dataplane.Anchor {
 		return k.Src
 	}
 	return k.Dst
@@ -38,10 +68,12 @@ func (m *model) apply(op core.Op, now time.Duration) bool {
 	switch op := op.(type) {
 	case core.SetSession:
 		s, ok := m.sessions[op.ID]
-		if remote := op.Chain.Layer[0].Remote.Addr(); !ok {
-			s = modelSession{now: remote}
-		} else if remote != s.now {
-			s.before, s.until, s.now = s.now, now+op.Grace, remote
+		if l := op.Chain.Layer[0]; !ok {
+			s = modelSession{now: l}
+		} else if own(l) != own(s.now) {
+			s.before, s.until, s.now = s.now, now+op.Grace, l
+		} else {
+			s.now = l // perhaps with another port for UDP beside the plain framing
 		}
 		s.ifi, s.mac = op.If, op.MAC
 		m.sessions[op.ID] = s
@@ -88,11 +120,10 @@ func (m *model) down(a netip.Addr) (id core.ID) {
 	return id
 }
 
-// up reports whether a may come out of the tunnel from remote.
-func (m *model) up(a, remote netip.Addr, now time.Duration) bool {
+// up reports whether a may come out of the tunnel t.
+func (m *model) up(a netip.Addr, t core.Layer, now time.Duration) bool {
 	for _, k := range m.keys {
-		s := m.sessions[k.ID]
-		if k.Up && m.prefix(k.Match).Contains(a) && (s.now == remote || s.before == remote && now < s.until) {
+		if k.Up && m.prefix(k.Match).Contains(a) && m.sessions[k.ID].accepts(t, now) {
 			return true
 		}
 	}
@@ -105,7 +136,7 @@ func (m *model) from(a netip.Addr, ifi int, mac core.MAC) core.ID {
 	for i := range m.keys {
 		k := &m.keys[i]
 		s, p := m.sessions[k.ID], m.prefix(k.Match)
-		if s.ifi != ifi || s.mac != mac || !p.Contains(a) {
+		if s.ifi != ifi || s.mac != mac || !p.Contains(a) || m.role == dataplane.Node && !k.Up {
 			continue
 		}
 		if best == nil {
@@ -136,9 +167,31 @@ func (m *model) from(a netip.Addr, ifi int, mac core.MAC) core.ID {
 	return best.ID
 }
 
-// TestAgainstModel applies random ops and packets to an engine and to the model, of both roles, and compares every verdict.
+// ends are where sessions of the model go, as the other end has it: framings of few addresses, so that they meet.
+func ends(role dataplane.Role) (out []core.Layer) {
+	local6, local4 := lmaa, lmaa4
+	if role == dataplane.Gateway {
+		for _, a := range []netip.Addr{coa, coa2, netip.MustParseAddr("2001:db8:a::13")} {
+			out = append(out, core.Layer{Local: plain(lmaa), Remote: plain(a)})
+		}
+		return out
+	}
+	nat := netip.MustParseAddr("192.0.2.99")
+	for _, a := range []netip.Addr{coa, coa2} {
+		out = append(out, core.Layer{Local: plain(local6), Remote: plain(a)})
+	}
+	out = append(out, core.Layer{Local: netip.AddrPortFrom(local6, 4191), Remote: netip.AddrPortFrom(coa, 4191)})
+	for _, a := range []netip.Addr{coa4, nat} {
+		out = append(out, core.Layer{Local: plain(local4), Remote: plain(a)}, core.Layer{Local: plain(local4), Remote: netip.AddrPortFrom(a, 5000)})
+		for _, port := range []uint16{4191, 5000, 5001} {
+			out = append(out, core.Layer{Local: netip.AddrPortFrom(local4, 4191), Remote: netip.AddrPortFrom(a, port)})
+		}
+	}
+	return out
+}
+
+// TestAgainstModel applies random ops and packets to an engine and to the model, of all roles, and compares every verdict.
 func TestAgainstModel(t *testing.T) {
-	remotes := []netip.Addr{coa, coa2, netip.MustParseAddr("2001:db8:a::13")}
 	prefixes := []netip.Prefix{
 		netip.MustParsePrefix("2001:db8:1000:1::/64"), netip.MustParsePrefix("2001:db8:1000::/48"), netip.MustParsePrefix("2001:db8:1000:1::a/128"),
 		netip.MustParsePrefix("10.20.0.10/32"), netip.MustParsePrefix("10.20.0.11/32"), netip.MustParsePrefix("10.20.0.0/24"),
@@ -149,9 +202,9 @@ func TestAgainstModel(t *testing.T) {
 	}
 	macs := []core.MAC{hostA, {2, 0, 0, 0, 0, 11}}
 	rapid.Check(t, func(t *rapid.T) {
-		role := rapid.SampledFrom([]dataplane.Role{dataplane.Anchor, dataplane.Gateway}).Draw(t, "role")
-		now, local := time.Hour, lmaa
-		cfg := Config{Role: role, Local: []netip.Addr{lmaa}, Now: func() time.Duration { return now }}
+		role := rapid.SampledFrom([]dataplane.Role{dataplane.Anchor, dataplane.Gateway, dataplane.Node}).Draw(t, "role")
+		now, layers := time.Hour, ends(role)
+		cfg := Config{Role: role, Local: []netip.Addr{lmaa, lmaa4}, Now: func() time.Duration { return now }}
 		if role == dataplane.Gateway {
 			cfg.Access = []dataplane.Link{{If: 1, MAC: routerMAC}, {If: 2, MAC: routerMAC}}
 		}
@@ -162,7 +215,7 @@ func TestAgainstModel(t *testing.T) {
 		m := &model{role: role, sessions: map[core.ID]modelSession{}}
 		match := func() (k core.Match) {
 			p := rapid.SampledFrom(prefixes).Draw(t, "prefix")
-			if role == dataplane.Gateway {
+			if role != dataplane.Anchor {
 				return core.Match{Src: p}
 			}
 			return core.Match{Dst: p}
@@ -175,7 +228,7 @@ func TestAgainstModel(t *testing.T) {
 			out.Reset()
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0, 1:
-				s := core.SetSession{ID: id, Chain: chainTo(local, rapid.SampledFrom(remotes).Draw(t, "remote")), Grace: time.Duration(rapid.IntRange(0, 2).Draw(t, "grace")) * time.Second}
+				s := core.SetSession{ID: id, Chain: core.Chain{N: 1, Layer: [2]core.Layer{rapid.SampledFrom(layers).Draw(t, "end")}}, Grace: time.Duration(rapid.IntRange(0, 2).Draw(t, "grace")) * time.Second}
 				if role == dataplane.Gateway {
 					s.If, s.MAC = rapid.IntRange(1, 2).Draw(t, "if"), rapid.SampledFrom(macs).Draw(t, "mac")
 				}
@@ -200,6 +253,8 @@ func TestAgainstModel(t *testing.T) {
 				if role == dataplane.Gateway {
 					in.If, in.MAC = rapid.IntRange(1, 2).Draw(t, "if"), rapid.SampledFrom(macs).Draw(t, "mac")
 					want = m.from(src, in.If, in.MAC)
+				} else if role == dataplane.Node {
+					want = m.from(src, 0, core.MAC{})
 				}
 				e.Native(now, in, &out)
 				tunnelled := 0
@@ -208,38 +263,40 @@ func TestAgainstModel(t *testing.T) {
 						continue
 					}
 					tunnelled++
-					h, err := ip.Parse(p.B)
-					if err != nil || h.Src != local || want == 0 || h.Dst != m.sessions[want].now {
-						if isError(p.B) {
+					if got, in := layerOf(t, p.B); want == 0 || got != own(m.sessions[want].now) {
+						if isError(in) {
 							tunnelled--
 							continue
 						}
-						t.Fatalf("%v > %v went to %v, %v; want session %d %+v", src, dst, h.Dst, err, want, m.sessions[want])
+						t.Fatalf("%v > %v went to %+v; want session %d %+v", src, dst, got, want, m.sessions[want])
 					}
 				}
 				if want != 0 && tunnelled != 1 {
-					t.Fatalf("%v > %v: %d packets, want one to %v", src, dst, tunnelled, m.sessions[want].now)
+					t.Fatalf("%v > %v: %d packets, want one to %+v", src, dst, tunnelled, m.sessions[want].now)
 				}
 			default:
-				src, dst, remote := addr.Draw(t, "src"), addr.Draw(t, "dst"), rapid.SampledFrom(remotes).Draw(t, "remote")
+				src, dst, tuple := addr.Draw(t, "src"), addr.Draw(t, "dst"), own(rapid.SampledFrom(layers).Draw(t, "tuple"))
 				if src.Is4() != dst.Is4() {
 					continue
 				}
-				e.Decapsulate(now, Outer{Local: plain(local), Remote: plain(remote), Proto: inner(src)}, packet(t2(t), src, dst, 64, 10), &out)
-				if role == dataplane.Gateway {
+				e.Tunnel(now, framed(t2(t), tuple.Local, tuple.Remote, packet(t2(t), src, dst, 64, 10)), &out)
+				if role != dataplane.Anchor {
 					to := m.down(dst)
 					s := m.sessions[to]
-					ok := to != 0 && (s.now == remote || s.before == remote && now < s.until)
+					ok := to != 0 && s.accepts(tuple, now)
 					if got := len(out.Packets) == 1 && out.Packets[0].To == dataplane.ToNative; got != ok || ok && (out.Packets[0].If != s.ifi || out.Packets[0].MAC != s.mac) {
-						t.Fatalf("%v > %v from %v: %+v, want %v to %d %v", src, dst, remote, out.Packets, ok, s.ifi, s.mac)
+						t.Fatalf("%v > %v in %+v: %+v, want %v to %d %v", src, dst, tuple, out.Packets, ok, s.ifi, s.mac)
 					}
 					continue
 				}
-				if ok := m.up(src, remote, now); !ok && len(out.Packets) != 0 {
-					t.Fatalf("%v > %v from %v was let in", src, dst, remote)
+				if ok := m.up(src, tuple, now); !ok && len(out.Packets) != 0 {
+					t.Fatalf("%v > %v in %+v was let in", src, dst, tuple)
 				} else if to := m.down(dst); ok && to != 0 {
-					if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToTunnel || netip.AddrFrom16([16]byte(out.Packets[0].B[24:40])) != m.sessions[to].now {
-						t.Fatalf("%v > %v from %v: %+v, want it to %v", src, dst, remote, out.Packets, m.sessions[to].now)
+					if len(out.Packets) != 1 || out.Packets[0].To != dataplane.ToTunnel {
+						t.Fatalf("%v > %v in %+v: %+v, want it to %+v", src, dst, tuple, out.Packets, m.sessions[to].now)
+					}
+					if got, _ := layerOf(t, out.Packets[0].B); got != own(m.sessions[to].now) {
+						t.Fatalf("%v > %v in %+v went to %+v, want %+v", src, dst, tuple, got, m.sessions[to].now)
 					}
 				}
 			}
@@ -251,7 +308,7 @@ func TestAgainstModel(t *testing.T) {
 			if ok := m.apply(op, now); ok != (err == nil) || err != nil && (!errors.As(err, &at) || at.Index != 0) {
 				t.Fatalf("%+v: %v, want %v", op, err, ok)
 			}
-			if role == dataplane.Anchor && len(e.tables.tunnels) > 2*len(e.tables.sessions) {
+			if len(e.tables.tunnels) > 4*len(e.tables.sessions) {
 				t.Fatalf("%d tunnels of %d sessions", len(e.tables.tunnels), len(e.tables.sessions))
 			}
 		}
@@ -268,9 +325,28 @@ func TestAgainstModel(t *testing.T) {
 	})
 }
 
-// isError: does a tunnel packet carry an ICMP error?
-func isError(outer []byte) bool {
-	in := outer[40:]
+// layerOf is the tuple that an outer packet was sent in, and what is in it.
+func layerOf(t interface{ Fatalf(string, ...any) }, outer []byte) (l core.Layer, inner []byte) {
+	h, err := ip.Parse(outer)
+	if err != nil {
+		t.Fatalf("%x: %v", outer, err)
+	}
+	l, inner = core.Layer{Local: plain(h.Src), Remote: plain(h.Dst)}, outer[h.HdrLen:]
+	if h.Proto == ip.UDP {
+		o := Outer{Local: l.Remote, Remote: l.Local}
+		l.Local = netip.AddrPortFrom(h.Src, uint16(inner[0])<<8|uint16(inner[1]))
+		l.Remote = netip.AddrPortFrom(h.Dst, uint16(inner[2])<<8|uint16(inner[3]))
+		inner[2], inner[3] = 4191>>8, 4191&0xff // as if it were to us, so that its form can be checked
+		if l.Remote.Port() == dataplane.PortUDP && !datagram(&o, inner) {
+			t.Fatalf("%x is no datagram", outer)
+		}
+		inner = inner[ip.UDPLen:]
+	}
+	return l, inner
+}
+
+// isError: is it an ICMP error?
+func isError(in []byte) bool {
 	return in[0]>>4 == 4 && in[9] == 1 || in[0]>>4 == 6 && in[6] == 58
 }
 
@@ -295,23 +371,29 @@ func checkOut(t *testing.T, e *Engine, out *Out) {
 		}
 		switch p.To {
 		case dataplane.ToTunnel:
-			if !e.own(h.Src) || h.TTL != 64 || len(p.B) > 1500 {
+			if e.cfg.Role != dataplane.Node && !e.own(h.Src) || h.TTL != 64 || len(p.B) > 1500 {
 				t.Fatalf("outer packet of %d octets %v > %v, hop limit %d", len(p.B), h.Src, h.Dst, h.TTL)
 			}
 			u, err := ip.FindUpper(p.B, &h)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if u.Proto != ip.IPv4 && u.Proto != ip.IPv6 {
+			if u.Proto != ip.IPv4 && u.Proto != ip.IPv6 && u.Proto != ip.UDP {
 				t.Fatalf("outer packet carries protocol %d", u.Proto)
 			}
 			if u.Fragment {
 				continue
 			}
 			inner := p.B[u.Off:]
+			if u.Proto == ip.UDP {
+				_, inner = layerOf(t, p.B)
+			}
 			ih, err := ip.Parse(inner)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if ih.Src.Is4In6() || ih.Dst.Is4In6() {
+				t.Fatalf("a mapped address in a tunnel: %v > %v", ih.Src, ih.Dst)
 			}
 			iu, _ := ip.FindUpper(inner, &ih)
 			if scoped(inner, &ih, &iu, false) {
@@ -320,6 +402,14 @@ func checkOut(t *testing.T, e *Engine, out *Out) {
 		case dataplane.ToSelf:
 			if h.Proto != ip.ICMPv4 && h.Proto != ip.ICMPv6 {
 				t.Fatalf("of its own a router sends ICMP errors, not protocol %d", h.Proto)
+			}
+		case dataplane.ToSignal:
+			if h.Is4() || p.Outer.N != 1 || !e.signals6(p.B, &h) {
+				t.Fatalf("signalling %v > %v, protocol %d, in %+v", h.Src, h.Dst, h.Proto, p.Outer)
+			}
+			// Whatever came in, the answer has a way back.
+			if err := e.Encapsulate(time.Hour, p.Outer, p.B, new(Out)); err != nil {
+				t.Fatalf("no way back in %+v: %v", p.Outer, err)
 			}
 		}
 	}
@@ -334,8 +424,7 @@ func FuzzNative(f *testing.F) {
 	f.Add(packet(f, netip.MustParseAddr("fe80::1"), home6, 64, 10), uint8(0), uint16(0))
 	f.Add(limited(f, cn6, home6, 0), uint8(0), uint16(0))
 	f.Fuzz(func(t *testing.T, pkt []byte, kind uint8, size uint16) {
-		for _, role := range []dataplane.Role{dataplane.Anchor, dataplane.Gateway} {
-			e := newEngine(t, role, Config{})
+		for _, e := range fuzzed(t) {
 			var out Out
 			in := Native{If: 1, MAC: hostA, B: append([]byte(nil), pkt...), VNet: ip.VNet{NeedsChecksum: kind != 0, Type: kind, Size: int(size), CsumStart: 40, CsumOffset: 6}}
 			e.Native(time.Hour, in, &out)
@@ -371,21 +460,65 @@ func FuzzTunnel(f *testing.F) {
 	}
 	one, _ := fr.Next(nil)
 	f.Add(one)
+	for _, c := range testFramings {
+		f.Add(framed(f, c.local, c.remote, packet(f, home6, cn6, 64, 100)))
+		f.Add(framed(f, c.local, c.remote, packet(f, home4, cn4, 64, 100)))
+		f.Add(framed(f, c.local, c.remote, mobility(f, home6, lmaa)))
+		f.Add(framed(f, c.remote, c.local, mobility(f, lmaa, home6)))
+		f.Add(framed(f, netip.AddrPortFrom(coa4, c.remote.Port()), netip.AddrPortFrom(lmaa4, c.local.Port()), packet(f, cn6, home6, 64, 100)))
+		e := newFramed(f, dataplane.Anchor, c.local, c.remote, Config{})
+		var out Out
+		e.Native(time.Hour, Native{B: packet(f, cn6, home6, 64, 1300)}, &out)
+		f.Add(icmpAbout(f, c.local.Addr(), out.Packets[0].B, 1232))
+		f.Add(icmpAbout(f, c.local.Addr(), out.Packets[0].B, 28))
+	}
 	f.Fuzz(func(t *testing.T, pkt []byte) {
-		for _, role := range []dataplane.Role{dataplane.Anchor, dataplane.Gateway} {
-			e := newEngine(t, role, Config{})
+		for _, e := range fuzzed(t) {
 			var out Out
 			e.Tunnel(time.Hour, append([]byte(nil), pkt...), &out)
 			if len(pkt) > 8 {
 				e.TunnelError(time.Hour, pkt[0]&1 != 0, append([]byte(nil), pkt...), &out)
 			}
-			o := Outer{Local: plain(e.cfg.Local[0]), Remote: plain(map[dataplane.Role]netip.Addr{dataplane.Anchor: coa, dataplane.Gateway: lmaa}[role]), Offload: true}
-			for _, o.Proto = range []uint8{ip.IPv4, ip.IPv6} {
-				e.Decapsulate(time.Hour, o, append([]byte(nil), pkt...), &out)
+			for _, s := range e.tables.sessions {
+				o := Outer{Local: s.tun.local, Remote: s.tun.remote, Offload: true}
+				for _, o.Proto = range []uint8{ip.IPv4, ip.IPv6, ip.UDP} {
+					e.Decapsulate(time.Hour, o, append([]byte(nil), pkt...), &out)
+				}
 			}
 			checkOut(t, e, &out)
 		}
 	})
+}
+
+// fuzzed are engines of every role and framing.
+func fuzzed(t *testing.T) []*Engine {
+	all := []*Engine{newEngine(t, dataplane.Anchor, Config{}), newEngine(t, dataplane.Gateway, Config{})}
+	for _, f := range testFramings {
+		all = append(all, newFramed(t, dataplane.Anchor, f.local, f.remote, Config{}), newFramed(t, dataplane.Node, f.local, f.remote, Config{}))
+	}
+	return all
+}
+
+// icmpAbout is "too big" about an outer packet, which is quoted as far as n.
+func icmpAbout(t testing.TB, to netip.Addr, pkt []byte, n int) []byte {
+	t.Helper()
+	src, h := coa, ip.Header{Dst: to, Proto: ip.ICMPv6, TTL: 64}
+	msg := []byte{2, 0, 0, 0, 0, 0, 5, 0}
+	if to.Is4() {
+		src, h.Proto, msg[0], msg[1] = coa4, ip.ICMPv4, 3, 4
+	}
+	h.Src = src
+	msg = append(msg, pkt[:min(n, len(pkt))]...)
+	sum := ip.Checksum(msg)
+	if !to.Is4() {
+		sum = ip.PseudoChecksum(src, to, ip.ICMPv6, msg)
+	}
+	msg[2], msg[3] = byte(sum>>8), byte(sum)
+	b, err := h.Append(nil, len(msg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(b, msg...)
 }
 
 func limited(t testing.TB, src, dst netip.Addr, n uint8) []byte {

@@ -55,6 +55,9 @@ func (e *Engine) signal(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *
 	if h.Is4() || e.cfg.Role == dataplane.Gateway || !e.signals6(pkt, h) || !e.signalFor(o, h.Dst) {
 		return false
 	}
+	if !unicast(o.Remote.Addr()) || o.Proto == ip.UDP && o.Remote.Port() == 0 {
+		return false // nobody could be answered
+	}
 	if h.Src.Is4In6() && (o.Proto != ip.IPv6 || h.Src.Unmap() != o.Remote.Addr()) {
 		// A mapped source repeats the outer one of protocol 41 (draft-soliman-v4v6-mipv6-00 3.3): else somebody speaks for another.
 		e.drops[mapped].Add(1)
@@ -100,7 +103,7 @@ func (e *Engine) signals6(pkt []byte, h *ip.Header) bool {
 // those of the hosts in its mobile networks, or in protocol 41 to the mapped form of the care-of address that it came to (draft-soliman-v4v6-mipv6-00 3.4).
 func (e *Engine) signalFor(o Outer, a netip.Addr) bool {
 	if e.cfg.Role == dataplane.Anchor {
-		return e.own(a)
+		return e.own(a) && e.own(o.Local.Addr())
 	}
 	if a.Is4In6() {
 		return o.Proto == ip.IPv6 && a.Unmap() == o.Local.Addr()

@@ -26,7 +26,11 @@ type routes struct {
 	known map[[2]netip.AddrPort]bool
 }
 
-const lookEvery = time.Minute
+const (
+	lookEvery = time.Minute
+	// lookMost is how many routes are looked up again at once. Of more tunnels, others have their turn each time.
+	lookMost = 4096
+)
 
 func openRoutes(e *mem.Engine) (*routes, error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -101,7 +105,8 @@ func (r *routes) run() {
 		}
 		r.mu.Lock()
 		clear(r.known)
-		for _, t := range r.engine.Tunnels() {
+		tunnels := r.engine.Tunnels() // in no order
+		for _, t := range tunnels[:min(len(tunnels), lookMost)] {
 			r.ask(t)
 			r.known[t] = true
 		}
