@@ -30,14 +30,19 @@ func (m *Machine) candidates() []movement.CareOf {
 
 // rank orders care-of addresses; less is better.
 func (m *Machine) rank(c *movement.CareOf) []int {
-	_, avoid := m.nets.avoided(c, m.now.Wall)
 	one := func(b bool) int {
 		if b {
 			return 1
 		}
 		return 0
 	}
-	return []int{one(c.Suspect), one(avoid), one(m.preferred != "" && c.Link != m.preferred), one(c.Deprecated), c.Prefer, one(c.Addr.Is4())}
+	return []int{one(c.Suspect), one(m.avoids(c)), one(m.preferred != "" && c.Link != m.preferred), one(c.Deprecated), c.Prefer, one(c.Addr.Is4())}
+}
+
+// avoids says whether a care-of address failed of late.
+func (m *Machine) avoids(c *movement.CareOf) bool {
+	_, yes := m.nets.avoided(c, m.now.Wall)
+	return yes
 }
 
 // evaluate looks at where the node is and does what follows. It is called when care-of addresses changed, and when what was
@@ -55,7 +60,7 @@ func (m *Machine) evaluate(why string) {
 	cs := m.candidates()
 	moved := m.moved(cs)
 	if moved {
-		m.deaf = 0
+		m.nets.hearing()
 	}
 	if len(cs) == 0 {
 		m.detach(why)
@@ -114,8 +119,7 @@ func (m *Machine) seek(cs []movement.CareOf, why string) {
 // improve looks whether a better care-of address answers, while the bound one works.
 func (m *Machine) improve(better []movement.CareOf, moved bool, why string) {
 	better = slices.DeleteFunc(slices.Clone(better), func(c movement.CareOf) bool {
-		_, avoid := m.nets.avoided(&c, m.now.Wall)
-		return avoid || c.Suspect
+		return m.avoids(&c) || c.Suspect
 	})
 	switch {
 	case len(better) == 0:

@@ -27,6 +27,7 @@ type network struct {
 	name  string // see nameOf
 	rtt   time.Duration
 	fails int       // in a row
+	deaf  int       // registrations in a row whose tunnel never answered an echo; not stored
 	avoid time.Time // until then it is not preferred
 	plain verdict   // IPv4: of protocols 4 and 41
 	until time.Time // of a verdict that they are blocked
@@ -97,7 +98,7 @@ func (m *memory) rtt(c *movement.CareOf) time.Duration {
 // works notes that packets went through the tunnel and back.
 func (m *memory) works(c *movement.CareOf) {
 	n := m.of(c)
-	n.fails, n.avoid = 0, time.Time{}
+	n.fails, n.deaf, n.avoid = 0, 0, time.Time{}
 }
 
 // measured smooths round trip times as TCP does (RFC 6298 2.3).
@@ -151,10 +152,17 @@ func (m *memory) plain(c *movement.CareOf) verdict {
 	return unknown
 }
 
+// hearing gives every network another chance to be heard at once.
+func (m *memory) hearing() {
+	for _, n := range m.list {
+		n.deaf = 0
+	}
+}
+
 // forget ends all avoidance: somebody who knows says that it is time to try again.
 func (m *memory) forget() {
 	for _, n := range m.list {
-		n.fails, n.avoid = 0, time.Time{}
+		n.fails, n.deaf, n.avoid = 0, 0, time.Time{}
 	}
 }
 

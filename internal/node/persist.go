@@ -121,7 +121,7 @@ func (m *Machine) adopt(val []byte) error {
 	}
 	for _, n := range r.Networks[max(0, len(r.Networks)-maxNetworks):] {
 		if n.Name != "" && n.RTT >= 0 && n.RTT < time.Minute && n.Fails >= 0 && n.Plain <= blocked {
-			m.nets.list = append(m.nets.list, &network{n.Name, n.RTT, n.Fails, n.Avoid, n.Plain, n.Until})
+			m.nets.list = append(m.nets.list, &network{name: n.Name, rtt: n.RTT, fails: n.Fails, avoid: n.Avoid, plain: n.Plain, until: n.Until})
 		}
 	}
 	if r.Home != m.hoa() {

@@ -22,7 +22,7 @@ const (
 	// echoless is after how many registrations without a single answered echo, ever, the home agent is taken for one that
 	// does not answer any. Binding Updates take their place, every updateProbe.
 	echoless    = 3
-	updateProbe = 20 * time.Second
+	updateProbe = 15 * time.Second
 )
 
 // path is what is known of the tunnel in use.
@@ -74,8 +74,9 @@ func (m *Machine) probeDue() {
 	p := &m.path
 	if m.silent() {
 		m.echo() // one that is answered ends this
-		p.waiting, p.next = false, m.now.Boot+updateProbe
-		if m.now.Boot >= m.bind.sentAt+updateProbe {
+		p.waiting, p.next = false, m.bind.sentAt+updateProbe
+		if p.next <= m.now.Boot {
+			p.next = m.now.Boot + updateProbe
 			m.requested("probe")
 		}
 		return
@@ -171,6 +172,7 @@ func (m *Machine) died(why string) {
 		}
 		// The home agent could be reached, but not by a tunnel from there.
 		m.nets.fail(&m.bind.careOf, m.now.Wall)
+		m.nets.of(&m.bind.careOf).deaf++
 	}
 	m.emit(core.Emit{Name: "path", ID: m.session.id, From: "alive", To: "dead", Why: why, Fields: m.fields()})
 	m.past("path dead", string(wire.NoAnswer), why)

@@ -84,27 +84,33 @@ const never = time.Duration(1<<63 - 1)
 func (m *Machine) startRace(cs []movement.CareOf, k kind, narrow, refresh bool) {
 	m.race = race{begun: m.now.Boot, narrow: narrow, refresh: refresh}
 	at := m.now.Boot
-	if !narrow && !refresh {
-		at += m.reluctance(&cs[0])
-	}
 	if len(cs) > maxAttempts {
 		m.race.waiting = slices.Clone(cs[maxAttempts:])
 		cs = cs[:maxAttempts]
 	}
-	for _, c := range cs {
-		m.race.attempts = append(m.race.attempts, attempt{careOf: c, kind: k, next: at})
-		at += m.patience(&c)
+	for i, c := range cs {
+		if i > 0 && m.avoids(&c) && !m.avoids(&cs[i-1]) {
+			at = max(at, m.now.Boot+m.cfg.Timers.RetransmitFirst) // the others may be slow, this one is not expected to work
+		}
+		a := attempt{careOf: c, kind: k, next: at}
+		if hold := m.reluctance(&c); hold > 0 && !narrow && !refresh {
+			a.next = max(at, m.now.Boot+hold)
+		} else {
+			at += m.patience(&c)
+		}
+		m.race.attempts = append(m.race.attempts, a)
 	}
 	m.sendDue()
 }
 
-// reluctance holds a search back when the last registrations were acknowledged, but nothing came through their tunnels, and
-// nothing else is there to be tried: another one will hardly help.
-func (m *Machine) reluctance(best *movement.CareOf) time.Duration {
-	if _, avoid := m.nets.avoided(best, m.now.Wall); !avoid || m.deaf < 2 {
+// reluctance holds a care-of address back whose last registrations were acknowledged, but nothing came through their
+// tunnels: another one will hardly help.
+func (m *Machine) reluctance(c *movement.CareOf) time.Duration {
+	n := m.nets.find(c)
+	if n == nil || n.deaf < 2 {
 		return 0
 	}
-	return min(m.cfg.Timers.RetransmitFirst<<min(m.deaf-2, 10), m.cfg.Timers.RetransmitMax)
+	return min(m.cfg.Timers.RetransmitFirst<<min(n.deaf-2, 10), m.cfg.Timers.RetransmitMax)
 }
 
 // patience is how long a care-of address is alone in a race: two round trips if known, else Timers.FamilyFallback. A lower
@@ -169,10 +175,13 @@ func (m *Machine) turn(i int) time.Duration {
 		return 0
 	}
 	before := &m.race.attempts[i-1]
-	if before.tries == 0 && before.next != never {
-		return max(before.next, m.now.Boot) + m.patience(&before.careOf)
+	switch {
+	case before.tries > 0:
+		return before.first + m.patience(&before.careOf)
+	case before.next > m.now.Boot+time.Second: // held back for longer than any rate does
+		return 0
 	}
-	return before.first + m.patience(&before.careOf)
+	return max(before.next, m.now.Boot) + m.patience(&before.careOf)
 }
 
 // transmit sends one Binding Update and sets the time of the next.
