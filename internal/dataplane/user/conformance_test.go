@@ -101,7 +101,7 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 		Home: o.Home, Anchors: o.Anchors, ProbeID: o.ProbeID, Unreachable: o.Unreachable}
 	r.core = link(t, outside, inside, "core0")
 	r.core.neighbour(t, conformance.LMAA.Next(), conformance.CoA2, conformance.Alien, conformance.Alien4, conformance.NAT4, markGW, markGW4)
-	own := cfg.Local
+	var own []netip.Addr
 	switch o.Role {
 	case Node: // its care-of addresses are on the link, and nothing else is
 		own = []netip.Addr{conformance.CoA1, conformance.CoA4}

@@ -290,13 +290,24 @@ func TestRoamingRestart(t *testing.T) {
 		server, err = net.Listen("tcp", netip.AddrPortFrom(conformance.CN4, 7).String())
 		return err
 	})
-	defer server.Close()
+	accepted, done := make(chan net.Conn, 1), make(chan struct{})
+	defer func() { <-done }()
+	defer func() { // the other end may not be there any more to close it
+		server.Close()
+		select {
+		case c := <-accepted:
+			c.Close()
+		default:
+		}
+	}()
 	go func() {
+		defer close(done)
 		c, err := server.Accept()
 		if err != nil {
 			return
 		}
 		defer c.Close()
+		accepted <- c
 		b := make([]byte, 100)
 		for {
 			n, err := c.Read(b)

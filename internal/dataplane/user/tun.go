@@ -115,7 +115,7 @@ func RemoveDevice(name string) error {
 		return nil
 	}
 	if err == nil && (link.Type() != "tuntap" && link.Type() != "tun" || link.Attrs().Alias != Tag) {
-		err = errors.New("Kedge did not make it")
+		err = errors.New("it is not one that Kedge made")
 	}
 	if err == nil {
 		err = netlink.LinkDel(link)
