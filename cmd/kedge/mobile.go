@@ -8,6 +8,7 @@ import (
 	"kedge/internal/anchor"
 	"kedge/internal/config"
 	"kedge/internal/node"
+	"kedge/internal/system"
 )
 
 // homeAgentConfig says in the home agent's words what the file says.
@@ -68,11 +69,12 @@ func nodeConfig(cfg *config.Config, restart uint32) node.Config {
 		ID:       n.ID,
 		Device:   cfg.Dataplane.Device,
 		Exclude:  n.Exclude,
-		ForceUDP: n.ForceUDP,
-		ProbeID:  node.DefaultProbeID,
-		Restart:  restart,
+		ForceUDP: n.ForceUDP, RetryIPv4: n.RetryV4, NoOptimistic: system.CheckOptimistic().Severity != system.Fine,
+		Table:   n.Table,
+		ProbeID: node.DefaultProbeID,
+		Restart: restart,
 		Timers: node.Timers{Lifetime: t.Lifetime, RefreshAt: t.RefreshAt, DeadPath: t.DeadPath, FamilyFallback: t.FamilyFallback,
-			NATRefresh: t.NATRefresh, RetransmitFirst: t.RetransmitFirst, RetransmitMax: t.RetransmitMax, Grace: cfg.Dataplane.UplinkGrace},
+			NATRefresh: t.NATRefresh, RetransmitNew: t.FirstTimeout, RetransmitFirst: t.RetransmitFirst, RetransmitMax: t.RetransmitMax, Grace: cfg.Dataplane.UplinkGrace},
 	}
 	for _, p := range cfg.Peers {
 		if p.Name == n.Anchor.Name {

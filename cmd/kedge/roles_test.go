@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"kedge/internal/anchor"
 	"kedge/internal/config"
 	"kedge/internal/core"
+	"kedge/internal/node"
 )
 
 const (
@@ -101,6 +103,58 @@ func TestEveryAnchorSetting(t *testing.T) {
 			if !ok {
 				t.Errorf("no key of the file sets %s", path[1:])
 			}
+		}
+	}
+}
+
+// TestEveryNodeSetting: the same for a mobile node.
+func TestEveryNodeSetting(t *testing.T) {
+	const head = `version: 1
+name: laptop
+dataplane: { device: tun9, uplink-grace: 1s }
+security: { peers: [ { name: ha1, rfc4285: { spi: 0x201, key-file: k } } ] }
+node:
+  anchor: { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1], dialect: draft-soliman-00, option-length: octets }
+  links: [ { match: "wl*", prefer: 10, families: [v4, v6] } ]
+  exclude: [192.168.0.0/16]
+  id: laptop@example.net
+  table: 20000
+  retry-v4: true
+  unreachable: pass
+  dns: direct
+  udp: always
+  timers: { lifetime: 12m, refresh-at: 0.7, dead-path: 4s, family-fallback: 200ms, nat-refresh: 100s, first-registration: 2s, retransmit: { first: 2s, max: 30s } }
+`
+	parse := func(home string) node.Config {
+		cfg, _, err := config.Parse("node.yaml", []byte(head+"  home: { v6: \"2001:db8:2000::5/64\", v4: "+home+" }\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nodeConfig(cfg, 7)
+	}
+	v := reflect.ValueOf(parse("10.20.0.5/16"))
+	var walk func(path string, v reflect.Value)
+	walk = func(path string, v reflect.Value) {
+		if v.Kind() == reflect.Struct && v.Type().PkgPath() != "net/netip" {
+			for i := range v.NumField() {
+				walk(path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+			return
+		}
+		switch {
+		case path == ".NoOptimistic" || path == ".Home.Networks": // the kernel's; not in this version
+		case v.IsZero():
+			t.Errorf("no key of the file sets %s", path[1:])
+		}
+	}
+	walk("", v)
+	for home, want := range map[string]node.IPv4{"dynamic": node.IPv4Dynamic, "none": node.IPv4None, "10.20.0.5": node.IPv4Static} {
+		c := parse(home)
+		if c.Home.IPv4 != want {
+			t.Errorf("v4: %s is %v", home, c.Home.IPv4)
+		}
+		if _, err := node.New(c, rand.Reader); err != nil {
+			t.Errorf("v4: %s: %v", home, err)
 		}
 	}
 }

@@ -53,7 +53,6 @@ type DSMIP6 struct {
 	RequireMessageID    bool
 	MessageIDWindow     time.Duration
 	AcceptPrivateCareOf bool // private care-of addresses without NAT
-	OctetLengths        bool // of draft-soliman-00's options; else the literal 1
 }
 
 // Node is a mobile node (RFC 6275 11, RFC 5555 4.4).
@@ -65,6 +64,8 @@ type Node struct {
 	Exclude []netip.Prefix // never through the tunnel
 	// PassUnreachable: what would go through the tunnel passes outside while the home agent cannot be reached.
 	PassUnreachable bool
+	RetryV4         bool // ask a home agent that did not answer the IPv4 Home Address option again
+	Table           int  // first routing table
 	DNSDirect       bool // questions to name servers go to those of the visited network
 	ForceUDP        bool // F flag always
 	Timers          NodeTimers
@@ -102,6 +103,7 @@ type NodeTimers struct {
 	DeadPath        time.Duration
 	FamilyFallback  time.Duration
 	NATRefresh      time.Duration
+	FirstTimeout    time.Duration // to the first repetition without a binding
 	RetransmitFirst time.Duration
 	RetransmitMax   time.Duration
 }

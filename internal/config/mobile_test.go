@@ -22,7 +22,8 @@ func TestMobileDefaults(t *testing.T) {
 		Anchor: NodeAnchor{Name: "ha1", IPv6: ip("2001:db8:a::1"), IPv4: ip("198.51.100.1"), Dialect: DialectRFC5555},
 		Home:   Home{V6: px("2001:db8:2000::5/64"), Dynamic4: true},
 		Links:  []Link{{Match: "en*", Prefer: 10, Families: Families{true, true}}, {Match: "wl*", Prefer: 20, Families: Families{true, true}}},
-		Timers: NodeTimers{Lifetime: 10 * time.Minute, RefreshAt: 0.8, DeadPath: 3 * time.Second, FamilyFallback: 300 * time.Millisecond,
+		Table:  10700,
+		Timers: NodeTimers{FirstTimeout: 1500 * time.Millisecond, Lifetime: 10 * time.Minute, RefreshAt: 0.8, DeadPath: 3 * time.Second, FamilyFallback: 300 * time.Millisecond,
 			NATRefresh: 110 * time.Second, RetransmitFirst: time.Second, RetransmitMax: 32 * time.Second},
 	}
 	if diff := cmp.Diff(wantNode, n.Node, plain); diff != "" {

@@ -43,7 +43,6 @@ type rawDSMIP6 struct {
 	MessageID     leaf[string]           `yaml:"message-id" doc:"Timestamps of nodes with rfc4285 (RFC 4285 6): checked where a node sends them, or required (status 145)." enum:"accept|require" def:"accept"`
 	MessageWindow leaf[time.Duration]    `yaml:"message-id-window" doc:"How far such a timestamp may be from our clock." range:"3s..1h" rfc:"RFC 4285 5.1: 7 s" def:"7s"`
 	PrivateCareOf leaf[string]           `yaml:"private-care-of" doc:"A private IPv4 care-of address without a NAT between cannot be reached from the Internet: discard such requests, or accept them, in laboratories." enum:"discard|accept" def:"discard"`
-	OptionLength  leaf[string]           `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
 }
 
 type rawNode struct {
@@ -53,6 +52,8 @@ type rawNode struct {
 	ID          leaf[string]             `yaml:"id" doc:"Network access identifier that goes into requests (RFC 4283). Default: none." ex:"laptop@example.net"`
 	Links       list[rawLink]            `yaml:"links" doc:"Links that the node may use; the first that matches an interface counts." ex:"[ { match: \"wl*\" } ]" req:"1"`
 	Exclude     list[leaf[netip.Prefix]] `yaml:"exclude" doc:"Destinations that never go through the tunnel. What is on the link, DHCP and the home agent itself never do." ex:"[192.168.0.0/16]"`
+	RetryV4     leaf[bool]               `yaml:"retry-v4" doc:"Ask a home agent again for an IPv4 home address that left the request without answer once: it may have learned it since." def:"false"`
+	Table       leaf[int]                `yaml:"table" doc:"First of the routing tables that the node uses, 512 of them." range:"256..1000000000" def:"10700"`
 	Unreachable leaf[string]             `yaml:"unreachable" doc:"While the home agent cannot be reached: block what would go through the tunnel, or let it pass outside, from the address of the visited network." enum:"block|pass" def:"block"`
 	DNS         leaf[string]             `yaml:"dns" doc:"Questions to name servers go through the tunnel, or directly to those of the visited network." enum:"tunnel|direct" def:"tunnel"`
 	UDP         leaf[string]             `yaml:"udp" doc:"Data over IPv4 in UDP: when a NAT or a filter is found, or always (F flag, RFC 5555 4.1)." enum:"auto|always" def:"auto"`
@@ -88,5 +89,6 @@ type rawNodeTimers struct {
 	DeadPath       leaf[time.Duration] `yaml:"dead-path" doc:"Longest time until a path that carries nothing any more is noticed, by echoes through the tunnel." range:"500ms..5m" def:"3s"`
 	FamilyFallback leaf[time.Duration] `yaml:"family-fallback" doc:"Time without answer over IPv6 after which IPv4 is tried too; two known round trips if that is less." range:"50ms..1m" def:"300ms"`
 	NATRefresh     leaf[time.Duration] `yaml:"nat-refresh" doc:"Longest time between keepalives behind a NAT; the home agent may ask for less." range:"1s..1h" rfc:"RFC 5555 6: 110 s" def:"110s"`
+	FirstTimeout   leaf[time.Duration] `yaml:"first-registration" doc:"InitialBindackTimeoutFirstReg: time to the first repetition without a binding; the home agent may look for duplicates of the home address." range:"100ms..1m" rfc:"RFC 6275 13: 1.5 s" def:"1500ms"`
 	Retransmit     rawRetransmit       `yaml:"retransmit" doc:"Registrations without answer (RFC 6275 11.8)."`
 }

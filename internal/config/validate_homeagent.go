@@ -37,7 +37,7 @@ func (v *validator) dsmip6(a *Anchor, r *rawDSMIP6) *DSMIP6 {
 	d := &DSMIP6{Dialects: words(&r.Dialects), Families: v.families(&r.Families), RefuseUDP: r.ForceUDP.v == "refuse", ForceUDP: r.ForceUDP.v == "always",
 		NATRefresh: r.NATRefresh.v, RefreshAdvice: r.RefreshAdvice.v, RefreshRequest: r.RefreshAsk.v,
 		RequireMessageID: r.MessageID.v == "require", MessageIDWindow: r.MessageWindow.v,
-		AcceptPrivateCareOf: r.PrivateCareOf.v == "accept", OctetLengths: r.OptionLength.v == "octets"}
+		AcceptPrivateCareOf: r.PrivateCareOf.v == "accept"}
 	v.unique("dialect", r.Dialects.items)
 	empty(v, &r.Dialects, "is empty", "write rfc5555, draft-soliman-00 or both")
 	if d.Families == (Families{V4: true}) {

@@ -9,7 +9,8 @@ import (
 )
 
 func (v *validator) node(c *Config, r *rawNode) *Node {
-	n := &Node{ID: v.identifier(&r.ID), PassUnreachable: r.Unreachable.v == "pass", DNSDirect: r.DNS.v == "direct", ForceUDP: r.UDP.v == "always"}
+	n := &Node{ID: v.identifier(&r.ID), PassUnreachable: r.Unreachable.v == "pass", DNSDirect: r.DNS.v == "direct", ForceUDP: r.UDP.v == "always",
+		RetryV4: r.RetryV4.v, Table: r.Table.v}
 	v.nodeAnchor(n, &r.Anchor)
 	v.home(n, &r.Home)
 	v.links(c, n, &r.Links)
@@ -119,7 +120,7 @@ const minDeadPath = time.Second
 
 func (v *validator) nodeTimers(n *Node, t *rawNodeTimers) {
 	n.Timers = NodeTimers{Lifetime: v.lifetime(&t.Lifetime), RefreshAt: t.RefreshAt.v, DeadPath: t.DeadPath.v, FamilyFallback: t.FamilyFallback.v,
-		NATRefresh: t.NATRefresh.v, RetransmitFirst: t.Retransmit.First.v, RetransmitMax: t.Retransmit.Max.v}
+		NATRefresh: t.NATRefresh.v, FirstTimeout: t.FirstTimeout.v, RetransmitFirst: t.Retransmit.First.v, RetransmitMax: t.Retransmit.Max.v}
 	if f, m := &t.Retransmit.First, &t.Retransmit.Max; m.v != 0 && f.v > m.v {
 		v.fail(pick(m.set, m, f), fmt.Sprintf("max %s is shorter than first %s", short(m.v), short(f.v)), "write a max of at least first")
 	}

@@ -84,6 +84,8 @@ type Config struct {
 	// RetryIPv4 sends the IPv4 Home Address option again to a home agent that did not answer it (document 004, 3.3: MAY);
 	// without it the option stays out (2.2.1: SHOULD NOT).
 	RetryIPv4 bool
+	// NoOptimistic: the kernel has no optimistic addresses (CONFIG_IPV6_OPTIMISTIC_DAD); see package movement.
+	NoOptimistic bool
 	// ProbeID is the identifier of the echoes through the tunnel; the data plane hands replies with it over.
 	ProbeID uint16
 	// Restart numbers the run when nothing was ever stored, so that session ids never repeat.
@@ -206,9 +208,9 @@ func (t *Timers) validate() error {
 	set(&t.DeadPath, DefaultDeadPath)
 	set(&t.FamilyFallback, DefaultFamilyFallback)
 	set(&t.NATRefresh, DefaultNATRefresh)
-	set(&t.RetransmitNew, InitialBindackTimeoutFirstReg)
 	set(&t.RetransmitFirst, InitialBindackTimeout)
 	set(&t.RetransmitMax, MaxBindackTimeout)
+	set(&t.RetransmitNew, min(InitialBindackTimeoutFirstReg, t.RetransmitMax))
 	set(&t.Grace, DefaultGrace)
 	switch {
 	case t.Lifetime < mobility.LifetimeUnit || t.Lifetime > maxLifetime || t.Lifetime%mobility.LifetimeUnit != 0:

@@ -113,6 +113,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 func (m *Machine) watch(secret []byte) error {
 	c := movement.Config{
 		Home: []netip.Addr{m.hoa()}, HomePrefix6: m.cfg.Home.V6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
+		NoOptimistic: m.cfg.NoOptimistic,
 	}
 	for _, l := range m.cfg.Links {
 		c.Links = append(c.Links, movement.Pattern{Match: l.Match, Prefer: l.Prefer, V4: l.Families.V4, V6: l.Families.V6})
