@@ -8,8 +8,9 @@ import (
 
 // Layer is one set of outer headers: IP, optional UDP, TLV, GRE, ESP. Comparable, so usable as a key.
 type Layer struct {
-	Local, Remote  netip.AddrPort // both ports 0 = no UDP; Remote as observed
-	TLV            uint8          // 0 none, 1 RFC 5845, 2 the 2007 layout
+	// Remote as observed. Local's port 0 = no UDP; Remote's then is the one that data is taken from in UDP as well, 0 = 4191.
+	Local, Remote  netip.AddrPort
+	TLV            uint8 // 0 none, 1 RFC 5845, 2 the 2007 layout
 	GRE            bool
 	KeyUp, KeyDown uint32
 	SA             uint32 // security association handle, 0 = no ESP
