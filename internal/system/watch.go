@@ -19,14 +19,15 @@ import (
 // which is no error. f runs in the caller's goroutine and may block: when the kernel's queue overflows meanwhile, the
 // watch reads everything again, tells the differences, removals included, and ends them with another Synced.
 //
-//	link       Op.If, Name, MAC, MTU, Value up or down (as set); Up: set up and with carrier
+//	link       Op.If, Name, MAC, MTU, Value up or down (as set); Up: set up and with carrier. A loss of carrier is told even if it
+//	           was back before the kernel said so
 //	address    Op.If, Name, Prefix, Value: the words tentative, optimistic, dadfailed, deprecated as far as they hold; Tentative:
 //	           it cannot be used because duplicate address detection runs, or has found a duplicate
 //	route      Op.If, Name, Prefix, Via (first hop), Src, Metric, Table, MTU, Value as in Apply, Proto (who set it: 2 the kernel, 9 by
 //	           Router Advertisement, 16 DHCP, 3 and 4 people); local and cached routes are left out
 //	neighbour  Op.If, Name, Prefix, MAC, Value reachable, stale, failed...; Up: has a usable MAC
 func (h *Host) Watch(ctx context.Context, f func(core.HostChanged)) error {
-	w := &watch{h: h, f: f, have: make(map[object]core.HostChanged), names: make(map[int]string)}
+	w := &watch{h: h, f: f, have: make(map[object]core.HostChanged), names: make(map[int]string), downs: make(map[int]uint32)}
 	var fd int
 	err := h.inside(func() (err error) {
 		fd, err = subscribe(h.watchBuffer, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
@@ -135,7 +136,9 @@ type watch struct {
 	have  map[object]core.HostChanged
 	seen  map[object]bool // during a dump
 	names map[int]string
-	stale bool // routes went that the kernel does not tell of
+	downs map[int]uint32 // how often each link has lost its carrier
+	flaps bool           // the link that was read last lost it since, though it is up again
+	stale bool           // routes went that the kernel does not tell of
 }
 
 // table is one that a watch reads.
@@ -230,8 +233,16 @@ func (w *watch) message(kind uint16, data []byte) {
 	if w.seen != nil {
 		w.seen[o] = true
 	}
-	// Netlink repeats itself (statistics, timers); only what differs is news.
+	// Netlink repeats itself (statistics, timers); only what differs is news. A carrier that came back before the kernel told
+	// that it was lost (it does so once a second at most) may be that of another network.
 	old, known := w.have[o]
+	if o.kind == "link" && w.flaps && known && old.Up && c.Up {
+		lost := old
+		lost.Up = false
+		w.have[o] = lost
+		w.f(lost)
+		old = lost
+	}
 	if known && old == c {
 		return
 	}
@@ -274,6 +285,7 @@ func (w *watch) gone(o object, c core.HostChanged) {
 		}
 	}
 	delete(w.names, o.ifi)
+	delete(w.downs, o.ifi)
 }
 
 func (w *watch) link(b []byte) (c core.HostChanged, ok bool) {
@@ -286,6 +298,7 @@ func (w *watch) link(b []byte) (c core.HostChanged, ok bool) {
 		return c, false
 	}
 	c.Op = core.HostOp{Kind: "link", If: int(msg.Index), Value: "down"}
+	w.flaps = false
 	for _, a := range attrs {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:
@@ -296,6 +309,10 @@ func (w *watch) link(b []byte) (c core.HostChanged, ok bool) {
 			}
 		case unix.IFLA_MTU:
 			c.Op.MTU = int(native32(a.Value))
+		case unix.IFLA_CARRIER_DOWN_COUNT:
+			n := native32(a.Value)
+			w.flaps = n != w.downs[c.Op.If]
+			w.downs[c.Op.If] = n
 		}
 	}
 	if msg.Flags&unix.IFF_UP != 0 {

@@ -260,3 +260,21 @@ func TestWatchLinkReplacedDuringOverrun(t *testing.T) {
 		t.Errorf("told of d0: %+v; the last word is not that it is there", told)
 	}
 }
+
+// TestWatchFlap: the kernel tells of a carrier that was away for a moment only that it is there. The watch tells both.
+func TestWatchFlap(t *testing.T) {
+	a, b := pair(t)
+	w := startWatch(t, newHost(t, a), nil)
+	w.next("end of the dump", func(c core.HostChanged) bool { return c.Synced })
+	link := func(up bool) func(core.HostChanged) bool {
+		return func(c core.HostChanged) bool {
+			return c.Op.Kind == "link" && c.Op.Name == "d0" && c.Up == up && !c.Gone
+		}
+	}
+	for range 5 {
+		must(t, b.Down("d1"))
+		must(t, b.Up("d1"))
+		w.next("loss of carrier", link(false))
+		w.next("carrier", link(true))
+	}
+}
