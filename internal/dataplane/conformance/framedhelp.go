@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"kedge/internal/dataplane"
+	"kedge/internal/spec"
 	"kedge/wire"
 )
 
@@ -23,6 +24,13 @@ var congestionTable = func() (t []struct{ inner, outer, result byte }) {
 	}
 	return t
 }()
+
+// covers claims requirements that only one role and framing shows.
+func (v view) covers(r dataplane.Role, framing string, ids ...string) {
+	if v.role == r && v.f.name == framing {
+		spec.Covers(v.bench, ids...)
+	}
+}
 
 // down and up are source and destination of what leaves the tunnel.
 func (v view) down(fam family) netip.Addr { _, a := v.ends(fam); return a }

@@ -149,6 +149,7 @@ var signalCases = slices.Concat(
 				v.check(fmt.Sprintf("%d octets", size), v.r.Drain(), wants...)
 			}
 		}
+		v.covers(dataplane.Anchor, "IPv4", "S004-3.4-23")
 		if v.f.is4() && !v.f.udp() && v.role == dataplane.Anchor {
 			pkt := v6(LMAA, mapped(v.f.remote.Addr()), 43, hdr{}, slices.Concat(routing(H16, 135), mh))
 			if err := v.r.Signal(core.Packet{Outer: v.f.chain(), B: pkt}); err != nil {

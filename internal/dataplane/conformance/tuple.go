@@ -41,6 +41,7 @@ var tupleCases = slices.Concat(
 		v.pass("and still sent plain", v.native(udpPacket(src, dst, hdr{}, 100)), toCore(v.f.wrapDF(udpPacket(src, dst, hdr{hop: v.hop(64)}, 100))))
 	}),
 	inEach("another tuple", func(v view) {
+		v.covers(dataplane.Anchor, "IPv4", "S004-2.2.2-13")
 		src, dst := v.up(families[0]), v.down(families[0])
 		back := udpPacket(dst, src, hdr{}, 100)
 		tell := func(name string, f framing) {
