@@ -110,7 +110,11 @@ func (x *router) radvdConf() string {
 	s := x.spec
 	var b strings.Builder
 	most := s.RAInterval.Seconds()
-	fmt.Fprintf(&b, "interface %s {\n  AdvSendAdvert on;\n  MaxRtrAdvInterval %g;\n  MinRtrAdvInterval %g;\n  AdvDefaultLifetime 60;\n", x.lan, most, max(most*0.6, 0.03))
+	least := most * 0.6
+	if s.RAInterval >= 4*time.Second {
+		least = max(least, 3) // RFC 4861 6.2.1
+	}
+	fmt.Fprintf(&b, "interface %s {\n  AdvSendAdvert on;\n  MaxRtrAdvInterval %g;\n  MinRtrAdvInterval %g;\n  AdvDefaultLifetime 60;\n", x.lan, most, least)
 	if s.RAInterval < 4*time.Second {
 		b.WriteString("  AdvIntervalOpt on;\n  MinDelayBetweenRAs 0.03;\n")
 	}
