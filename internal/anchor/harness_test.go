@@ -11,6 +11,7 @@ import (
 
 	"kedge/internal/binding"
 	"kedge/internal/core"
+	"kedge/internal/dataplane/mem"
 	"kedge/internal/pool"
 	"kedge/internal/subscriber"
 	"kedge/wire/mobility"
@@ -81,6 +82,8 @@ type rig struct {
 	host   []core.HostOp
 	reply  core.Reply
 
+	engine *mem.Engine // is given all forwarding too, if there is one
+
 	failStore, failForward bool
 	failOnce               bool // the next forwarding fails
 	hold                   bool // results are kept in pending
@@ -110,6 +113,9 @@ func (r *rig) restart() {
 	r.m, r.keys, r.tuns, r.host = m, map[netip.Prefix]core.SetKey{}, map[core.ID]core.SetSession{}, nil
 	r.shares = map[netip.Prefix]map[core.ID]core.SetKey{}
 	r.pending, r.hold = nil, false
+	if r.engine != nil {
+		r.withEngine()
+	}
 	keys := make([]string, 0, len(r.store))
 	for k := range r.store {
 		keys = append(keys, k)
@@ -149,6 +155,11 @@ func (r *rig) handle(ev core.Event) {
 			if failed == nil {
 				for _, op := range e.Ops {
 					r.forward(op)
+				}
+				if r.engine != nil {
+					if err := r.engine.Update(e.Ops); err != nil {
+						r.t.Fatalf("the data plane refuses: %v", err)
+					}
 				}
 			}
 			if e.Ref != 0 {

@@ -273,3 +273,5 @@ func layer4(coa netip.Addr) core.Layer {
 func layerUDP(seen netip.AddrPort) core.Layer {
 	return core.Layer{Local: netip.AddrPortFrom(ha4, port4191), Remote: seen}
 }
+
+type profile = subscriber.Profile
