@@ -238,7 +238,7 @@ func TestOutRefuses(t *testing.T) {
 	}
 	long := &mobility.BindingAck{Options: mobility.Options{}}
 	for range 8 {
-		long.Options = long.Options.Add(mobility.RawOption{Opt: 99, Data: make([]byte, 250)})
+		long.Options = long.Options.Add(mobility.RawOption{Opt: 99, Data: make([]byte, 251)})
 	}
 	if _, err := ha.Out(now(), &core.Packet{Src: port(haV6), Dst: port(coa6), DstHome: hoa, B: mhOf(t, long, haV6, hoa)}, nil); !errors.Is(err, wire.TooLong) {
 		t.Errorf("no room for the option: %v", err)
