@@ -94,12 +94,13 @@ func (g *guard) run(ctx context.Context, now func() core.Now) error {
 	}
 }
 
-// drops adds what the guard refused to a role's counters.
-func (g *guard) drops(into map[string]uint64) {
-	if g == nil {
-		return
+// drops are what the guard refused, by reason.
+func (g *guard) drops() map[string]uint64 {
+	out := map[string]uint64{}
+	if g != nil {
+		g.codec.Drops(func(reason wire.Reason, n uint64) { out[string(reason)] += n })
 	}
-	g.codec.Drops(func(reason wire.Reason, n uint64) { into[string(reason)] += n })
+	return out
 }
 
 // close stores exactly what was used, so that the next run skips no number. The sockets are closed before.

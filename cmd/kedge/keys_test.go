@@ -23,6 +23,17 @@ func keysIn(t *testing.T, dir string, args ...string) keyPair {
 	return pair
 }
 
+// keysNamed makes a pair for two names.
+func keysNamed(t *testing.T, dir, name, self string) keyPair {
+	t.Helper()
+	code, out, errs := kedge(t, "-o", "json", "keys", name, "--self", self, "--dir", filepath.Join(dir, "keys"))
+	var pair keyPair
+	if err := json.Unmarshal([]byte(out), &pair); code != 0 || err != nil {
+		t.Fatalf("%d %v %s%s", code, err, out, errs)
+	}
+	return pair
+}
+
 // TestKeys: both halves fit each other, nobody else may read them, nothing of them is shown, and the shown items are config.
 func TestKeys(t *testing.T) {
 	for _, suite := range append(ipsec.Suites(), "rfc4285") {

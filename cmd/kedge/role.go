@@ -86,9 +86,9 @@ func (r *role) source(name string) observe.Source {
 		Drops: func() map[string]uint64 {
 			drops := make(map[string]uint64)
 			r.data.Drops(func(reason wire.Reason, n uint64) { drops[string(reason)] += n })
-			r.guard.drops(drops)
 			return drops
 		},
+		Refused: r.guard.drops,
 	}
 	if name == "node" { // it has two bindings at most
 		src.Bindings = func() ([]core.Binding, bool) {

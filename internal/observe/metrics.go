@@ -23,6 +23,8 @@ type Source struct {
 	Bindings func() ([]core.Binding, bool)
 	// Drops are the data plane's, by text of a wire.Reason.
 	Drops func() map[string]uint64
+	// Refused are messages that the policy of signalling or its cryptography refused, by text of a wire.Reason.
+	Refused func() map[string]uint64
 }
 
 // AddSource adds values to every scrape.
@@ -178,9 +180,12 @@ func (s *Source) collect(sum sums) {
 			sum.add(descTunnelBytes, prometheus.CounterValue, float64(n.OctetsOut), encap, "out")
 		}
 	}
-	if s.Drops != nil {
-		for reason, n := range s.Drops() {
-			sum.add(descDrops, prometheus.CounterValue, float64(n), s.Role, "forwarding", reason)
+	for layer, drops := range map[string]func() map[string]uint64{"forwarding": s.Drops, "security": s.Refused} {
+		if drops == nil {
+			continue
+		}
+		for reason, n := range drops() {
+			sum.add(descDrops, prometheus.CounterValue, float64(n), s.Role, layer, reason)
 		}
 	}
 }

@@ -345,7 +345,7 @@ func TestMetrics(t *testing.T) {
 	}
 	n.Message(at, 0, "out", path, &ip.Echo{}, nil)
 	n.Message(at, 0, "in", path, &ip.Echo{Reply: true}, nil)
-	h.AddSource(Source{Role: "node", Bindings: func() ([]core.Binding, bool) {
+	h.AddSource(Source{Role: "node", Refused: func() map[string]uint64 { return map[string]uint64{string(wire.Replayed): 4} }, Bindings: func() ([]core.Binding, bool) {
 		coa := netip.MustParseAddr("192.0.2.7")
 		return []core.Binding{{CareOf: coa, Framing: "udp"}, {CareOf: coa, Framing: "udp"}}, true
 	}})
@@ -360,6 +360,7 @@ kedge_clock_offset_seconds{peer="lma1"} -0.25
 # TYPE kedge_drops_total counter
 kedge_drops_total{layer="access",reason="foreign-server",role="gateway"} 1
 kedge_drops_total{layer="forwarding",reason="wrong-source",role="anchor"} 6
+kedge_drops_total{layer="security",reason="replayed",role="node"} 4
 kedge_drops_total{layer="signalling",reason="bad-checksum",role="anchor"} 1
 # HELP kedge_messages_total Signalling messages; status is that of an answer.
 # TYPE kedge_messages_total counter

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"kedge/internal/api"
+	"kedge/internal/core"
+	"kedge/internal/system/netns"
+)
+
+// TestMain makes a daemon of the test's own program, so that tests have real processes that can be killed.
+func TestMain(m *testing.M) {
+	if os.Getenv("KEDGE_TEST_DAEMON") != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		os.Exit(cli(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// process is a daemon in a namespace.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	log  *bytes.Buffer
+	api  *api.Client
+	done bool
+}
+
+// daemonIn starts one with a config, in a directory where its socket, store and keys are.
+func daemonIn(t *testing.T, ns *netns.NS, dir, name, text string) *process {
+	t.Helper()
+	file := filepath.Join(dir, name+".yaml")
+	text = fmt.Sprintf("version: 1\nname: %s\napi: { socket: %s/%s.sock }\nstore: { path: %s/%s.db }\n%s", name, dir, name, dir, name, text)
+	netns.Must(t, os.WriteFile(file, []byte(text), 0o600))
+	p := &process{t: t, log: &bytes.Buffer{}, api: api.NewClient(filepath.Join(dir, name+".sock"))}
+	p.cmd = exec.Command(os.Args[0], "run", file)
+	p.cmd.Env = append(os.Environ(), "KEDGE_TEST_DAEMON=1")
+	p.cmd.Stderr = p.log
+	netns.Must(t, ns.Do(p.cmd.Start))
+	t.Cleanup(func() {
+		p.api.Close()
+		if !p.done {
+			_ = p.cmd.Process.Signal(syscall.SIGTERM)
+			_ = p.cmd.Wait()
+		}
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", name, p.log)
+		}
+	})
+	return p
+}
+
+// kill ends it as a crash would.
+func (p *process) kill() {
+	p.done = true
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+// until waits for a condition; the error says what is missing.
+func until(t *testing.T, within time.Duration, cond func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := cond()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("not within %s: %v", within, err)
+		}
+	}
+}
+
+// binding waits for a binding in a state at a care-of address.
+func (p *process) binding(state, careOf string) core.Binding {
+	p.t.Helper()
+	var found core.Binding
+	until(p.t, 10*time.Second, func() error {
+		list, err := p.api.Bindings(p.t.Context(), "", 0)
+		if err != nil {
+			return err
+		}
+		for _, b := range list.Bindings {
+			if b.State == state && (careOf == "" || b.CareOf == netip.MustParseAddr(careOf)) {
+				found = b.Binding
+				return nil
+			}
+		}
+		return fmt.Errorf("bindings %+v, want one %s at %q", list.Bindings, state, careOf)
+	})
+	return found
+}
+
+// outbound is the sequence number of what was sent to the one peer.
+func (p *process) association(direction string) api.Association {
+	p.t.Helper()
+	st, err := p.api.Status(p.t.Context())
+	netns.Must(p.t, err)
+	for _, a := range st.Security {
+		if a.Direction == direction {
+			return a
+		}
+	}
+	p.t.Fatalf("no association %s in %+v", direction, st.Security)
+	return api.Association{}
+}
+
+// output runs a program in a namespace.
+func output(t *testing.T, ns *netns.NS, args ...string) string {
+	t.Helper()
+	var out []byte
+	netns.Must(t, ns.Do(func() (err error) { out, err = exec.Command(args[0], args[1:]...).CombinedOutput(); return err }))
+	return string(out)
+}
+
+// reaches waits for an answer to a ping.
+func reaches(t *testing.T, ns *netns.NS, to string) {
+	t.Helper()
+	until(t, 5*time.Second, func() error {
+		return ns.Do(func() error { return exec.Command("ping", "-n", "-c", "1", "-W", "1", to).Run() })
+	})
+}
+
+// pairOf makes keys and gives both items of security.peers, with addresses if there are any.
+func pairOf(t *testing.T, dir, name, self, nameAddr, selfAddr string) (here, there string) {
+	t.Helper()
+	pair := keysNamed(t, dir, name, self)
+	with := func(item, addr string) string {
+		if addr == "" {
+			return item
+		}
+		return strings.Replace(item, ", esp:", `, addresses: ["`+addr+`"], esp:`, 1)
+	}
+	return with(pair.Here.Peer, nameAddr), with(pair.There.Peer, selfAddr)
+}
+
+// TestNodeAndHomeAgent: a laptop in an IPv4 network registers both home addresses through ESP, is reached there, survives the
+// crash of its home agent and its own, and leaves nothing behind when it is stopped.
+func TestNodeAndHomeAgent(t *testing.T) {
+	ha, node := netns.Test(t, "ha"), netns.Test(t, "node")
+	px := netip.MustParsePrefix
+	netns.TestVeth(t,
+		netns.End{NS: ha, Name: "core0", Addrs: []netip.Prefix{px("2001:db8:a::1/64"), px("198.51.100.1/24")}},
+		netns.End{NS: node, Name: "eth0", Addrs: []netip.Prefix{px("198.51.100.7/24")}})
+	output(t, node, "ip", "route", "add", "default", "via", "198.51.100.1")
+	before := hostState(t, node)
+	dir := t.TempDir()
+	here, there := pairOf(t, dir, "laptop", "ha1", "", "")
+	haText := `security: { peers: [ ` + here + ` ] }
+anchor:
+  addresses: ["2001:db8:a::1", 198.51.100.1]
+  pools: [ { name: home6, prefix: "2001:db8:2000::/64" }, { name: home4, prefix: 10.20.0.0/16 } ]
+  services: { dsmip6: { private-care-of: accept } }
+  subscribers: { list: [ { id: laptop@example.net, hoa: "2001:db8:2000::5/64", peer: laptop } ] }
+`
+	nodeText := `security: { peers: [ ` + there + ` ] }
+node:
+  anchor: { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1] }
+  home: { v6: "2001:db8:2000::5/64" }
+  links: [ { match: "eth*" } ]
+  timers: { lifetime: 40s }
+`
+	agent := daemonIn(t, ha, dir, "ha1", haText)
+	laptop := daemonIn(t, node, dir, "laptop", nodeText)
+	b := agent.binding("active", "198.51.100.7")
+	if b.ID != "laptop@example.net" || b.Kind != "host" || len(b.Home) != 2 {
+		t.Errorf("%+v", b)
+	}
+	laptop.binding("active", "198.51.100.7")
+	reaches(t, ha, "2001:db8:2000::5")
+	for _, h := range b.Home {
+		if h.Addr().Is4() {
+			reaches(t, ha, h.Addr().String())
+		}
+	}
+	reaches(t, node, "2001:db8:a::1")
+	if a := agent.association("in"); a.Peer != "laptop" || a.Packets == 0 || a.BadICV+a.Replayed != 0 {
+		t.Errorf("%+v", a)
+	}
+
+	// The home agent dies: bindings and sequence numbers outlive it.
+	used := agent.association("out").Sequence
+	agent.kill()
+	agent = daemonIn(t, ha, dir, "ha1", haText)
+	agent.binding("active", "198.51.100.7")
+	reaches(t, ha, "2001:db8:2000::5")
+
+	// The node dies: its device and addresses stay, and the next one goes on.
+	laptop.kill()
+	if s := output(t, node, "ip", "addr", "show", "dev", "kedge0"); !strings.Contains(s, "2001:db8:2000::5") {
+		t.Errorf("a crash takes the home address away:\n%s", s)
+	}
+	laptop = daemonIn(t, node, dir, "laptop", nodeText)
+	laptop.binding("active", "198.51.100.7")
+	reaches(t, ha, "2001:db8:2000::5")
+	// What it sends now is answered, with numbers that were never used before.
+	until(t, 10*time.Second, func() error {
+		if a := agent.association("out"); a.Packets == 0 || a.Sequence <= used {
+			return fmt.Errorf("%+v, %d were used before", a, used)
+		}
+		return nil
+	})
+
+	var out bytes.Buffer
+	if code := cli(t.Context(), []string{"stop", "-s", filepath.Join(dir, "laptop.sock")}, &out, &out); code != 0 {
+		t.Fatalf("stop: %d %s", code, &out)
+	}
+	laptop.done = true
+	if err := laptop.cmd.Wait(); err != nil {
+		t.Errorf("a stopped node ends with %v", err)
+	}
+	agent.binding("deprecated", "")
+	if after := hostState(t, node); after != before {
+		t.Errorf("left behind: before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// hostState is what a daemon may change on a host.
+func hostState(t *testing.T, ns *netns.NS) string {
+	t.Helper()
+	var b strings.Builder
+	for _, c := range [][]string{
+		{"ip", "-br", "link"}, {"ip", "-4", "rule"}, {"ip", "-6", "rule"}, {"ip", "-4", "route", "show", "table", "all"}, {"nft", "list", "ruleset"},
+		{"sysctl", "net.ipv6.conf.eth0.accept_ra", "net.ipv6.conf.eth0.autoconf", "net.ipv6.conf.eth0.optimistic_dad", "net.ipv6.conf.eth0.use_optimistic"},
+	} {
+		fmt.Fprintf(&b, "%s:\n%s", strings.Join(c, " "), output(t, ns, c...))
+	}
+	return b.String()
+}
+
+// TestGatewayThroughESP: proxy registrations and heartbeats go through ESP, nothing of them is in the clear, and a
+// crash of either end costs no sequence number twice.
+func TestGatewayThroughESP(t *testing.T) {
+	lma, mag := netns.Test(t, "lma"), netns.Test(t, "mag")
+	host := netns.Test(t, "host")
+	px := netip.MustParsePrefix
+	netns.TestVeth(t,
+		netns.End{NS: lma, Name: "core0", Addrs: []netip.Prefix{px("2001:db8:a::1/64")}},
+		netns.End{NS: mag, Name: "core0", Addrs: []netip.Prefix{px("2001:db8:a::11/64")}})
+	netns.TestVeth(t, netns.End{NS: mag, Name: "acc0"}, netns.End{NS: host, Name: "eth0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
+	dir := t.TempDir()
+	here, there := pairOf(t, dir, "mag1", "lma1", "2001:db8:a::11", "2001:db8:a::1")
+	lmaText := `security: { peers: [ ` + here + ` ] }
+anchor:
+  addresses: ["2001:db8:a::1"]
+  pools: [ { name: hnp, prefix: "2001:db8:1000::/36" } ]
+  services: { pmip6: { gateways: [mag1] } }
+  subscribers: { list: [ { id: "02-00-00-00-00-0a@example.net", families: [v6] } ] }
+`
+	magText := `security: { peers: [ ` + there + ` ] }
+gateway:
+  address: "2001:db8:a::11"
+  anchors: [ { name: lma1, address: "2001:db8:a::1" } ]
+  access: [ { interface: acc0, identity: { realm: example.net }, families: [v6] } ]
+`
+	anchor := daemonIn(t, lma, dir, "lma1", lmaText)
+	gateway := daemonIn(t, mag, dir, "mag1", magText)
+	until(t, 10*time.Second, func() error {
+		return gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
+	})
+	anchor.binding("active", "")
+	gateway.binding("active", "")
+	first := gateway.association("out")
+	if first.Packets == 0 || gateway.association("in").Packets == 0 {
+		t.Fatalf("nothing went through ESP: %+v", first)
+	}
+
+	gateway.kill()
+	gateway = daemonIn(t, mag, dir, "mag1", magText)
+	until(t, 10*time.Second, func() error {
+		return gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
+	})
+	gateway.binding("active", "")
+	if a := gateway.association("out"); a.Sequence <= first.Sequence {
+		t.Errorf("sequence number %d after %d: used twice", a.Sequence, first.Sequence)
+	}
+	if a := anchor.association("in"); a.Replayed+a.BadICV != 0 {
+		t.Errorf("the anchor refuses the restarted gateway: %+v", a)
+	}
+
+	// Another key is nobody's: it is refused, counted, and shown.
+	metrics, err := anchor.api.Metrics(t.Context())
+	netns.Must(t, err)
+	if strings.Contains(metrics, `reason="unprotected"`) {
+		t.Errorf("something came in the clear:\n%s", metrics)
+	}
+	netns.Must(t, errors.Join(os.Remove(filepath.Join(dir, "keys/mag1.here")), os.Remove(filepath.Join(dir, "keys/mag1.there"))))
+	keysNamed(t, dir, "mag1", "lma1")
+	gateway.kill()
+	gateway = daemonIn(t, mag, dir, "mag1", magText)
+	until(t, 10*time.Second, func() error {
+		if err := gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}}); err != nil {
+			return err
+		}
+		if a := anchor.association("in"); a.Replayed == 0 { // its numbers begin anew, and that is looked at first (RFC 4303 3.4.3)
+			return fmt.Errorf("%+v", a)
+		}
+		m, err := anchor.api.Metrics(t.Context())
+		if err == nil && !strings.Contains(m, `kedge_drops_total{layer="security",reason="replayed",role="anchor"}`) {
+			err = fmt.Errorf("no drop is counted")
+		}
+		return err
+	})
+}
