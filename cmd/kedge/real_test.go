@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"kedge/internal/api"
 	"kedge/internal/core"
+	"kedge/internal/spec"
 	"kedge/internal/system/netns"
 )
 
@@ -272,6 +272,20 @@ gateway:
   anchors: [ { name: lma1, address: "2001:db8:a::1" } ]
   access: [ { interface: acc0, identity: { realm: example.net }, families: [v6] } ]
 `
+	wire := filepath.Join(dir, "core.pcap")
+	capture := exec.Command("tcpdump", "--immediate-mode", "-U", "-i", "core0", "-w", wire, "ip6")
+	said, err := os.Create(filepath.Join(dir, "tcpdump.log"))
+	netns.Must(t, err)
+	defer said.Close()
+	capture.Stderr = said
+	netns.Must(t, lma.Start(capture))
+	until(t, 5*time.Second, func() error {
+		b, err := os.ReadFile(said.Name())
+		if err == nil && !bytes.Contains(b, []byte("listening")) {
+			err = fmt.Errorf("tcpdump says %q", b)
+		}
+		return err
+	})
 	anchor := daemonIn(t, lma, dir, "lma1", lmaText)
 	gateway := daemonIn(t, mag, dir, "mag1", magText)
 	until(t, 10*time.Second, func() error {
@@ -297,27 +311,49 @@ gateway:
 		t.Errorf("the anchor refuses the restarted gateway: %+v", a)
 	}
 
-	// Another key is nobody's: it is refused, counted, and shown.
-	metrics, err := anchor.api.Metrics(t.Context())
-	netns.Must(t, err)
-	if strings.Contains(metrics, `reason="unprotected"`) {
-		t.Errorf("something came in the clear:\n%s", metrics)
-	}
-	netns.Must(t, errors.Join(os.Remove(filepath.Join(dir, "keys/mag1.here")), os.Remove(filepath.Join(dir, "keys/mag1.there"))))
-	keysNamed(t, dir, "mag1", "lma1")
-	gateway.kill()
-	gateway = daemonIn(t, mag, dir, "mag1", magText)
-	until(t, 10*time.Second, func() error {
-		if err := gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}}); err != nil {
+	// Another key is nobody's: what comes with it is refused and makes no binding, and neither does what comes in the clear.
+	refused := func(reason string, text string) {
+		t.Helper()
+		gateway.kill()
+		gateway = daemonIn(t, mag, dir, "mag1", text)
+		until(t, 10*time.Second, func() error {
+			if err := gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}}); err != nil {
+				return err
+			}
+			m, err := anchor.api.Metrics(t.Context())
+			if want := `kedge_drops_total{layer="security",reason="` + reason + `",role="anchor"}`; err == nil && !strings.Contains(m, want) {
+				err = fmt.Errorf("nothing is counted as %s", want)
+			}
 			return err
+		})
+		if list, err := anchor.api.Bindings(t.Context(), "", 0); err != nil || list.Total != 0 {
+			t.Errorf("%s: %+v %v", reason, list, err)
 		}
-		if a := anchor.association("in"); a.Replayed == 0 { // its numbers begin anew, and that is looked at first (RFC 4303 3.4.3)
-			return fmt.Errorf("%+v", a)
+	}
+	anchor.kill()
+	netns.Must(t, os.Remove(filepath.Join(dir, "lma1.db")))
+	anchor = daemonIn(t, lma, dir, "lma1", lmaText)
+	until(t, 10*time.Second, func() error { return anchor.api.Health(t.Context()) })
+	for _, f := range []string{"here", "there"} {
+		netns.Must(t, os.Remove(filepath.Join(dir, "keys/mag1."+f)))
+	}
+	keysNamed(t, dir, "mag1", "lma1")
+	refused("bad-icv", magText)
+	refused("unprotected", `security: { peers: [ { name: lma1, addresses: ["2001:db8:a::1"], protection: none } ] }`+magText[strings.IndexByte(magText, '\n'):])
+	gateway.kill()
+	anchor.kill()
+
+	netns.Must(t, capture.Process.Signal(syscall.SIGTERM))
+	_ = capture.Wait()
+	protocols := output(t, lma, "tshark", "-r", wire, "-Y", "mipv6 || esp", "-T", "fields", "-e", "ipv6.src", "-e", "ipv6.nxt")
+	for _, line := range strings.Split(protocols, "\n") {
+		// The one in the clear is of the gateway that was told to go without.
+		if strings.Contains(line, "135") && !strings.HasPrefix(line, "2001:db8:a::11") {
+			t.Errorf("the anchor speaks in the clear: %s", line)
 		}
-		m, err := anchor.api.Metrics(t.Context())
-		if err == nil && !strings.Contains(m, `kedge_drops_total{layer="security",reason="replayed",role="anchor"}`) {
-			err = fmt.Errorf("no drop is counted")
-		}
-		return err
-	})
+	}
+	if !strings.Contains(protocols, "2001:db8:a::11\t50") || !strings.Contains(protocols, "2001:db8:a::1\t50") {
+		t.Errorf("no ESP on the wire:\n%s", protocols)
+	}
+	spec.Covers(t, "S001-3.2.2-11")
 }
