@@ -74,6 +74,7 @@ func TestIPv4AddressAck(t *testing.T) {
 // TestShortLayouts writes and reads the options as draft-soliman-v4v6-mipv6-00 draws them, with the Length of 1 that it
 // prints and with the count of octets. The option behind shows that the reader does not lose its place.
 func TestShortLayouts(t *testing.T) {
+	spec.Covers(t, "S004-3.1.1-01", "S004-3.1.1-02", "S004-3.2.1-01", "S004-3.2.1-03")
 	checkAdded(t,
 		added{[]Value{IPv4HomeAddress{Addr: v4, Short: 1}, HandoffIndicator{1}}, "01 00 1d 01 0a010203 17 02 00 01"},
 		added{[]Value{IPv4HomeAddress{Addr: v4, Short: 4}, HandoffIndicator{1}}, "01 00 1d 04 0a010203 17 02 00 01"},
@@ -82,7 +83,9 @@ func TestShortLayouts(t *testing.T) {
 	)
 	// In a whole message, last and then padding: PadN, type, Length, address, PadN.
 	checkWritten(t, []written{{"update", &BindingUpdate{Sequence: 1, Options: Options(nil).Add(IPv4HomeAddress{Addr: v4, Short: 1})},
-		"3b 02 05 00 0000 0001 0000 0000 01 00 1d 01 0a010203 01 02 0000"}})
+		"3b 02 05 00 0000 0001 0000 0000 01 00 1d 01 0a010203 01 02 0000"},
+		{"acknowledgement", &BindingAck{Sequence: 1, Options: Options(nil).Add(IPv4AddressAck{Addr: v4, Short: 1})},
+			"3b 02 06 00 0000 00 00 0001 0000 1e 01 00 00 0a010203 01 02 0000"}})
 	checkRefused(t, []refused{
 		badOption(t, "address cut", "1d 01 0a01", "IPv4 Home Address", "RFC 5555 3.1.1", wire.BadOptionLength),
 		badOption(t, "acknowledgement cut", "1e 01", "IPv4 Address Acknowledgement", "RFC 5555 3.2.1", wire.BadOptionLength),
