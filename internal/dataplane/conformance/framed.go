@@ -129,6 +129,9 @@ var framedCases = slices.Concat(
 				v.pass("after, into "+to.name, v.native(in), toCore(to.wrapDF(out)))
 				v.pass("from the new one", fromCore(to.back().wrap(back, hdr{})), native)
 				v.pass("from the old one, on its way still", fromCore(v.f.back().wrap(back, hdr{})), native)
+				if v.f.is4() {
+					v.pass("and in its other framing", fromCore(v.f.other().back().wrap(back, hdr{})), native)
+				}
 				v.r.Advance(grace - time.Millisecond)
 				v.pass("in the last millisecond of grace", fromCore(v.f.back().wrap(back, hdr{})), native)
 				v.r.Advance(time.Millisecond)

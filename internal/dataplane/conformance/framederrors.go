@@ -135,6 +135,9 @@ var framedErrorCases = slices.Concat(
 		if v.f.udp() {
 			forged["another port"] = ports.wrap(inner, hdr{df: true})
 		}
+		if v.f.is4() { // it is taken, but nothing was ever sent in it
+			forged["the other framing"] = v.f.other().wrap(inner, hdr{df: true})
+		}
 		for name, about := range forged {
 			v.dropped(wire.Unsolicited, 1, func() { v.pass(name, v.tooBigInCore(1300, about, whole)) })
 			still(name)

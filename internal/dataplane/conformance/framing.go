@@ -42,6 +42,14 @@ func (f framing) plain() framing {
 	return framing{f.name, netip.AddrPortFrom(f.local.Addr(), 0), netip.AddrPortFrom(f.remote.Addr(), 0)}
 }
 
+// other is the other framing between the same addresses.
+func (f framing) other() framing {
+	if f.udp() {
+		return f.plain()
+	}
+	return framing{f.name, ap(f.local.Addr(), port), ap(f.remote.Addr(), port)}
+}
+
 // wrap is the outer packet: figures 4.1 and 4.4.3 of RFC 5555, RFC 2003 3.1, RFC 4213 3.5. Traffic class copied, TTL 64. In IPv4
 // the Identification and checksum are left out, as they are compared.
 func (f framing) wrap(inner []byte, h hdr) []byte {

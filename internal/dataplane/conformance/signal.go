@@ -149,6 +149,16 @@ var signalCases = slices.Concat(
 				v.check(fmt.Sprintf("%d octets", size), v.r.Drain(), wants...)
 			}
 		}
+		pkt, small := v6(src, dst, 50, hdr{}, filling(1300)), v.f.chain()
+		small.MTU = 1300
+		var wants []want
+		for _, p := range v.f.cutOuter(v.f.wrap(pkt, hdr{}), 1300) {
+			wants = append(wants, toCore(v.f.compared(p)))
+		}
+		if err := v.r.Signal(core.Packet{Outer: small, B: pkt}); err != nil {
+			v.Error(err)
+		}
+		v.check("MTU of the chain", v.r.Drain(), wants...)
 		v.covers(dataplane.Anchor, "IPv4", "S004-3.4-23")
 		if v.f.is4() && !v.f.udp() && v.role == dataplane.Anchor {
 			pkt := v6(LMAA, mapped(v.f.remote.Addr()), 43, hdr{}, slices.Concat(routing(H16, 135), mh))

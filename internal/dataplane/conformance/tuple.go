@@ -15,10 +15,7 @@ var tupleCases = slices.Concat(
 	inEach("the other framing", func(v view) { // issue: data is accepted plain and in UDP from the care-of address
 		src, dst := v.up(families[0]), v.down(families[0])
 		back, out := udpPacket(dst, src, hdr{}, 100), v.out(udpPacket(dst, src, hdr{hop: v.hop(64)}, 100))
-		other := v.f.plain()
-		if !v.f.udp() {
-			other.local, other.remote = ap(v.f.local.Addr(), port), ap(v.f.remote.Addr(), port)
-		}
+		other := v.f.other()
 		if !v.f.is4() {
 			v.dropped(wire.WrongTunnel, 1, func() { v.pass("over IPv6 there is one", fromCore(other.back().wrap(back, hdr{}))) })
 			return
@@ -142,6 +139,10 @@ var tupleCases = slices.Concat(
 		b.pass("to another one", fromCore(f.back().wrap(v6(H16, CN6, 41, hdr{}, udpPacket(H16, CN6, hdr{}, 100)), hdr{})), toCN(v6(H16, CN6, 41, hdr{hop: 63}, udpPacket(H16, CN6, hdr{}, 100))))
 		loop := udpPacket(CoA4, H14, hdr{}, 100) // from the tunnel's exit point: RFC 2003 3.2
 		b.dropped(wire.TunnelLoop, 1, func() { b.pass("from the care-of address", fromCN(loop)) })
+		// Whoever else is behind the node's NAT may talk to it.
+		nat := framing{"", ap(LMAA4, port), ap(CoA4, 40001)}
+		b.update(core.SetSession{ID: sessionOne, Chain: nat.chain()})
+		b.pass("from the NAT's address", fromCN(loop), toCore(nat.wrapDF(udpPacket(CoA4, H14, hdr{hop: 63}, 100))))
 	}}, {name: "anchor/encapsulation limit over IPv4", o: Options{Role: dataplane.Anchor, EncapsulationLimit: 4}, f: func(b *bench) {
 		f := framing{"", ap(LMAA4, port), ap(NAT4, 40001)}
 		b.update(core.SetSession{ID: sessionOne, Chain: f.chain()})

@@ -171,6 +171,9 @@ func TestMarks(t *testing.T) {
 	if len(seen) < 950 {
 		t.Errorf("1000 lengths have %d Identifications", len(seen))
 	}
+	if nonZero(0) != 1 || nonZero(1<<16) != 1 || nonZero(7) != 7 {
+		t.Error("the kernel replaces an Identification of 0")
+	}
 	same := 0
 	other := newFramed(t, dataplane.Anchor, f.local, f.remote, Config{})
 	for n := range 100 {
@@ -263,10 +266,42 @@ func TestOtherDomain(t *testing.T) {
 	if count(1) != 1 || count(2) != 1 {
 		t.Errorf("counted %d and %d, want one each", count(1), count(2))
 	}
-	if err := e.Update([]core.Op{core.Drop{ID: 1}, core.Drop{ID: 2}}); err != nil {
+	// The one gone, its plain tunnel is free for the other's domain.
+	if err := e.Update([]core.Op{core.Drop{ID: 1}, core.SetSession{ID: 3, Domain: 7, Chain: chainTo(lmaa4, coa4)}}); err != nil {
+		t.Error(err)
+	}
+	if err := e.Update([]core.Op{core.Drop{ID: 2}, core.Drop{ID: 3}}); err != nil {
 		t.Fatal(err)
 	}
 	e.mustBeEmpty(t)
+}
+
+// TestWhoMoved: a report about another tuple names the registration that may send, where several have the address.
+func TestWhoMoved(t *testing.T) {
+	f := testFramings[3]
+	e := newFramed(t, dataplane.Anchor, f.local, f.remote, Config{})
+	if err := e.Update([]core.Op{
+		core.SetKey{ID: 1, Match: core.Match{Dst: whole(home6)}},
+		core.SetSession{ID: 2, Chain: chainTo(lmaa, coa)},
+		core.SetKey{ID: 2, Match: core.Match{Dst: whole(home6)}, Up: true, Down: true},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var got core.Reported
+	e.Reports(func(r core.Reported) { got = r })
+	var out Out
+	e.Tunnel(time.Hour, framed(t, f.local, netip.AddrPortFrom(coa4, 40009), packet(t, home6, cn6, 64, 10)), &out)
+	if got.ID != 2 || got.Reason != string(wire.WrongTunnel) {
+		t.Errorf("%+v, want wrong-tunnel of session 2", got)
+	}
+}
+
+func TestGatewayRefusesUDP(t *testing.T) {
+	e := newEngine(t, dataplane.Gateway, Config{})
+	c := chainOf(netip.AddrPortFrom(coa, dataplane.PortUDP), netip.AddrPortFrom(lmaa, dataplane.PortUDP))
+	if err := e.Update([]core.Op{core.SetSession{ID: 1, Chain: c, If: 1, MAC: hostA}}); err == nil {
+		t.Error("accepted, though no gateway listens for it")
+	}
 }
 
 // TestTunnelsListed: those that are sent into, once each, with their ports.
@@ -275,6 +310,15 @@ func TestTunnelsListed(t *testing.T) {
 	e := newFramed(t, dataplane.Anchor, f.local, f.remote, Config{})
 	if got := e.Tunnels(); !slices.Equal(got, [][2]netip.AddrPort{{f.local, f.remote}}) {
 		t.Errorf("%v", got)
+	}
+	if err := e.Update([]core.Op{core.SetSession{ID: 1, Chain: chainTo(lmaa, coa), Grace: time.Hour}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Tunnels(); !slices.Equal(got, [][2]netip.AddrPort{{plain(lmaa), plain(coa)}}) {
+		t.Errorf("after a move: %v", got)
+	}
+	if err := e.Update([]core.Op{core.SetSession{ID: 1, Chain: chainOf(f.local, f.remote)}}); err != nil {
+		t.Fatal(err)
 	}
 	e.SetPathMTU(f.local, f.remote, 1300)
 	e.SetPathMTU(plain(lmaa4), plain(coa4), 1000)
