@@ -71,20 +71,36 @@ func (e counted) Unwrap() error { return e.error }
 
 // drop counts an error, once, and gives it back. What has no reason is malformed.
 func (c *Codec) drop(err error) error {
-	reason := wire.Malformed
-	var known *wire.Error
-	var bare wire.Reason
-	var done counted
-	switch {
-	case errors.As(err, &done):
+	var reason wire.Reason
+	switch e := err.(type) { // what In gives costs a stranger's packet nothing
+	case counted:
 		return err
-	case errors.As(err, &known):
-		reason = known.Reason
-	case errors.As(err, &bare):
-		reason = bare
+	case *wire.Error:
+		reason = e.Reason
+	case wire.Reason:
+		reason = e
+	default:
+		var done counted
+		if errors.As(err, &done) {
+			return err
+		}
+		reason = reasonOf(err)
 	}
 	c.mu.Lock()
 	c.drops[reason]++
 	c.mu.Unlock()
 	return err
+}
+
+// reasonOf finds the reason within an error.
+func reasonOf(err error) wire.Reason {
+	var known *wire.Error
+	var bare wire.Reason
+	switch {
+	case errors.As(err, &known):
+		return known.Reason
+	case errors.As(err, &bare):
+		return bare
+	}
+	return wire.Malformed
 }
