@@ -177,7 +177,8 @@ func (m *Machine) died(why string) {
 	m.emit(core.Emit{Name: "path", ID: m.session.id, From: "alive", To: "dead", Why: why, Fields: m.fields()})
 	m.past("path dead", string(wire.NoAnswer), why)
 	m.out = m.move.Suspect(m.now, m.bind.careOf.Addr, m.out)
-	if m.state == refused { // the home agent does not want us now
+	switch m.state {
+	case refused, returning, stopping: // the home agent does not want us now, or the tunnel is not what is waited for
 		return
 	}
 	m.endRace()

@@ -63,7 +63,7 @@ func (m *Machine) forward() {
 	if !s.up || s.chain != chain || s.retry > 0 {
 		if s.id == 0 {
 			m.sessions++
-			s.id = core.ID(m.cfg.Restart)<<32 | core.ID(m.sessions)
+			s.id = core.ID(m.restart)<<32 | core.ID(m.sessions)
 		}
 		ops = append(ops, core.SetSession{ID: s.id, Chain: chain, Grace: m.cfg.Timers.Grace})
 	}
