@@ -52,6 +52,7 @@ type addr struct {
 	tries   int           // rounds of identifiers that were all duplicates
 	retryAt time.Duration
 	table   int
+	way     bool          // the host has its table, its rule, and the address if we formed it
 	since   time.Duration // offered; never = it is not
 }
 
@@ -214,10 +215,18 @@ func (m *Machine) serveAddrs(l *link) {
 			m.reform(l, x)
 		}
 		m.choose(x)
-		if offered := m.offers(x); !offered {
-			x.since = never
-		} else if x.since == never {
-			x.since = m.now.Boot
+	}
+}
+
+// note sets since when addresses are offered.
+func (m *Machine) note() {
+	for _, ifi := range m.order {
+		for _, x := range m.links[ifi].addrs {
+			if !m.offers(x) {
+				x.since = never
+			} else if x.since == never {
+				x.since = m.now.Boot
+			}
 		}
 	}
 }
@@ -250,7 +259,7 @@ func better(r, than *router) bool {
 
 // offers says whether an address can be used now.
 func (m *Machine) offers(x *addr) bool {
-	if !x.l.carrier || m.closed || x.state != optimistic && x.state != usable {
+	if !x.l.carrier || m.closed || !x.way || x.state != optimistic && x.state != usable {
 		return false
 	}
 	if x.from != nil && m.now.Boot >= x.from.valid {

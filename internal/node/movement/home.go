@@ -23,7 +23,12 @@ type homeState struct {
 	routes  bool // the default routes of HomeTable are ours
 	left    int  // announcements to come
 	next    time.Duration
+	latest  time.Duration // when the first one goes, whether the kernel has said yet that it has the addresses or not
 }
+
+// kernelTakes is how long the kernel may take to receive packets for an address that it was given. Neighbours that know too
+// early would send into the void.
+const kernelTakes = 100 * time.Millisecond
 
 // judgeHome looks whether a link is the home link: the home subnet prefix is on-link there (RFC 6275 11.5.2).
 func (m *Machine) judgeHome(l *link) {
@@ -89,7 +94,7 @@ func (m *Machine) ExpectHome(now core.Now, ifi int, addrs []netip.Prefix, out []
 func (m *Machine) ClaimHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect {
 	m.begin(now, out)
 	if l := m.links[ifi]; l != nil && l.pat != nil {
-		m.home = homeState{l: l, addrs: slices.Clone(addrs), claimed: true, routes: true, left: announcements, next: now.Boot}
+		m.home = homeState{l: l, addrs: slices.Clone(addrs), claimed: true, routes: true, left: announcements, next: now.Boot, latest: now.Boot + kernelTakes}
 	}
 	return m.end()
 }
@@ -111,17 +116,26 @@ func (m *Machine) leftHome(l *link) {
 	m.home = homeState{next: never}
 }
 
-// serveHome tells the neighbours. It begins after the addresses have been set, because the effects are carried out in order.
+// serveHome tells the neighbours, as soon as the kernel holds the addresses.
 func (m *Machine) serveHome() {
 	h := &m.home
-	if h.l == nil || !h.claimed || h.left == 0 || m.now.Boot < h.next {
+	if h.l == nil || !h.claimed || h.left == 0 {
 		return
 	}
-	if !h.l.carrier {
+	ready := !slices.ContainsFunc(h.addrs, func(p netip.Prefix) bool { x, ok := h.l.holds(p.Addr()); return !ok || x.tentative })
+	if h.left == announcements && ready {
+		h.next = m.now.Boot
+	}
+	switch {
+	case m.now.Boot < h.next:
+		return
+	case !h.l.carrier:
 		h.next = m.now.Boot + retransTimer
 		return
+	case h.left == announcements && !ready && m.now.Boot < h.latest:
+		h.next = h.latest
+		return
 	}
-	m.reconcile()
 	for _, p := range h.addrs {
 		m.announce(h.l, p.Addr())
 	}

@@ -17,11 +17,19 @@ import (
 // a link goes.
 type hostState struct {
 	have    map[opKey]core.HostOp
-	pending map[core.Ref][]core.HostOp // told, not answered yet
+	sure    map[opKey]bool      // the host has answered that it did it
+	pending map[core.Ref][]told // not answered yet
+	newest  map[opKey]core.Ref  // of those, the last that concerns an object: answers to others are of the past
 	ref     core.Ref
 	retryAt time.Duration
 	again   time.Duration // how long the next retry waits
 	bad     map[opKey]bool
+}
+
+// told is an operation that the host was told, and what was there before.
+type told struct {
+	op, before core.HostOp
+	had        bool
 }
 
 // opKey names the object of an operation.
@@ -36,11 +44,13 @@ type opKey struct {
 const (
 	retryFirst = time.Second
 	retryMax   = 30 * time.Second
-	maxPending = 1024 // results that are waited for; the oldest is taken for a success
+	maxPending = 1024 // answers that are waited for; the oldest is taken for a success
 )
 
 func (h *hostState) init() {
-	h.have, h.pending, h.bad = make(map[opKey]core.HostOp), make(map[core.Ref][]core.HostOp), make(map[opKey]bool)
+	h.have, h.pending = make(map[opKey]core.HostOp), make(map[core.Ref][]told)
+	h.newest = make(map[opKey]core.Ref)
+	h.sure, h.bad = make(map[opKey]bool), make(map[opKey]bool)
 	h.ref, h.retryAt, h.again = refBase, never, retryFirst
 }
 
@@ -106,7 +116,8 @@ func (m *Machine) reconcile() {
 		var ops []core.HostOp
 		for _, op := range g {
 			k := keyOf(op)
-			if have, ok := h.have[k]; ok && have == op || h.bad[k] {
+			_, waits := h.newest[k]
+			if have, ok := h.have[k]; h.bad[k] || ok && have == op && (h.sure[k] || waits) {
 				continue
 			}
 			ops = append(ops, op)
@@ -122,17 +133,24 @@ func (m *Machine) change(ops []core.HostOp) {
 		return
 	}
 	h := &m.host
+	h.ref++
+	pending := make([]told, 0, len(ops))
 	for _, op := range ops {
+		k := keyOf(op)
+		before, had := h.have[k]
+		pending = append(pending, told{op, before, had})
+		h.newest[k] = h.ref
 		if op.Del {
-			delete(h.have, keyOf(op))
-		} else {
-			h.have[keyOf(op)] = op
+			h.forget(k)
+		} else { // one that is replaced, as a route by another router, works meanwhile
+			h.have[k] = op
 		}
 	}
-	h.ref++
-	h.pending[h.ref] = ops
-	delete(h.pending, h.ref-maxPending)
-	m.out = append(m.out, core.Change{Ops: slices.Clone(ops), Ref: h.ref})
+	h.pending[h.ref] = pending
+	if old := h.ref - maxPending; h.pending[old] != nil {
+		m.done(core.Done{Ref: old})
+	}
+	m.out = append(m.out, core.Change{Ops: ops, Ref: h.ref})
 }
 
 // done takes the kernel's answer. What it refused is tried again later: the reason may pass, as IPv6 being off on a link.
@@ -143,26 +161,37 @@ func (m *Machine) done(d core.Done) {
 		return
 	}
 	delete(h.pending, d.Ref)
+	at := 0
+	var oe *core.OpError
+	if d.Err == nil {
+		at = len(ops)
+	} else if errors.As(d.Err, &oe) && oe.Index < len(ops) {
+		at = oe.Index
+	}
+	for i, x := range ops {
+		k := keyOf(x.op)
+		if h.newest[k] != d.Ref {
+			continue
+		}
+		delete(h.newest, k)
+		if i < at {
+			if !x.op.Del && h.have[k] == x.op {
+				h.sure[k] = true
+			}
+			continue
+		}
+		// What was there is there still, as far as is known.
+		h.forget(k)
+		if x.had {
+			h.have[k] = x.before
+		}
+		h.bad[k] = true
+	}
 	if d.Err == nil {
 		if len(h.bad) == 0 {
 			h.again = retryFirst
 		}
 		return
-	}
-	at := 0
-	var oe *core.OpError
-	if errors.As(d.Err, &oe) && oe.Index > 0 && oe.Index < len(ops) {
-		at = oe.Index
-	}
-	for _, op := range ops[at:] {
-		k := keyOf(op)
-		if have, set := h.have[k]; op.Del && !set {
-			op.Del = false
-			h.have[k] = op
-		} else if !op.Del && have == op {
-			delete(h.have, k)
-		}
-		h.bad[k] = true
 	}
 	if h.retryAt == never {
 		h.retryAt = m.now.Boot + h.again
@@ -182,10 +211,15 @@ func (m *Machine) desired() (groups [][]core.HostOp) {
 			groups = append(groups, m.settings(l))
 		}
 		if !l.admin { // the kernel refuses
+			for _, x := range l.addrs {
+				x.way = false
+			}
 			continue
 		}
 		for _, x := range l.addrs {
-			groups = append(groups, m.wayOf(x))
+			way := m.wayOf(x)
+			x.way = !slices.ContainsFunc(way, func(op core.HostOp) bool { return !m.host.sure[keyOf(op)] })
+			groups = append(groups, way)
 		}
 	}
 	if h := &m.home; h.l != nil && h.claimed && h.l.admin {
@@ -308,7 +342,7 @@ func (m *Machine) homeRouter(v4 bool) (netip.Addr, bool) {
 func (h *hostState) forgetAddress(l *link, a netip.Addr) {
 	for k := range h.have {
 		if k.kind == "address" && k.ifi == l.ifi && k.prefix.Addr() == a {
-			delete(h.have, k)
+			h.forget(k)
 		}
 	}
 }
@@ -317,15 +351,21 @@ func (h *hostState) forgetAddress(l *link, a netip.Addr) {
 func (h *hostState) forgetRoute(op *core.HostOp) {
 	k := keyOf(core.HostOp{Kind: "route", Prefix: op.Prefix, Table: op.Table})
 	if have, ok := h.have[k]; ok && have.If == op.If && have.Via == op.Via {
-		delete(h.have, k)
+		h.forget(k)
 	}
+}
+
+// forget: what is wanted of it is to be set again.
+func (h *hostState) forget(k opKey) {
+	delete(h.have, k)
+	delete(h.sure, k)
 }
 
 // forgetRoutes: the link was set down, and its routes went.
 func (h *hostState) forgetRoutes(l *link) {
 	for k, op := range h.have {
 		if op.If == l.ifi && (op.Kind == "route" || op.Kind == "address" && op.Prefix.Addr().Is6()) {
-			delete(h.have, k)
+			h.forget(k)
 		}
 	}
 }
@@ -334,7 +374,7 @@ func (h *hostState) forgetRoutes(l *link) {
 func (h *hostState) forgetLink(l *link) {
 	for k, op := range h.have {
 		if op.If == l.ifi && op.Kind != "rule" || op.Kind == "sysctl" && strings.HasPrefix(op.Name, "net/ipv6/conf/"+l.name+"/") {
-			delete(h.have, k)
+			h.forget(k)
 		}
 	}
 }
@@ -343,7 +383,7 @@ func (h *hostState) forgetLink(l *link) {
 func (h *hostState) disown(table int) {
 	for k, op := range h.have {
 		if table != 0 && op.Table == table && op.Kind == "route" && op.Prefix.Bits() == 0 {
-			delete(h.have, k)
+			h.forget(k)
 		}
 	}
 }

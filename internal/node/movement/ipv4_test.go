@@ -93,6 +93,7 @@ func TestIPv4NoRoute(t *testing.T) {
 	}
 	r.want("")
 	r.handle(core.HostChanged{Op: defaultRoute(l.op, x.p.Addr(), "192.0.2.1"), Up: true})
+	r.run(0)
 	r.want("eth0 192.0.2.0/24")
 }
 

@@ -169,6 +169,7 @@ func TestUnknownIndex(t *testing.T) {
 	r.add(2, "eth0", false)
 	r.carrier(2, net4(1, "192.0.2.1"))
 	r.handle(core.HostChanged{Op: defaultRoute(r.kernel.links[2].op, netip.MustParseAddr("192.0.2.7"), "192.0.2.1"), Up: true})
+	r.run(0)
 	r.want("eth0 192.0.2.0/24")
 	if len(r.m.Links()) != 1 || !r.m.Links()[0].Up || !r.m.Links()[0].Addresses[0].Offered {
 		t.Errorf("%+v", r.m.Links())

@@ -70,7 +70,7 @@ func (m *Machine) compile() []CareOf {
 	var list []CareOf
 	for _, ifi := range m.order {
 		for _, x := range m.links[ifi].addrs {
-			if x.since != never && m.offers(x) && !m.closed {
+			if x.since != never && m.offers(x) {
 				list = append(list, m.careOf(x))
 			}
 		}

@@ -125,6 +125,7 @@ func (m *Machine) end() []core.Effect {
 	if !m.closed {
 		m.serve()
 		m.reconcile()
+		m.note()
 	}
 	if list := m.compile(); !slices.Equal(list, m.list) {
 		m.list, m.changed = list, true
@@ -145,7 +146,8 @@ func (m *Machine) Changed() bool {
 	return c
 }
 
-// Ours says whether a Done with this Ref belongs to the machine. The parent must not use such numbers itself.
+// Ours says whether a Done with this Ref belongs to the machine. The parent hands those to Handle, or no address is ever
+// offered: one is when the host has its table and rule. It must not use such numbers itself.
 func Ours(r core.Ref) bool { return r >= refBase }
 
 // refBase is the first Ref of ours.

@@ -36,6 +36,9 @@ func (r *rig) invariants() {
 			r.t.Fatalf("%+v is no care-of address", c)
 		}
 		seen[c.Addr], tables[c.Table] = true, c.Addr
+		if rule := (opKey{kind: "rule", prefix: netip.PrefixFrom(c.Addr, c.Addr.BitLen()), table: c.Table}); r.kernel.rules[rule].Kind == "" {
+			r.t.Fatalf("%+v is offered without a rule: %v", c, r.kernel.rules)
+		}
 		// The kernel tells what it lost and what is a duplicate at the same instant; within it, machine and kernel may differ.
 		if h, ok := r.m.links[c.If].holds(c.Addr); !ok || h.tentative || h.failed {
 			r.t.Fatalf("%+v is offered, and the kernel says %+v", c, h)

@@ -28,7 +28,6 @@ type rig struct {
 	kernel kernel
 	sent   []sentFrame
 	emits  []core.Emit
-	out    []core.Effect
 	refuse func(core.HostOp) error
 	check  func()
 }
