@@ -19,8 +19,9 @@ const (
 )
 
 // Encapsulate puts a packet of signalling into a chain: an IPv6 packet, whole. No session is needed, and an ICMP error about it
-// tells nobody. No router is forbidden to fragment it, for it must arrive; what exceeds the path MTU is fragmented here. On an
-// error, which says what is wrong with the chain or the packet, nothing was appended.
+// tells nobody. No router is forbidden to fragment it, for it must arrive; what exceeds the path MTU is fragmented here. Only an
+// echo of more than 1,280 octets is sent whole or not at all: it asks how much the path carries (RFC 8899 4.1). On an error,
+// which says what is wrong with the chain or the packet, nothing was appended.
 func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, out *Out) error {
 	if err := e.carries(chain); err != nil {
 		return err
@@ -43,7 +44,8 @@ func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, ou
 	if chain.MTU != 0 {
 		mtu = min(mtu, int(chain.MTU))
 	}
-	if !e.encapsulate(t, pkt[:h.Len], &h, wrapping{mtu: mtu}, out) {
+	probe := h.Proto == ip.ICMPv6 && h.Len > ip.MinMTU6
+	if probe && h.Len+t.head() > mtu || !e.encapsulate(t, pkt[:h.Len], &h, wrapping{mtu: mtu, df: probe}, out) {
 		return fmt.Errorf("signalling of %d octets to %v does not fit", h.Len, own.remote)
 	}
 	return nil
