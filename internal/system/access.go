@@ -265,6 +265,10 @@ func packetSocket(ifi int, kind string) (fd int, err error) {
 		return fd, fmt.Errorf("bind: %w", err)
 	}
 	if kind == "links" {
+		// A node coming home hears solicitations for its home address, whose group the kernel has not joined on that link yet.
+		if err = unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{Ifindex: int32(ifi), Type: unix.PACKET_MR_ALLMULTI}); err != nil {
+			return fd, fmt.Errorf("all multicast groups: %w", err)
+		}
 		return fd, nil
 	}
 	// Hosts write to the router's MAC, which is not the link's own.
