@@ -1,6 +1,7 @@
 package system
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,19 +17,12 @@ func (p *AccessPort) Read(into []core.Packet) (n int, err error) {
 	if len(into) == 0 {
 		return 0, nil
 	}
+	var werr error
 	err = p.ep.wait(false, func(ep int) bool {
-		k, werr := unix.EpollWait(ep, p.events[:], 0)
-		if werr == unix.EINTR {
-			k = 0
-		} else if werr != nil {
-			err = werr
-			return true
-		}
-		for _, ev := range p.events[:k] {
-			n += p.drain(int(ev.Fd), into[n:])
-		}
-		return n > 0
+		n, werr = poll(ep, p.events[:], func(fd, n int) int { return p.drain(fd, into[n:]) })
+		return n > 0 || werr != nil
 	})
+	err = cmp.Or(err, werr)
 	if n > 0 {
 		return n, nil
 	}

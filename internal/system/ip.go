@@ -1,6 +1,7 @@
 package system
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -46,6 +47,7 @@ type IPPort struct {
 	tx     struct {
 		sync.Mutex
 		*ring
+		bound int // link that the socket is bound to
 	}
 	foreign, truncated atomic.Uint64
 	problem            *problems
@@ -124,24 +126,35 @@ func watchInput(ep *descriptor, fd int) (err error) {
 	return errors.Join(cerr, err)
 }
 
+// poll drains what is readable until there is something to give or nothing to read. Who waits for the epoll descriptor is told of
+// new packets only: those that were there and gave nothing must not leave others behind.
+func poll(ep int, events []unix.EpollEvent, drain func(fd, n int) int) (n int, err error) {
+	for n == 0 {
+		k, err := unix.EpollWait(ep, events, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || k == 0 {
+			return n, err
+		}
+		for _, ev := range events[:k] {
+			n += drain(int(ev.Fd), n)
+		}
+	}
+	return n, nil
+}
+
 // Read waits for packets. One reader at a time.
 func (p *IPPort) Read(into []core.Packet) (n int, err error) {
 	if len(into) == 0 {
 		return 0, nil
 	}
+	var werr error
 	err = p.ep.wait(false, func(ep int) bool {
-		k, werr := unix.EpollWait(ep, p.events[:], 0)
-		if werr == unix.EINTR {
-			k = 0
-		} else if werr != nil {
-			err = werr
-			return true
-		}
-		for _, ev := range p.events[:k] {
-			n += p.drain(int(ev.Fd), into[n:])
-		}
-		return n > 0
+		n, werr = poll(ep, p.events[:], func(fd, n int) int { return p.drain(fd, into[n:]) })
+		return n > 0 || werr != nil
 	})
+	err = cmp.Or(err, werr)
 	if n > 0 {
 		return n, nil
 	}
@@ -283,6 +296,13 @@ func (p *IPPort) put(b []byte, h *wireip.Header, ifi int) error {
 	r.point(0, b)
 	var serr error
 	err := p.out.wait(true, func(fd int) bool {
+		// Beside a source the link in the control message is only a wish.
+		if p.byIf && p.tx.bound != ifi {
+			if serr = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, ifi); serr != nil {
+				return true
+			}
+			p.tx.bound = ifi
+		}
 		_, serr = r.send(fd, 0, 1)
 		return serr != unix.EAGAIN
 	})

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/bpf"
+
 	"kedge/internal/core"
 	"kedge/internal/system/netns"
 	wireip "kedge/wire/ip"
@@ -371,4 +373,219 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited 5 s for %s", what)
 		}
 	}
+}
+
+// TestIPPortLong: what does not fit one packet goes in fragments and comes whole; what no message can be is refused, not lost silently.
+func TestIPPortLong(t *testing.T) {
+	pa, pb, _, _ := ipPorts(t)
+	long := func(proto uint8, n int, hdrs ...hdr) []byte { return chain(proto, bytes.Repeat([]byte{7}, n), hdrs...) }
+	for _, c := range []struct {
+		name string
+		pkt  []byte
+		len  int // octets that come
+	}{
+		{"the longest Mobility Header", long(135, 2048), 40 + 2048},
+		{"the same with a Home Address option", long(135, 2048, aligned), 40 + 24 + 2048},
+		{"ESP around it", long(50, 2100, rh(2, 1)), 40 + 24 + 2100},
+		{"longer than any, for the parser to refuse", long(135, 9000), 40 + maxSignal},
+		{"65,535 octets behind a Home Address option", long(135, 65535-24, aligned), 40 + 65535},
+	} {
+		if n, err := pb.Write([]core.Packet{{B: c.pkt}}); n != 1 {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		got := read(t, pa, 1)[0].B
+		if len(got) != c.len || len(got) == len(c.pkt) && !bytes.Equal(got, c.pkt) {
+			t.Errorf("%s: %d octets came, want %d", c.name, len(got), c.len)
+		}
+		if h, err := wireip.Parse(got); err != nil || h.Len != len(got) {
+			t.Errorf("%s: %+v, %v", c.name, h, err)
+		}
+	}
+	// Of ESP that is cut nothing can be verified.
+	if _, err := pb.Write([]core.Packet{{B: long(50, 9000)}, {B: chain(50, esp)}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, pa, 1)[0].B; !bytes.Equal(got, chain(50, esp)) {
+		t.Errorf("%d octets came", len(got))
+	}
+	if s := pa.Stats(); s.Truncated != 1 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+// TestIPPortBadFragments: overlapping and endless ones are counted and leave the port at work.
+func TestIPPortBadFragments(t *testing.T) {
+	pa, pb, _, _ := ipPorts(t)
+	var pkts []core.Packet
+	for id := range byte(50) { // overlapping
+		pkts = append(pkts, core.Packet{B: chain(135, msg[:16], aligned, frag(0, true, id))}, core.Packet{B: chain(135, msg[:16], aligned, frag(8, false, id))})
+	}
+	for id := range 400 { // without end: more than are kept
+		f := frag(0, true, byte(id))
+		f.rest[5] = byte(1 + id>>8)
+		pkts = append(pkts, core.Packet{B: chain(135, msg[:16], aligned, f)})
+	}
+	pkts = append(pkts, core.Packet{B: chain(135, msg, aligned)})
+	for len(pkts) > 0 {
+		n := min(len(pkts), 50)
+		if _, err := pb.Write(pkts[:n]); err != nil {
+			t.Fatal(err)
+		}
+		pkts = pkts[n:]
+	}
+	if got := read(t, pa, 1); !bytes.Equal(got[0].B, chain(135, msg, aligned)) {
+		t.Errorf("got %x", got[0].B)
+	}
+	if s := pa.Stats(); s.Fragments != 50 {
+		t.Errorf("stats %+v, want 50 refused fragments", s)
+	}
+	if held, _ := pa.tap.frags.Held(); held > tapFragments.Packets {
+		t.Errorf("%d packets are kept", held)
+	}
+}
+
+// TestIPPortWrites: one bad packet does not hold the others, sources are ours, and links are chosen where asked.
+func TestIPPortWrites(t *testing.T) {
+	pa, pb, a, b := ipPorts(t)
+	from := func(src, dst string) []byte {
+		p, err := (&wireip.Header{Src: addr(src), Dst: addr(dst), Proto: 135, TTL: 64}).Append(nil, len(msg))
+		must(t, err)
+		return append(p, msg...)
+	}
+	good := from("2001:db8::2", "2001:db8::1")
+	n, err := pb.Write([]core.Packet{
+		{B: good}, {B: []byte("garbage")}, {B: nil}, {B: good[:50]}, {B: good, Outer: core.Chain{N: 1}},
+		{B: from("2001:db8::99", "2001:db8::1")}, {B: from("2001:db8::2", "2001:db8:ffff::1")}, {B: good},
+	})
+	if n != 2 || err == nil {
+		t.Errorf("wrote %d, %v", n, err)
+	}
+	for _, want := range []string{"2001:db8::99 must be an address of this host", "no route", "truncated", "unsupported"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error lacks %q: %v", want, err)
+		}
+	}
+	if got := read(t, pa, 2); !bytes.Equal(got[0].B, good) || !bytes.Equal(got[1].B, good) {
+		t.Errorf("got %+v", got)
+	}
+	// A wrong checksum is the parser's.
+	bad := bytes.Clone(good)
+	bad[45] ^= 1
+	if _, err := pb.Write([]core.Packet{{B: bad}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, pa, 1); !bytes.Equal(got[0].B, bad) {
+		t.Errorf("got %+v", got)
+	}
+	// Link-local: the zone or If says which link.
+	out, err := b.Addrs("d1")
+	must(t, err)
+	var local string
+	for _, p := range out {
+		if p.Addr().IsLinkLocalUnicast() {
+			local = p.Addr().String()
+		}
+	}
+	var peer string
+	waitFor(t, "a link-local address", func() bool {
+		out, err := a.Addrs("d0")
+		must(t, err)
+		for _, p := range out {
+			if p.Addr().IsLinkLocalUnicast() {
+				peer = p.Addr().String()
+			}
+		}
+		return peer != "" && !strings.Contains(ip(t, a, "addr", "show", "d0")+ip(t, b, "addr", "show", "d1"), "tentative")
+	})
+	if _, err := pb.Write([]core.Packet{{If: b.Index("d1"), B: from(local, peer)}, {B: from(local, peer)}}); err == nil {
+		t.Error("a link-local destination without a link was taken")
+	}
+	if got := read(t, pa, 1)[0]; got.Src.Addr() != addr(local) || got.If != a.Index("d0") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestIPPortSendsByIf: a node with two ways sends by the one it means; others by the routing table.
+func TestIPPortSendsByIf(t *testing.T) {
+	a, b := pair(t)
+	netns.TestVeth(t,
+		netns.End{NS: a, Name: "e0", Addrs: []netip.Prefix{pfx("2001:db8:9::1/64")}}, netns.End{NS: b, Name: "e1", Addrs: []netip.Prefix{pfx("2001:db8:9::2/64")}})
+	ip(t, a, "addr", "add", "2001:db8:aa::1/128", "dev", "lo")
+	for _, l := range []string{"d1 metric 10", "e1 metric 20"} {
+		args := append([]string{"-6", "route", "add", "2001:db8:aa::1/128", "dev"}, strings.Fields(l)...)
+		ip(t, b, args...)
+	}
+	lla := func(link string) {
+		l, err := a.Link(map[string]string{"d1": "d0", "e1": "e0"}[link])
+		must(t, err)
+		ip(t, b, "-6", "neigh", "replace", "2001:db8:aa::1", "dev", link, "lladdr", l.Attrs().HardwareAddr.String())
+	}
+	lla("d1")
+	lla("e1")
+	for _, byIf := range []bool{false, true} {
+		ha := newHost(t, a)
+		pa, err := ha.Open("ip")
+		must(t, err)
+		pb, err := newHost(t, b, func(o *Options) { o.SendByIf, o.Tag = byIf, 9 }).Open("ip")
+		must(t, err)
+		h := wireip.Header{Src: addr("2001:db8:9::2"), Dst: addr("2001:db8:aa::1"), Proto: 135, TTL: 64}
+		p, err := h.Append(nil, len(msg))
+		must(t, err)
+		if n, err := pb.Write([]core.Packet{{If: b.Index("e1"), B: append(p, msg...)}}); n != 1 {
+			t.Fatal(err)
+		}
+		want := "d0"
+		if byIf {
+			want = "e0"
+		}
+		if got := read(t, pa, 1)[0]; got.If != a.Index(want) {
+			t.Errorf("SendByIf %v: it came by %d, want %s", byIf, got.If, want)
+		}
+		must(t, errors.Join(pa.Close(), pb.Close()))
+	}
+}
+
+// TestTapFilterPassesWhatIsTaken: the filter of the packet socket keeps nothing out that the rules drop.
+func TestTapFilterPassesWhatIsTaken(t *testing.T) {
+	raw, err := tapFilter()
+	must(t, err)
+	var prog []bpf.Instruction
+	for _, r := range raw {
+		prog = append(prog, r.Disassemble())
+	}
+	vm, err := bpf.NewVM(prog)
+	must(t, err)
+	passes := func(b []byte) bool { n, err := vm.Run(b); return err == nil && n > 0 }
+	for _, c := range signalPackets {
+		for i, b := range c.send {
+			if kept, later := tapped(b); (kept || later) && !passes(b) {
+				t.Errorf("%s, %d: is kept out", c.name, i)
+			}
+		}
+	}
+	for name, b := range map[string][]byte{
+		"data": chain(6, make([]byte, 20)), "data in a tunnel with a limit": chain(41, make([]byte, 40), option(4, 1, 3)),
+		"fragmented data": chain(17, make([]byte, 16), frag(0, true, 1)), "segment routing": chain(41, make([]byte, 40), rh(4, 1)),
+	} {
+		if passes(b) {
+			t.Errorf("%s wakes the port", name)
+		}
+	}
+}
+
+// FuzzTapped: the look at headers that decides what is taken never reads beyond the packet.
+func FuzzTapped(f *testing.F) {
+	for _, c := range signalPackets {
+		for _, b := range c.send {
+			f.Add(b)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < wireip.IPv6Len {
+			return
+		}
+		if kept, later := tapped(b); kept && later {
+			t.Error("kept and to be kept later")
+		}
+	})
 }

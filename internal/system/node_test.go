@@ -62,7 +62,9 @@ func TestOptimisticAddress(t *testing.T) {
 	ip(t, b, "addr", "add", "2001:db8:5::8/64", "dev", "d1", "nodad")
 	op.Prefix = pfx("2001:db8:5::8/64")
 	must(t, h.Apply([]core.HostOp{op}))
-	w.next("failed detection", func(c core.HostChanged) bool { return is(c) && strings.Contains(c.Op.Value, "dadfailed") && c.Tentative })
+	w.next("failed detection", func(c core.HostChanged) bool {
+		return is(c) && strings.Contains(c.Op.Value, "dadfailed") && c.Tentative
+	})
 	if err := h.Apply([]core.HostOp{{Kind: "address", Prefix: op.Prefix, Name: "d0", Value: "optimistic nodad"}}); err == nil {
 		t.Error("optimistic and nodad together were taken")
 	}

@@ -40,6 +40,9 @@ type tapTable struct {
 	closed bool
 }
 
+// noNFTables is what to do about a kernel that refuses.
+const noNFTables = "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"
+
 func tapName(tag uint8) string { return fmt.Sprintf("kedge-%d", tag) }
 
 // openTapTable makes the table; one that an earlier run left is replaced.
@@ -123,7 +126,7 @@ func (t *tapTable) put() error {
 		}
 	}
 	if err := t.conn.Flush(); err != nil {
-		return &hinted{fmt.Errorf("nftables: %w", err), "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"}
+		return &hinted{fmt.Errorf("nftables: %w", err), noNFTables}
 	}
 	return nil
 }
