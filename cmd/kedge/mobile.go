@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"kedge/internal/anchor"
 	"kedge/internal/config"
@@ -25,6 +27,29 @@ func homeAgentConfig(d *config.DSMIP6) anchor.DSMIP6 {
 		}
 	}
 	return out
+}
+
+// homePortWait is how long a link that comes up may take to have its link-local address: duplicate address detection takes a
+// second and more (RFC 4862 5.4).
+const homePortWait = 5 * time.Second
+
+// waitHomePort waits for what homePort needs: at boot the link may have just come up.
+func waitHomePort(ctx context.Context, name string) (anchor.HomePort, error) {
+	ctx, cancel := context.WithTimeout(ctx, homePortWait)
+	defer cancel()
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		port, err := homePort(name)
+		if err == nil {
+			return port, nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return port, err
+		}
+	}
 }
 
 // homePort is what the interface of a home link is, for the frames that defend home addresses there.

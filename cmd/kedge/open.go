@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -20,11 +21,11 @@ import (
 	"kedge/internal/system"
 )
 
-func openAnchor(cfg *config.Config, firstStart bool) (*role, error) {
+func openAnchor(ctx context.Context, cfg *config.Config, firstStart bool) (*role, error) {
 	var port anchor.HomePort
 	if a := cfg.Anchor; a.DSMIP6 != nil && a.HomeLink != "" {
 		var err error
-		if port, err = homePort(a.HomeLink); err != nil {
+		if port, err = waitHomePort(ctx, a.HomeLink); err != nil {
 			return nil, err
 		}
 	}
@@ -59,7 +60,7 @@ func openAnchor(cfg *config.Config, firstStart bool) (*role, error) {
 	return r, nil
 }
 
-func openGateway(cfg *config.Config, _ bool) (*role, error) {
+func openGateway(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	g := cfg.Gateway
 	mtu := cfg.Dataplane.MTU
 	if mtu == 0 {
@@ -96,7 +97,7 @@ func openGateway(cfg *config.Config, _ bool) (*role, error) {
 	return r, nil
 }
 
-func openNode(cfg *config.Config, _ bool) (*role, error) {
+func openNode(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	nc := nodeConfig(cfg, uint32(time.Now().Unix()))
 	m, err := node.New(nc, rand.Reader)
 	if err != nil {

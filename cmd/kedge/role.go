@@ -32,7 +32,7 @@ type role struct {
 }
 
 // opener makes a role of a config. firstStart: there is no earlier store.
-type opener func(cfg *config.Config, firstStart bool) (*role, error)
+type opener func(ctx context.Context, cfg *config.Config, firstStart bool) (*role, error)
 
 func (r *role) close() {
 	if r.data != nil {

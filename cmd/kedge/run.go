@@ -79,7 +79,7 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 		if name == "anchor" && cfg.Anchor == nil || name == "gateway" && cfg.Gateway == nil || name == "node" && cfg.Node == nil {
 			continue
 		}
-		r, err := open(cfg, firstStart)
+		r, err := open(ctx, cfg, firstStart)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

@@ -15,6 +15,7 @@ type validator struct {
 	*decoder
 	warnings []Warning
 	peers    map[string]Peer
+	noHosts  bool // the anchor serves mobile nodes only, which form no address by SLAAC
 }
 
 func (v *validator) warn(l located, kind Kind, format string, args ...any) {

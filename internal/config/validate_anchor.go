@@ -57,6 +57,7 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 		a.HomeLink = v.iface(h)
 	}
 	a.DADTransmits, a.RetransTimer = r.HomeLink.DAD.v, r.HomeLink.Retrans.v
+	v.noHosts = r.Services.PMIP6 == nil && r.Services.DSMIP6 != nil
 	pools := v.pools(a, &r.Pools)
 	for i, p := range a.Pools {
 		if a.HomeLink != "" && p.Domain == 0 && p.Prefix.IsValid() && p.Prefix.Addr().Is6() && p.Delegate < 128 {
@@ -154,7 +155,7 @@ func (v *validator) poolRange(pool *Pool, p *rawPool) {
 			v.fail(&p.Prefix, fmt.Sprintf("%s is too long to delegate /%d from it", x, pool.Delegate), fmt.Sprintf("write a prefix of at most %d bits", pool.Delegate))
 		case pool.Delegate != 0 && pool.Delegate-x.Bits() > maxPoolBits:
 			v.fail(&p.Prefix, fmt.Sprintf("%s has more than 2^%d prefixes of length %d", x, maxPoolBits, pool.Delegate), fmt.Sprintf("write a prefix of at least %d bits", pool.Delegate-maxPoolBits))
-		case pool.Delegate != 0 && pool.Delegate != 64:
+		case pool.Delegate != 0 && pool.Delegate != 64 && !v.noHosts:
 			v.warn(&p.Delegate, BeyondRFC, "hosts form addresses by SLAAC only in a /64 (RFC 4862 5.5.3)")
 		}
 	}

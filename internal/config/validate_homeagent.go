@@ -87,7 +87,7 @@ func (v *validator) mobile(a *Anchor, sub *Subscriber, q *rawSubscriber, claim f
 	case !found && v.faulty("anchor.pools"):
 	case !found:
 		v.fail(&q.HoA, fmt.Sprintf("%s is outside every IPv6 pool of domain %d", x.Addr(), sub.Domain), "write an address of a pool"+ranges(a, sub.Domain, false))
-	case x.Bits() < pool.Prefix.Bits():
+	case x.Bits() < pool.Prefix.Bits() && pool.Delegate < 128: // single addresses may be a part of their link's network
 		v.fail(&q.HoA, fmt.Sprintf("the home prefix %s is larger than pool %q, %s", x.Masked(), pool.Name, pool.Prefix), fmt.Sprintf("write a length of %d or more", pool.Prefix.Bits()))
 	default:
 		claim(&q.HoA, netip.PrefixFrom(x.Addr(), 128))
