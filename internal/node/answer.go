@@ -91,6 +91,9 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	m.bind = binding{
 		careOf: s.careOf, framing: inIPv6, seq: s.seq, sentAt: s.at, lifetime: lifetime, expires: s.at + lifetime, ipv4: before.ipv4,
 	}
+	if keyOf(&before.careOf) == keyOf(&s.careOf) {
+		m.bind.mtu = before.mtu
+	}
 	m.bind.refreshAt = m.refreshTime(ba)
 	if s.careOf.Addr.Is4() {
 		m.frame(s, ba)

@@ -69,7 +69,10 @@ func (m *Machine) evaluate(why string) {
 	cur := slices.IndexFunc(cs, func(c movement.CareOf) bool { return m.bound() && keyOf(&c) == keyOf(&m.bind.careOf) })
 	switch {
 	case cur >= 0:
-		m.bind.careOf = cs[cur] // its MTU may be another
+		if m.bind.careOf.MTU != cs[cur].MTU && m.path.search != (search{}) {
+			m.path.search = search{next: m.now.Boot}
+		}
+		m.bind.careOf = cs[cur]
 		m.forward()
 	case m.bound():
 		m.path = path{dead: true} // nothing can be sent from there

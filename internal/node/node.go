@@ -196,6 +196,9 @@ func (m *Machine) deadline() time.Duration {
 	if m.path.next > 0 {
 		at = min(at, m.path.next)
 	}
+	if m.path.search.next > 0 {
+		at = min(at, m.path.search.next)
+	}
 	if m.session.retry > 0 {
 		at = min(at, m.session.retry)
 	}
@@ -234,6 +237,9 @@ func (m *Machine) tick() {
 	}
 	if m.path.next > 0 && m.path.next <= now {
 		m.probeDue()
+	}
+	if m.path.search.next > 0 && m.path.search.next <= now {
+		m.searchDue()
 	}
 	if m.retryAt <= now {
 		m.retryAt = never

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"slices"
@@ -35,12 +36,14 @@ type path struct {
 	next     time.Duration // of the next echo, or when the last one counts as lost; 0 = no probing
 	heard    time.Duration // of the last answer
 	probes   []probe       // newest last
+	search   search
 }
 
 // probe is one echo. The token makes its answer hard to forge for who cannot see it.
 type probe struct {
 	seq   uint16
 	token [8]byte
+	size  int // octets of its data
 	at    time.Duration
 }
 
@@ -73,7 +76,7 @@ func (m *Machine) spacing() time.Duration {
 func (m *Machine) probeDue() {
 	p := &m.path
 	if m.silent() {
-		m.echo() // one that is answered ends this
+		m.echo(len(probe{}.token)) // one that is answered ends this
 		p.waiting, p.next = false, m.bind.sentAt+updateProbe
 		if p.next <= m.now.Boot {
 			p.next = m.now.Boot + updateProbe
@@ -100,13 +103,14 @@ func (m *Machine) probeDue() {
 	default:
 		p.next = m.now.Boot + m.spacing()
 	}
-	m.echo()
+	m.echo(len(probe{}.token))
+	p.waiting = true
 }
 
-// echo sends one through the tunnel.
-func (m *Machine) echo() {
+// echo sends one with that many octets of data through the tunnel.
+func (m *Machine) echo(size int) {
 	m.probeSeq++
-	pr := probe{seq: m.probeSeq, at: m.now.Boot}
+	pr := probe{seq: m.probeSeq, size: size, at: m.now.Boot}
 	binary.BigEndian.PutUint16(pr.token[:], pr.seq) // random or not, no two are equal
 	_, _ = io.ReadFull(m.rand, pr.token[:])
 	p := &m.path
@@ -114,10 +118,13 @@ func (m *Machine) echo() {
 		p.probes = slices.Delete(p.probes, 0, 1)
 	}
 	p.probes = append(p.probes, pr)
-	p.waiting = true
+	data := make([]byte, size)
+	copy(data, pr.token[:])
+	chain := m.session.chain
+	chain.MTU = 0 // what is known of the path must not cut what asks about it
 	m.out = append(m.out, core.Send{
-		Path: core.Path{Local: addrPort(m.hoa()), Remote: addrPort(m.cfg.Anchor.V6), Outer: m.session.chain, Auth: core.Auth{Kind: "none"}},
-		Body: &ip.Echo{ID: m.cfg.ProbeID, Seq: pr.seq, Data: slices.Clone(pr.token[:])},
+		Path: core.Path{Local: addrPort(m.hoa()), Remote: addrPort(m.cfg.Anchor.V6), Outer: chain, Auth: core.Auth{Kind: "none"}},
+		Body: &ip.Echo{ID: m.cfg.ProbeID, Seq: pr.seq, Data: data},
 	})
 }
 
@@ -126,19 +133,19 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 	p := &m.path
 	_, home := m.cameFor(from)
 	i := slices.IndexFunc(p.probes, func(pr probe) bool {
-		return e.Reply && e.ID == m.cfg.ProbeID && e.Seq == pr.seq && string(e.Data) == string(pr.token[:])
+		return e.Reply && e.ID == m.cfg.ProbeID && e.Seq == pr.seq && len(e.Data) == pr.size && bytes.HasPrefix(e.Data, pr.token[:])
 	})
 	if i < 0 || home != m.hoa() || from.Remote.Addr() != m.cfg.Anchor.V6 {
 		m.ignored(from, wire.Unsolicited, "echo")
 		return
 	}
-	rtt := m.now.Boot - p.probes[i].at
-	p.probes = slices.Delete(p.probes, 0, i+1)
+	pr := p.probes[i]
+	p.probes = slices.Delete(p.probes, i, i+1)
 	m.deaf, m.echoes = 0, true
 	if !m.bound() {
 		return
 	}
-	m.nets.measured(&m.bind.careOf, rtt)
+	m.nets.measured(&m.bind.careOf, m.now.Boot-pr.at)
 	m.nets.works(&m.bind.careOf)
 	m.move.Confirm(m.now, m.bind.careOf.Addr)
 	if p.verify {
@@ -147,6 +154,12 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 	}
 	p.answered, p.waiting, p.lost, p.heard = true, false, 0, m.now.Boot
 	p.next = m.now.Boot + m.period()
+	switch {
+	case p.search.size == 0 && p.search.next == 0:
+		m.searchMTU()
+	case pr.size > len(pr.token):
+		m.foundMTU(pr.size + echoHead + m.bind.framing.overhead())
+	}
 	if !p.dead {
 		return
 	}

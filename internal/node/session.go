@@ -23,6 +23,7 @@ type binding struct {
 	refreshAt time.Duration
 	keepalive time.Duration // longest time between packets that a NAT likes; 0 = none needed
 	ipv4      netip.Prefix  // bound IPv4 home address; invalid = none
+	mtu       int           // octets of outer packets, if less than the link's; 0 = the link's
 }
 
 // bound says whether there is a binding.
@@ -58,7 +59,7 @@ func (m *Machine) forward() {
 		keys = append(keys, host(m.bind.ipv4.Addr()))
 	}
 	chain := m.chain(m.bind.careOf.Addr, m.bind.framing)
-	chain.MTU = uint16(min(m.outerMTU(), 65535))
+	chain.MTU = uint16(m.bind.mtu) // 0: the data plane follows the path MTU that routers tell
 	var ops []core.Op
 	if !s.up || s.chain != chain || s.retry > 0 {
 		if s.id == 0 {

@@ -110,7 +110,9 @@ func stuckRun(t *testing.T, seed uint64) time.Duration {
 	n := all[rng.IntN(len(all))]
 	nat, done := n.nat, r.ok
 	if n == homeNet {
-		done = func() bool { return r.m.state == home && !r.agent.bound() && r.links.claims[len(r.links.claims)-1][:5] == "claim" }
+		done = func() bool {
+			return r.m.state == home && !r.agent.bound() && r.links.claims[len(r.links.claims)-1][:5] == "claim"
+		}
 	}
 	for _, n := range all {
 		n.down, n.loss, n.noUp, n.noDown, n.noTunnel = rng.IntN(2) == 0, 0, false, false, false

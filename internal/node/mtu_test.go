@@ -1,0 +1,81 @@
+package node
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"kedge/wire/ip"
+)
+
+// large are the outer sizes of the large echoes so far.
+func (r *rig) large() (sizes []int) {
+	for _, s := range r.sent {
+		if e, ok := s.Body.(*ip.Echo); ok && len(e.Data) > 8 {
+			sizes = append(sizes, len(e.Data)+48+r.m.bind.framing.overhead())
+		}
+	}
+	return sizes
+}
+
+// TestPathMTUIsProbed: a path that drops large packets without a word is found out, in every framing.
+func TestPathMTUIsProbed(t *testing.T) {
+	for _, c := range []struct {
+		addr   string
+		nat    int
+		link   int
+		path   int
+		sizes  []int
+		device int
+		chain  uint16
+	}{
+		{"2001:db8:1::7", 0, 1500, 0, []int{1500}, 1460, 0},
+		{"2001:db8:1::7", 0, 1500, 1400, []int{1500, 1500, 1500, 1492, 1492, 1460, 1460, 1420, 1420, 1380}, 1340, 1380},
+		{"2001:db8:1::7", 0, 1500, 1280, []int{1500, 1500, 1500, 1492, 1492, 1460, 1460, 1420, 1420, 1380, 1380, 1340, 1340}, 1280, 1280},
+		{"192.0.2.7", 0, 1500, 1492, []int{1500, 1500, 1500, 1492}, 1472, 1492},
+		{"192.0.2.7", 1, 1500, 1470, []int{1500, 1500, 1500, 1492, 1492, 1460}, 1432, 1460},
+		{"192.0.2.7", 1, 1280, 0, nil, 1280, 0}, // nothing to find out: 1,280 octets pass in fragments
+		{"2001:db8:1::7", 0, 9000, 0, []int{9000}, 8960, 0},
+		{"2001:db8:1::7", 0, 9000, 1500, []int{9000, 9000, 9000, 1500}, 1460, 1500},
+	} {
+		r := newRig(t, nil)
+		n := r.net(1, c.addr)
+		n.care.MTU, n.ownMTU, n.nat = c.link, c.path, c.nat
+		r.show(n)
+		r.run(5 * sec)
+		if got := r.large(); !slices.Equal(got, c.sizes) {
+			t.Errorf("%+v: tried %v", c, got)
+		}
+		if got := r.m.deviceMTU(); got != c.device || r.m.session.chain.MTU != c.chain || r.host[name(&r.m.desired()[0])].MTU != c.device {
+			t.Errorf("%+v: device %d, chain %d", c, got, r.m.session.chain.MTU)
+		}
+		if !r.ok() {
+			t.Errorf("%+v: not bound: %s", c, r.story())
+		}
+		// Ten minutes later, and after a refresh, what is known still holds, and more is tried.
+		n.ownMTU = 0
+		r.run(500 * sec)
+		if r.m.session.chain.MTU != c.chain {
+			t.Errorf("%+v: after a refresh %d", c, r.m.session.chain.MTU)
+		}
+		r.run(mtuRaise)
+		if r.m.session.chain.MTU != 0 {
+			t.Errorf("%+v: the path grew, the tunnel did not: %d", c, r.m.session.chain.MTU)
+		}
+	}
+}
+
+// TestDeadPathSaysNothingOfSizes: the search waits until small echoes come back again.
+func TestDeadPathSaysNothingOfSizes(t *testing.T) {
+	r := newRig(t, nil)
+	n := r.net(1, "2001:db8:1::7")
+	r.show(n)
+	r.run(41 * ms) // the first large echo is on its way
+	n.down = true
+	r.run(2 * time.Minute)
+	n.down = false
+	r.run(40 * sec)
+	if !r.ok() || r.m.bind.mtu != 0 {
+		t.Errorf("MTU %d: %s", r.m.bind.mtu, r.story())
+	}
+}
