@@ -135,3 +135,39 @@ func TestDomainWithNode(t *testing.T) {
 		}
 	}
 }
+
+// TestGuide: the files of docs/dsmip6.md are right, warn of nothing, and fit each other.
+func TestGuide(t *testing.T) {
+	b, err := os.ReadFile("../../docs/dsmip6.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole []*Config
+	var homeAgent string
+	for i, block := range strings.Split(string(b), "```yaml\n")[1:] {
+		text, _, ok := strings.Cut(block, "```")
+		if !ok {
+			t.Fatal("a block without end")
+		}
+		if !strings.HasPrefix(text, "version:") { // the variant with a home link: keys of the first file are replaced
+			pools := text[strings.Index(text, "  home-link:"):strings.Index(text, "  ...")]
+			sub := text[strings.Index(text, "      - {"):]
+			old := homeAgent[strings.Index(homeAgent, "  pools:"):strings.Index(homeAgent, "  services:")]
+			oldSub := homeAgent[strings.Index(homeAgent, "      - {"):]
+			text = strings.NewReplacer(old, pools, oldSub, sub).Replace(homeAgent)
+		}
+		c, warnings, err := Parse("guide.yaml", []byte(text))
+		if err != nil || len(warnings) > 0 {
+			t.Fatalf("block %d: %v %v\n%s", i, err, warnings, text)
+		}
+		if c.Anchor != nil && homeAgent == "" {
+			homeAgent = text
+		}
+		if len(whole) < 2 {
+			whole = append(whole, c)
+		}
+	}
+	if errs, warnings := CheckDomain(whole); len(whole) != 2 || whole[1].Node == nil || len(errs)+len(warnings) > 0 {
+		t.Errorf("%d files: %v %v", len(whole), errs, warnings)
+	}
+}
