@@ -4,7 +4,7 @@ BIN     := bin/kedge
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 UNIT    = $(shell $(GO) list ./... | grep -v /internal/lab)
 
-.PHONY: build setup demo test unit scenarios test-long bench fuzz lint cover clean
+.PHONY: build setup demo demo-node test unit scenarios test-long bench fuzz lint cover clean
 
 build: ## one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/kedge
@@ -14,6 +14,9 @@ setup: ## installs the Debian packages that the lab and the tests use
 
 demo: setup build ## a whole network on this machine: hosts roam and keep their addresses
 	@tools/asroot $(BIN) lab run --live lab/scenarios/demo.yaml
+
+demo-node: setup build ## a laptop that moves by itself: home, IPv6, IPv4, NATs, and home again
+	@tools/asroot $(BIN) lab run --live lab/scenarios/demo-node.yaml
 
 test: setup lint unit scenarios ## everything that CI runs
 
