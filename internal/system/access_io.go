@@ -104,7 +104,7 @@ func (p *AccessPort) writeBatch(pkts []core.Packet) (sent int, err error) {
 	for i := range pkts {
 		ifi := p.index(pkts[i].If)
 		if ifi == 0 {
-			errs = append(errs, fmt.Errorf("%s: no %s link with index %d is there", p.kind, p.kind, pkts[i].If))
+			errs = append(errs, fmt.Errorf("%s: no %s with index %d is there", p.kind, p.noun(), pkts[i].If))
 			continue
 		}
 		if len(pkts[i].B) < offNet {
@@ -153,4 +153,12 @@ func (p *AccessPort) index(id int) int {
 		}
 	}
 	return 0
+}
+
+// noun is what a port calls its links.
+func (p *AccessPort) noun() string {
+	if p.patterns != nil {
+		return "link that matches"
+	}
+	return "access link"
 }

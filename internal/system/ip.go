@@ -40,6 +40,7 @@ type IPPort struct {
 	esp   *descriptor
 	out   *descriptor
 	tap   *tap
+	fds   struct{ mh, esp int } // as epoll names them
 	byIf  bool
 
 	rx     *ring
@@ -88,8 +89,13 @@ func (h *Host) openIP() (p *IPPort, err error) {
 	if p.ep, err = newEpoll(); err != nil {
 		return p, err
 	}
-	for _, d := range []*descriptor{p.mh, p.esp, p.tap.d} {
-		if cerr := d.control(func(fd int) {
+	var tapped int
+	for _, s := range []struct {
+		d  *descriptor
+		fd *int
+	}{{p.mh, &p.fds.mh}, {p.esp, &p.fds.esp}, {p.tap.d, &tapped}} {
+		if cerr := s.d.control(func(fd int) {
+			*s.fd = fd
 			receiveBuffer(fd, 4<<20)
 			err = watchInput(p.ep, fd)
 		}); cerr != nil || err != nil {
@@ -167,22 +173,20 @@ func (p *IPPort) drain(fd int, into []core.Packet) (n int) {
 	if len(into) == 0 {
 		return 0
 	}
+	var from *descriptor
 	var proto uint8
-	for _, d := range []struct {
-		d     *descriptor
-		proto uint8
-	}{{p.mh, protoMH}, {p.esp, wireip.ESP}} {
-		_ = d.d.control(func(f int) {
-			if f == fd {
-				proto = d.proto
-			}
-		})
-	}
-	if proto == 0 {
+	switch fd {
+	case p.fds.mh:
+		from, proto = p.mh, protoMH
+	case p.fds.esp:
+		from, proto = p.esp, wireip.ESP
+	default:
 		return p.tap.drain(into)
 	}
-	got, err := p.rx.recv(fd, len(into))
-	if err != nil {
+	var got int
+	var err error
+	// Within control the number is still that file's, also while somebody closes the port.
+	if cerr := from.control(func(fd int) { got, err = p.rx.recv(fd, len(into)) }); cerr != nil || err != nil {
 		return 0
 	}
 	for i := range got {
@@ -263,10 +267,11 @@ func (p *IPPort) send(pkt *core.Packet, h *wireip.Header) error {
 	} else if !p.byIf {
 		ifi = 0 // the routing table decides: the link that a request came by may not be the way back
 	}
-	if len(pkt.B) <= sendMTU {
-		return p.put(pkt.B, h, ifi)
+	b := pkt.B[:h.Len]
+	if len(b) <= sendMTU {
+		return p.put(b, h, ifi)
 	}
-	f, err := wireip.NewFragmenter(pkt.B, sendMTU, rand.Uint32())
+	f, err := wireip.NewFragmenter(b, sendMTU, rand.Uint32())
 	if err != nil {
 		return fmt.Errorf("ip: %s to %s: %w", h.Src, h.Dst, err)
 	}

@@ -1,7 +1,7 @@
 // Package system is the operating system: the only OS calls besides those of the data plane. Host implements core.Host for
-// one Linux network namespace over netlink, /proc/sys, a raw socket for the Mobility Header (RFC 6275 6.1, protocol 135)
-// and packet sockets for the access links; Fake beside it is its double for tests. Check tells what is missing before a
-// daemon starts.
+// one Linux network namespace over netlink, /proc/sys, raw sockets for the Mobility Header (RFC 6275 6.1, protocol 135) and
+// ESP, packet sockets for access links, for a node's links and for what the kernel itself would refuse (see IPPort); Fake
+// beside it is its double for tests. Check tells what is missing before a daemon starts.
 //
 // Everything that Apply sets is tagged with a protocol number of our own (Protocol; `ip route show proto 107` lists it):
 // routes, rules, addresses, neighbours and proxies. Sysctls and link settings cannot be tagged; their old values are kept
