@@ -37,7 +37,7 @@ func mhOf(t testing.TB, m mobility.Message, src, dst netip.Addr) []byte {
 
 // TestInRefuses: what must not come, why it is dropped, and that it is counted once and leaves nothing behind.
 func TestInRefuses(t *testing.T) {
-	spec.Covers(t, "S004-3.3-08", "S004-3.3-12", "RFC6275-9.3.1", "RFC6275-11.3.3")
+	spec.Covers(t, "S004-3.3-08", "RFC6275-9.3.1", "RFC6275-11.3.3")
 	bu := mhOf(t, update(coa6), hoa, haV6)
 	native, in41, inUDP := core.Chain{}, tunnel(port(haV4), port(coa4)), tunnel(netip.AddrPortFrom(haV4, 4191), netip.AddrPortFrom(coa4, 5000))
 	in41v6 := tunnel(port(haV6), port(coa6))
@@ -113,6 +113,7 @@ func TestInRefuses(t *testing.T) {
 
 // TestWrongESP: forged, changed, replayed, and right for another home address.
 func TestWrongESP(t *testing.T) {
+	spec.Covers(t, "S004-3.3-12", "RFC4877-4.2")
 	ha, mn, other := pair(t, ipsec.ESP)
 	good := mustOut(t, mn, packet(t, byIPv6, update(coa6)))
 	for i := 64; i < len(good); i++ { // every octet of ESP counts
@@ -148,8 +149,23 @@ func TestWrongESP(t *testing.T) {
 	if err := ha.In(now(), udp, tunnel(netip.AddrPortFrom(haV4, 4191), netip.AddrPortFrom(coa4, 4191)), &came); !errors.Is(err, wire.WrongAssociation) {
 		t.Errorf("right ESP for another home address, in UDP: %v", err)
 	}
+	// In protocol 41 the home address decides as well, not the care-of address, which is the same.
+	by := core.Path{Local: port(mapped), Remote: port(haV6), Own: otherHoA, Outer: by41.Outer}
+	forged = mustOut(t, other, packet(t, by, update(mapped)))
+	copy(forged[48:64], h[:])
+	at41 := tunnel(port(haV4), port(coa4))
+	if err := ha.In(now(), forged, at41, &came); !errors.Is(err, wire.WrongAssociation) {
+		t.Errorf("right ESP for another home address, in protocol 41: %v", err)
+	}
+	if err := ha.In(now(), mustOut(t, other, packet(t, by, update(mapped))), at41, &came); err != nil || came.Auth.Peer != "mn2" {
+		t.Errorf("the other node from the same care-of address: %+v, %v", came.Auth, err)
+	}
+	clear := raw(t, ip.Signal{Src: mapped, Dst: haV6, SrcHome: hoa, Proto: ip.Mobility}, mhOf(t, update(mapped), hoa, haV6))
+	if err := ha.In(now(), clear, at41, &came); !errors.Is(err, wire.Unprotected) {
+		t.Errorf("no ESP in protocol 41: %v", err)
+	}
 	after := drops(ha)
-	if after[wire.Replayed] != before[wire.Replayed]+1 || after[wire.WrongAssociation] != before[wire.WrongAssociation]+2 {
+	if after[wire.Replayed] != before[wire.Replayed]+1 || after[wire.WrongAssociation] != before[wire.WrongAssociation]+3 {
 		t.Errorf("counted %v, before %v", after, before)
 	}
 }
