@@ -176,8 +176,11 @@ func (m *Machine) desired() []core.HostOp {
 			}
 		}
 		rule(all, mainTable, prioLink, "suppress 0 ")
-		for _, t := range m.linkTables(all.Addr().Is4()) {
-			rule(all, t, prioLink, "suppress 0 ")
+		// What is on the link by IPv4 the main table knows. IPv6 prefixes are with the addresses that package movement makes.
+		for _, c := range m.move.CareOfs() {
+			if !all.Addr().Is4() && !c.Addr.Is4() && !c.Home && c.Table != 0 && c.Prefix.IsValid() {
+				rule(c.Prefix.Masked(), c.Table, prioLink, "to ")
+			}
 		}
 		rule(all, table, prioPrefer, "")
 	}
@@ -253,18 +256,6 @@ func (m *Machine) bypass(is4 bool) []netip.Prefix {
 		}
 	}
 	return ps
-}
-
-// linkTables are the tables with what is on the links by IPv6: of IPv4 the main table knows that, but IPv6 prefixes are
-// with the addresses that package movement makes from them.
-func (m *Machine) linkTables(is4 bool) (ts []int) {
-	for _, c := range m.move.CareOfs() {
-		if !is4 && !c.Addr.Is4() && !c.Home && c.Table != 0 && !slices.Contains(ts, c.Table) {
-			ts = append(ts, c.Table)
-		}
-	}
-	slices.Sort(ts)
-	return ts
 }
 
 // directTable is the routing table of the care-of address that leads out directly: the bound one, else the best.

@@ -66,8 +66,8 @@ var (
 		"link dev kedge0 mtu 1460 up",
 		"route 0.0.0.0/0 dev kedge0 src 10.20.0.5 mtu 1460 table 10700", "route ::/0 dev kedge0 src 2001:db8:2000::5 mtu 1460 table 10700",
 	}
-	// What is on the link by IPv6 is in the table of the address there.
-	direct6 = []string{"rule 2001:db8:a::1/128 table 11011 to priority 10710", "rule ::/0 table 11011 suppress 0 priority 10720"}
+	// What is on the link by IPv6 is found in the table of the address there.
+	direct6 = []string{"rule 2001:db8:a::1/128 table 11011 to priority 10710", "rule 2001:db8:1::/64 table 11011 to priority 10720"}
 )
 
 func lines(parts ...[]string) []string { return slices.Concat(parts...) }
