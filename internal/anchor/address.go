@@ -106,11 +106,12 @@ func (m *Machine) take(r *registration, p *plan, from *pool.Pool, unit netip.Pre
 
 // takeUnit takes a unit for a proxy registration, which shares it when the host registration of the subscriber has it.
 func (m *Machine) takeUnit(d core.Domain, from *pool.Pool, unit netip.Prefix, node string) error {
-	if m.hostHas(d, unit, node) {
+	err := from.Take(m.now, unit, node)
+	if err != nil && (m.hostHas(d, unit, node) || m.stillEnds(d, unit, node, false)) {
 		m.share(d, unit)
 		return nil
 	}
-	return from.Take(m.now, unit, node)
+	return err
 }
 
 // takePrefixes takes the prefixes that the request names: static ones of the subscriber, or free ones of his pools.

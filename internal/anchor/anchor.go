@@ -53,8 +53,8 @@ type Machine struct {
 	count [4]int // sessions by state
 
 	hosts        hosts
-	homeNetworks []netip.Prefix   // around the home addresses of profiles
-	shared       map[homeKey]bool // IPv4 home addresses that two registrations of one subscriber have
+	homeNetworks []netip.Prefix  // around the home addresses of profiles
+	shared       map[homeKey]int // IPv4 home addresses that several registrations of one subscriber have: how many beside one
 
 	peers    *peers
 	gateways gateways
@@ -89,7 +89,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	m := &Machine{
 		cfg: cfg, rand: rand, dialects: lma.DialectSet(cfg.PMIP6.Dialects...),
 		cache: binding.New(), refused: make(map[wire.Reason]uint64),
-		hosts: newHosts(&cfg), shared: make(map[homeKey]bool), waiting: newWaiting(), flights: newFlights(), gateways: newGateways(), revocations: revocation.New(cfg.Revocation, rand),
+		hosts: newHosts(&cfg), shared: make(map[homeKey]int), waiting: newWaiting(), flights: newFlights(), gateways: newGateways(), revocations: revocation.New(cfg.Revocation, rand),
 	}
 	if m.subs, err = subscriber.New(cfg.Subscribers); err != nil {
 		return nil, err

@@ -69,6 +69,39 @@ func newFlights() flights {
 // open says whether a change of the session is under way.
 func (f *flights) open(id core.ID) bool { return f.byID[id] != nil }
 
+// unsettled says whether the store may hold something else than the last state that was answered: a change is under way, or
+// what one that failed left behind is not in order again.
+func (f *flights) unsettled(id core.ID) bool {
+	if f.open(id) || slices.ContainsFunc(f.broken, func(r repair) bool { return r.id == id }) {
+		return true
+	}
+	for _, r := range f.repairs {
+		if r.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+// former lists the home keys, by keys of a record, that the data plane may still know from changes of a session that are under
+// way: a later one must take them out again, should the one fail that did.
+func (f *flights) former(id core.ID, now []netip.Prefix, keys func(record []byte) []netip.Prefix) (gone []netip.Prefix) {
+	fl := f.byID[id]
+	if fl == nil {
+		return nil
+	}
+	add := func(record []byte) {
+		if record != nil {
+			gone = append(gone, without(keys(record), slices.Concat(now, gone))...)
+		}
+	}
+	add(fl.base)
+	for _, s := range fl.steps {
+		add(s.record)
+	}
+	return gone
+}
+
 // begin registers a change. before is the record that it replaces.
 func (f *flights) begin(id core.ID, before, after []byte) core.Ref {
 	fl := f.byID[id]
@@ -123,7 +156,10 @@ func (m *Machine) commit(i binding.Index, before []byte, ops []core.Op, r *regis
 	id := m.cache.At(i).ID
 	record := m.encode(i)
 	if m.flights.open(id) { // an earlier change may fail: say all of it again
-		ops = append(m.forwarding(i, m.cfg.Timers.UplinkGrace), drops(ops)...)
+		d := m.cache.At(i).Domain
+		former := m.flights.former(id, m.cache.Homes(i).Keys(), recordKeys)
+		former = slices.DeleteFunc(former, func(k netip.Prefix) bool { _, taken := m.cache.ByHome(d, k); return taken })
+		ops = append(m.forwarding(i, m.cfg.Timers.UplinkGrace), m.dropKeys(d, former)...)
 	}
 	ref := m.flights.begin(id, before, record)
 	m.effect(core.Persist{Key: sessionKey(id), Val: record})
@@ -131,14 +167,13 @@ func (m *Machine) commit(i binding.Index, before []byte, ops []core.Op, r *regis
 	m.effect(core.Send{Path: r.path, Body: answer, Ref: ref + 1})
 }
 
-// drops is what dropKeys has put behind the rest.
-func drops(ops []core.Op) []core.Op {
-	for n, o := range ops {
-		if _, ok := o.(core.Drop); ok {
-			return ops[n:]
-		}
+// recordKeys gives the home keys of an own record.
+func recordKeys(b []byte) []netip.Prefix {
+	rec, err := decode(b)
+	if err != nil {
+		panic(fmt.Sprintf("anchor: own record does not decode: %v", err))
 	}
-	return nil
+	return rec.homes.Keys()
 }
 
 // done takes the result of an effect.
@@ -184,9 +219,7 @@ func (m *Machine) end(e ending) {
 	key, ops := sessionKey(e.id), []core.Op{core.Drop{ID: e.id}}
 	if e.host {
 		key = hostKey(e.id)
-		for _, k := range e.keys {
-			ops = m.appendProxyKey(ops, e.domain, k)
-		}
+		ops = m.appendProxies(ops, e.domain, e.keys)
 	}
 	m.effect(core.Persist{Key: key})
 	m.effect(core.Forward{Ops: ops, Ref: ref})

@@ -41,11 +41,9 @@ func (m *Machine) proxyKey(i binding.Index, k netip.Prefix) core.SetKey {
 func (m *Machine) dropKeys(d core.Domain, keys []netip.Prefix) []core.Op {
 	var ops []core.Op
 	for _, k := range keys {
-		match := core.Match{Domain: d, Dst: k}
-		ops = append(ops, core.Drop{Match: match})
-		if h := m.hosts.table.ByHome(d, k); h != nil && (h.State == binding.Active || !m.onHomeLink(d)) {
-			on := h.State == binding.Active
-			ops = append(ops, core.SetKey{Match: match, ID: h.ID, Up: on, Down: on})
+		ops = append(ops, core.Drop{Match: core.Match{Domain: d, Dst: k}})
+		if h := m.hosts.table.ByHome(d, k); h != nil {
+			ops = append(ops, h.Ops(m.cfg.Timers.UplinkGrace, !m.onHomeLink(d))...)
 		}
 	}
 	return ops

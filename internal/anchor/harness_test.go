@@ -212,7 +212,7 @@ func (r *rig) forward(op core.Op) {
 		r.tuns[op.ID] = op
 	case core.SetKey:
 		if _, ok := r.tuns[op.ID]; !ok {
-			r.t.Fatalf("key %s of session %d that the data plane does not know", op.Match.Dst, op.ID)
+			panic(fmt.Sprintf("key %s of session %d that the data plane does not know", op.Match.Dst, op.ID)) // which rapid shrinks
 		}
 		of := r.shares[op.Match.Dst]
 		if of == nil {
@@ -491,44 +491,53 @@ func (r *rig) events(n int) (out []string) {
 	return out
 }
 
-// expired advances past everything and wants that nothing is left anywhere.
+// leakless advances past everything and wants that nothing is left anywhere.
 func (r *rig) leakless() {
 	r.t.Helper()
+	for _, l := range r.leaks() {
+		r.t.Error(l)
+	}
+}
+
+func (r *rig) leaks() (out []string) {
+	r.t.Helper()
+	leak := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	r.pass(24 * time.Hour)
 	if n := r.m.cache.Len(); n != 0 {
-		r.t.Errorf("%d sessions are left", n)
+		leak("%d sessions are left", n)
 	}
 	if len(r.keys)+len(r.tuns) != 0 {
-		r.t.Errorf("forwarding is left: %v %v", r.keys, r.tuns)
+		leak("forwarding is left: %v %v", r.keys, r.tuns)
 	}
 	for k := range r.store {
 		if k != metaKey {
-			r.t.Errorf("record %x is left", k)
+			leak("record %x is left", k)
 		}
 	}
 	if n := r.m.hosts.table.Len() + len(r.m.hosts.detect.byHome) + len(r.m.hosts.detect.byTarget) + len(r.m.hosts.detect.locals); n != 0 {
-		r.t.Errorf("%d host registrations or detections of duplicates are left", n)
+		leak("%d host registrations or detections of duplicates are left", n)
 	}
 	if n := len(r.m.shared); n != 0 {
-		r.t.Errorf("%d addresses are still shared", n)
+		leak("%d addresses are still shared", n)
 	}
 	for _, p := range r.m.pools.All() {
 		if used, _ := p.Used(r.now); used != 0 {
-			r.t.Errorf("pool %s: %d are still used", p.Name(), used)
+			leak("pool %s: %d are still used", p.Name(), used)
 		}
 	}
 	if n := len(r.m.waiting.byKey) + len(r.m.waiting.queue) + len(r.m.waiting.bySes); n != 0 {
-		r.t.Errorf("%d requests still wait", n)
+		leak("%d requests still wait", n)
 	}
 	if n := r.m.revocations.Outstanding(); n != 0 {
-		r.t.Errorf("%d revocations never end", n)
+		leak("%d revocations never end", n)
 	}
 	if n := len(r.m.gateways.byAddr); n != 0 {
-		r.t.Errorf("%d gateways are left", n)
+		leak("%d gateways are left", n)
 	}
 	if !r.hold && len(r.m.flights.byID)+len(r.m.flights.byRef)+len(r.m.flights.endings)+len(r.m.flights.again) != 0 {
-		r.t.Errorf("changes are still under way: %v", r.m.flights)
+		leak("changes are still under way: %v", r.m.flights)
 	}
+	return out
 }
 
 // fataler is testing.TB or rapid.T.

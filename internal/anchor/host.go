@@ -22,6 +22,7 @@ type hosts struct {
 	link   *homeagent.Link // nil: there is no home link with frames
 	detect detection
 	asked  map[core.Ref]*hostRequest // of changes that are under way
+	stored []storedHost              // read from the store, until all are
 }
 
 // hostRequest is one Binding Update on its way through the rules.

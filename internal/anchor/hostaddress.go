@@ -125,10 +125,11 @@ func (m *Machine) thisAddress(r *hostRequest, p *hostPlan, have []homeagent.V4Ho
 // takeHost takes an address that is the subscriber's already: static, shared with his proxy registration, or his until a
 // short while ago.
 func (m *Machine) takeHost(r *hostRequest, p *hostPlan, from *pool.Pool, k netip.Prefix) error {
-	if m.proxyHas(r.profile.Domain, k, r.profile.ID) {
+	if err := from.Reclaim(m.now, k, r.profile.ID); err != nil {
+		if !m.proxyHas(r.profile.Domain, k, r.profile.ID) && !m.stillEnds(r.profile.Domain, k, r.profile.ID, true) {
+			return err
+		}
 		m.share(r.profile.Domain, k)
-	} else if err := from.Reclaim(m.now, k, r.profile.ID); err != nil {
-		return err
 	}
 	p.taken = append(p.taken, k)
 	return nil
@@ -200,22 +201,24 @@ func dynamic(list []homeagent.V4Home) (n int) {
 	return n
 }
 
-// A host and a proxy registration of one subscriber may have the same IPv4 home address. Its pool sees one owner until both
-// have let go of it.
+// A host and a proxy registration of one subscriber may have the same IPv4 home address, and so may one that ends and the one
+// that follows it. Its pool sees one owner until all have let go of it.
 
 type homeKey struct {
 	domain core.Domain
 	prefix netip.Prefix
 }
 
-// share notes that a second registration has the address now.
-func (m *Machine) share(d core.Domain, k netip.Prefix) { m.shared[homeKey{d, k}] = true }
+// share notes that one more registration has the address now.
+func (m *Machine) share(d core.Domain, k netip.Prefix) { m.shared[homeKey{d, k}]++ }
 
-// release gives an address back to its pool, unless the other registration still has it. rest: nobody else gets it for as
-// long as a deregistered session waits.
+// release gives an address back to its pool, unless another registration still has it. rest: nobody else gets it for as long
+// as a deregistered session waits.
 func (m *Machine) release(d core.Domain, node string, k netip.Prefix, rest bool) {
-	if m.shared[homeKey{d, k}] {
-		delete(m.shared, homeKey{d, k})
+	if at := (homeKey{d, k}); m.shared[at] > 0 {
+		if m.shared[at]--; m.shared[at] == 0 {
+			delete(m.shared, at)
+		}
 		return
 	}
 	p := m.pools.Around(d, k.Addr())
@@ -226,6 +229,21 @@ func (m *Machine) release(d core.Domain, node string, k netip.Prefix, rest bool)
 	default:
 		p.Release(m.now, k, node, 0)
 	}
+}
+
+// stillEnds says whether a registration of the subscriber that is over has an address until the store has forgotten it.
+// either: a host or a proxy registration; else a host registration only, because records of two proxy registrations with one
+// address cannot both come back.
+func (m *Machine) stillEnds(d core.Domain, k netip.Prefix, node string, either bool) bool {
+	has := func(e ending) bool {
+		return e.domain == d && e.node == node && (either || e.host) && slices.Contains(e.keys, k)
+	}
+	for _, e := range m.flights.endings {
+		if has(e) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(m.flights.again, has)
 }
 
 // proxyHas says whether a proxy registration of the subscriber has the address, hostHas the same of his host registration.

@@ -56,12 +56,11 @@ func (m *Machine) detectDuplicates(r *hostRequest) bool {
 	}
 	targets := []netip.Addr{r.Home}
 	if r.Flags&mobility.BULinkLocal != 0 {
-		ll := homeagent.LinkLocal(r.Home)
-		if _, taken := d.locals[ll]; taken {
-			m.refuseHost(r, duplicate(ll, "another node here has it"))
+		if f := m.localTaken(r); f != nil {
+			m.refuseHost(r, f)
 			return true
 		}
-		targets = append(targets, ll)
+		targets = append(targets, homeagent.LinkLocal(r.Home))
 	}
 	if r.peer.waiting >= m.cfg.Limits.PendingPerPeer {
 		m.refuseHost(r, &homeagent.Refusal{Status: mobility.InsufficientResources, Reason: wire.PendingLimit})
@@ -96,6 +95,15 @@ func (m *Machine) detectLocal(q *detected) {
 		d.byTarget[ll] = append(d.byTarget[ll], q)
 		m.transmit()
 	}
+}
+
+// localTaken refuses a request whose link-local address is defended for another node.
+func (m *Machine) localTaken(r *hostRequest) *homeagent.Refusal {
+	ll := homeagent.LinkLocal(r.Home)
+	if id, taken := m.hosts.detect.locals[ll]; taken && (r.have == nil || r.have.ID != id) {
+		return duplicate(ll, "another node here has it")
+	}
+	return nil
 }
 
 func duplicate(a netip.Addr, detail string) *homeagent.Refusal {
@@ -148,7 +156,11 @@ func (m *Machine) tickLink() {
 func (m *Machine) unique(q *detected) {
 	m.hosts.detect.forget(m, q, "unique")
 	r := &q.hostRequest
-	if f := m.examineHost(r); f != nil {
+	f := m.examineHost(r)
+	if f == nil && r.Flags&mobility.BULinkLocal != 0 { // two that waited may have the same
+		f = m.localTaken(r)
+	}
+	if f != nil {
 		m.refuseHost(r, f)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/anchor/homeagent"
@@ -96,9 +97,10 @@ func (m *Machine) registerHost(r *hostRequest) {
 	m.commitHost(h, before, gone, r, ack)
 }
 
-// same says whether two registrations are forwarded and defended alike, so that the second is a refresh of the first.
+// same says whether two registrations are forwarded and defended alike, so that the second is a refresh of the first. A
+// longer lifetime than the stored one is none: a restart would cut it.
 func same(a, b *homeagent.Registration) bool {
-	return a.State == binding.Active && a.Both == b.Both && a.NAT == b.NAT && a.Chain() == b.Chain() && a.Framing == b.Framing &&
+	return a.State == binding.Active && a.Lifetime >= b.Lifetime && a.Both == b.Both && a.NAT == b.NAT && a.Chain() == b.Chain() && a.Framing == b.Framing &&
 		len(without(a.Keys(), b.Keys()))+len(without(b.Keys(), a.Keys())) == 0
 }
 
@@ -117,7 +119,7 @@ func reason(from, to *homeagent.Registration) string {
 // not durable yet.
 func (m *Machine) refreshHost(r *hostRequest, next homeagent.Registration, ack *mobility.BindingAck) {
 	var before []byte
-	open := m.flights.open(next.ID)
+	open := m.flights.unsettled(next.ID)
 	if open {
 		before = r.have.Encode(m.now)
 	}
@@ -155,7 +157,7 @@ func (m *Machine) deregisterHost(r *hostRequest) {
 		panic("anchor: a deregistration has the keys of another registration")
 	}
 	if was == binding.Deprecated { // repeated: the wait goes on from the first
-		if m.flights.open(h.ID) {
+		if m.flights.unsettled(h.ID) {
 			m.commitHost(h, before, nil, r, ack)
 			return
 		}
@@ -212,11 +214,25 @@ func hostKey(id core.ID) []byte { return recordKey(hostPrefix, id) }
 // record of the state that the change replaces, nil for a new one; gone are home keys that it has no more.
 func (m *Machine) commitHost(h *homeagent.Registration, before []byte, gone []netip.Prefix, r *hostRequest, answer *mobility.BindingAck) {
 	record := h.Encode(m.now)
+	for _, k := range m.flights.former(h.ID, slices.Concat(h.Keys(), gone), hostRecordKeys) {
+		if m.hosts.table.ByHome(h.Domain, k) == nil {
+			gone = append(gone, k)
+		}
+	}
 	ref := m.flights.begin(h.ID, before, record)
 	m.hosts.asked[ref] = r
 	m.effect(core.Persist{Key: hostKey(h.ID), Val: record})
 	m.effect(core.Forward{Ops: m.hostOps(h, m.cfg.Timers.UplinkGrace, gone), Ref: ref})
 	m.effect(core.Send{Path: r.Path, Body: answer, Ref: ref + 1})
+}
+
+// hostRecordKeys gives the home keys of an own record.
+func hostRecordKeys(b []byte) []netip.Prefix {
+	h, _, err := homeagent.Decode(0, b)
+	if err != nil {
+		panic(fmt.Sprintf("anchor: own record does not decode: %v", err))
+	}
+	return h.Keys()
 }
 
 // answered takes the request off that a change was made for. What the data plane refused it would refuse again: its node is
@@ -241,19 +257,16 @@ func (m *Machine) hostOps(h *homeagent.Registration, grace time.Duration, gone [
 	for _, k := range gone {
 		ops = append(ops, core.Drop{Match: core.Match{Domain: h.Domain, Dst: k}})
 	}
-	for _, k := range h.Keys() {
-		ops = m.appendProxyKey(ops, h.Domain, k)
-	}
-	for _, k := range gone {
-		ops = m.appendProxyKey(ops, h.Domain, k)
-	}
-	return ops
+	return m.appendProxies(m.appendProxies(ops, h.Domain, h.Keys()), h.Domain, gone)
 }
 
-// appendProxyKey says what the proxy registration of a key does, if there is one.
-func (m *Machine) appendProxyKey(ops []core.Op, d core.Domain, k netip.Prefix) []core.Op {
-	if i, ok := m.cache.ByHome(d, k); ok {
-		ops = append(ops, m.proxyKey(i, k))
+// appendProxies says how the proxy registrations are forwarded that have some of the keys: all of it, because the change that
+// made one may be under way, and fail.
+func (m *Machine) appendProxies(ops []core.Op, d core.Domain, keys []netip.Prefix) []core.Op {
+	for _, k := range keys {
+		if i, ok := m.cache.ByHome(d, k); ok {
+			ops = append(ops, m.forwarding(i, m.cfg.Timers.UplinkGrace)...)
+		}
 	}
 	return ops
 }
@@ -287,9 +300,14 @@ func (m *Machine) undoHost(h *homeagent.Registration, back []byte) {
 	if was.State == binding.Active {
 		m.defendHost(h, m.keysOnLink(&was), true)
 	}
-	if h.State == binding.Active {
-		m.defendHost(h, m.keysOnLink(h), false)
+	if h.State != binding.Active {
+		return
 	}
+	// A request that came since and waits for the detection of duplicates need not: there is a binding.
+	if q := m.hosts.detect.byHome[h.Home]; q != nil {
+		m.unique(q)
+	}
+	m.defendHost(h, m.keysOnLink(h), false)
 }
 
 // takeAgain takes an address that a registration had before.
@@ -297,12 +315,17 @@ func (m *Machine) takeAgain(h *homeagent.Registration, k netip.Prefix) bool {
 	if k.Addr().Is6() || m.isNetwork(h.Node, k) {
 		return true
 	}
-	if m.proxyHas(h.Domain, k, h.Node) {
+	p := m.pools.Around(h.Domain, k.Addr())
+	switch {
+	case p == nil:
+		return false
+	case p.Take(m.now, k, h.Node) == nil:
+		return true
+	case m.proxyHas(h.Domain, k, h.Node) || m.stillEnds(h.Domain, k, h.Node, true):
 		m.share(h.Domain, k)
 		return true
 	}
-	p := m.pools.Around(h.Domain, k.Addr())
-	return p != nil && p.Take(m.now, k, h.Node) == nil
+	return false
 }
 
 func withoutV4(list []homeagent.V4Home, k netip.Prefix) (out []homeagent.V4Home) {

@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -27,13 +28,38 @@ func (m *Machine) overheard(ev *core.Message) bool {
 	return !ev.Path.Remote.IsValid() // a frame that could not be read
 }
 
-// restoreHost brings one registration back, with its forwarding and its defence, as restoreSession does for the others.
-func (m *Machine) restoreHost(id core.ID, val []byte) error {
+// storedHost is a registration that comes out of the store.
+type storedHost struct {
+	homeagent.Registration
+	expires time.Time
+}
+
+// readHost takes a record. What comes of it is decided when all are in: the node may have registered anew while the end of
+// its former registration could not be stored.
+func (m *Machine) readHost(id core.ID, val []byte) error {
 	h, expires, err := homeagent.Decode(id, val)
 	if err != nil {
 		return err
 	}
 	m.store.next = max(m.store.next, uint64(id)+1)
+	m.hosts.stored = append(m.hosts.stored, storedHost{h, expires})
+	return nil
+}
+
+// restoreHosts brings the registrations back, the newest first.
+func (m *Machine) restoreHosts() {
+	slices.SortFunc(m.hosts.stored, func(a, b storedHost) int { return cmp.Compare(b.ID, a.ID) })
+	for _, h := range m.hosts.stored {
+		if err := m.restoreHost(h.Registration, h.expires); err != nil {
+			m.badRecord(hostKey(h.ID), err)
+		}
+	}
+	m.hosts.stored = nil
+}
+
+// restoreHost brings one registration back, with its forwarding and its defence, as restoreSession does for the others.
+func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error {
+	id := h.ID
 	ends := func(why error) error {
 		m.store.stale = append(m.store.stale, hostKey(id))
 		if why == nil {
@@ -44,8 +70,11 @@ func (m *Machine) restoreHost(id core.ID, val []byte) error {
 	if h.State == binding.Active && expires.Add(lifetime(h.Lifetime)).Before(m.now.Wall) {
 		return ends(nil)
 	}
-	if _, proxy := m.cache.ByID(id); proxy || m.hosts.table.ByID(id) != nil {
+	if _, proxy := m.cache.ByID(id); proxy {
 		return fmt.Errorf("session %d is there twice", id)
+	}
+	if m.hosts.table.ByHome(h.Domain, h.V6()) != nil {
+		return ends(nil)
 	}
 	p, ok := m.subs.Home(h.Home)
 	if !ok || p.ID != h.Node || p.Domain != h.Domain || !m.cfg.DSMIP6.On {

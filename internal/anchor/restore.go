@@ -59,15 +59,20 @@ func (m *Machine) restored(ev core.Restored) {
 	case len(key) == len(sessionPrefix)+8 && key[:len(sessionPrefix)] == sessionPrefix:
 		err = m.restoreSession(core.ID(binary.BigEndian.Uint64(ev.Key[len(sessionPrefix):])), ev.Val)
 	case len(key) == len(hostPrefix)+8 && key[:len(hostPrefix)] == hostPrefix:
-		err = m.restoreHost(core.ID(binary.BigEndian.Uint64(ev.Key[len(hostPrefix):])), ev.Val)
+		err = m.readHost(core.ID(binary.BigEndian.Uint64(ev.Key[len(hostPrefix):])), ev.Val)
 	default:
 		err = fmt.Errorf("unknown key %q", key)
 	}
 	if err != nil {
-		m.refused[wire.StoreFailed]++
-		m.note(fmt.Sprintf("store: record %x: %v", ev.Key, err))
-		m.emit(core.Emit{Name: "failed", Why: string(wire.StoreFailed), Fields: Fields{Detail: fmt.Sprintf("record %x", ev.Key), Err: err.Error()}})
+		m.badRecord(ev.Key, err)
 	}
+}
+
+// badRecord tells of a record that cannot be brought back.
+func (m *Machine) badRecord(key []byte, err error) {
+	m.refused[wire.StoreFailed]++
+	m.note(fmt.Sprintf("store: record %x: %v", key, err))
+	m.emit(core.Emit{Name: "failed", Why: string(wire.StoreFailed), Fields: Fields{Detail: fmt.Sprintf("record %x", key), Err: err.Error()}})
 }
 
 // meta record: version, restart counter, end of the reserved ids, end of the time without dynamic allocation.
@@ -107,7 +112,7 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 		return nil
 	}
 	rec.entry.ID = id
-	if _, twice := m.cache.ByID(id); twice || m.hosts.table.ByID(id) != nil {
+	if _, twice := m.cache.ByID(id); twice {
 		return fmt.Errorf("session %d is there twice", id)
 	}
 	keys := rec.homes.Keys()
@@ -172,6 +177,7 @@ func (m *Machine) advance(i binding.Index) {
 func (m *Machine) start() {
 	s := &m.store
 	m.since = m.now.Wall
+	m.restoreHosts()
 	lost := !s.known && m.cache.Len()+m.hosts.table.Len() == 0 && !m.cfg.FirstStart
 	from := "restored"
 	switch {
