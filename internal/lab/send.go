@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -62,10 +64,13 @@ func (r *Run) forge(n *node, s *scenario.Send) ([]byte, error) {
 		return nil, err
 	}
 	var pkt []byte
-	if s.PBU != nil {
+	switch {
+	case s.PBU != nil:
 		pkt, err = forgedPBU(src, dst, s.PBU)
-	} else {
-		pkt, err = udp(src, dst, s.Size)
+	case s.BU != nil:
+		pkt, err = r.forgedBU(src, dst, s.BU)
+	default:
+		pkt, err = udp(src, dst, s.Port, s.Size)
 	}
 	if err != nil {
 		return nil, err
@@ -123,8 +128,19 @@ func (r *Run) replayed(n *node, s *scenario.Send) ([]byte, error) {
 	if b == nil {
 		return nil, fmt.Errorf("no frame of kind %s was seen on %s", s.Replay, n.wires[0].link)
 	}
+	own, err := ifMAC(n.ns, n.wires[0].ifname)
+	if err != nil {
+		return nil, err
+	}
+	copy(b[6:12], own[:]) // or the bridge would look for the first sender here from now on
 	if s.Corrupt {
 		b[len(b)-1] ^= 1 // the integrity check value, or what it stands for
+		for spi := range r.sas {
+			// A sequence number that is new: the integrity check alone refuses it.
+			if i := bytes.Index(b, binary.BigEndian.AppendUint32(nil, spi)); i >= 0 && i+8 <= len(b) {
+				b[i+5]++
+			}
+		}
 	}
 	return b, nil
 }
@@ -197,9 +213,9 @@ func (r *Run) address(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-// udp is a datagram from and to port 9 (discard).
-func udp(src, dst netip.Addr, size int) ([]byte, error) {
-	u, err := ip.AppendUDP(nil, netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, 9), make([]byte, size))
+// udp is a datagram of zeros from and to a port.
+func udp(src, dst netip.Addr, port, size int) ([]byte, error) {
+	u, err := ip.AppendUDP(nil, netip.AddrPortFrom(src, uint16(port)), netip.AddrPortFrom(dst, uint16(port)), make([]byte, size))
 	if err != nil {
 		return nil, err
 	}
@@ -233,5 +249,21 @@ func forgedPBU(src, dst netip.Addr, f *scenario.ForgedPBU) ([]byte, error) {
 	}
 	h := ip.Header{Src: src, Dst: dst, Proto: 135, TTL: 64}
 	b, err := h.Append(nil, len(body))
+	return append(b, body...), err
+}
+
+// forgedBU is a Binding Update as a node sends it in an IPv6 network, less the ESP.
+func (r *Run) forgedBU(src, dst netip.Addr, f *scenario.ForgedBU) ([]byte, error) {
+	home, err := r.address(f.Home)
+	if err != nil {
+		return nil, err
+	}
+	m := &mobility.BindingUpdate{Sequence: 60000, Flags: mobility.BUAck | mobility.BUHome, Lifetime: uint16(f.Lifetime / mobility.LifetimeUnit)}
+	m.Options = m.Options.Add(mobility.AlternateCareOf{Addr: src})
+	body, err := mobility.Append(nil, m, home, dst)
+	if err != nil {
+		return nil, err
+	}
+	b, err := ip.AppendSignal(nil, &ip.Signal{Src: src, Dst: dst, SrcHome: home, Proto: 135}, 64, len(body))
 	return append(b, body...), err
 }

@@ -105,8 +105,10 @@ func (r *Run) buildLink(spec *scenario.Link) error {
 func (r *Run) buildNode(n *node) error {
 	if len(n.spec.On) > 0 && slices.ContainsFunc(r.sc.Nodes, func(x scenario.Node) bool { return x.Serve != nil }) {
 		// The world was there before the run: nobody tests its addresses any more.
-		if err := n.ns.Sysctl("net.ipv6.conf.default.dad_transmits", "0"); err != nil {
-			return err
+		for _, k := range []string{"all", "default"} {
+			if err := n.ns.Sysctl("net.ipv6.conf."+k+".accept_dad", "0"); err != nil {
+				return err
+			}
 		}
 	}
 	for _, p := range n.spec.On {

@@ -177,12 +177,14 @@ type Send struct {
 	From     string
 	Count    int
 	MAC      string // source MAC: a node's name or an address; "" = own
-	Src, Dst string // inner IP addresses: NODE.v4, NODE.v6 or literal; UDP from and to port 9
+	Src, Dst string // inner IP addresses: NODE.v4, NODE.v6 or literal; UDP
 	Size     int
 	OuterSrc string // with OuterDst: in an IPv6 tunnel
 	OuterDst string
 	Via      string // whose MAC the frame goes to, a node's name or an address; "" = who has the destination
 	PBU      *ForgedPBU
+	BU       *ForgedBU
+	Port     int    // UDP, both ways
 	Hex      string // a whole frame
 	Replay   string // the newest frame of this kind on the node's first link, again
 	Corrupt  bool   // with one bit of it changed
@@ -192,6 +194,12 @@ type Send struct {
 type ForgedPBU struct {
 	ID, V4   string
 	MAC      core.MAC // zero: without the Mobile Node Link-layer Identifier option
+	Lifetime time.Duration
+}
+
+// ForgedBU is a Binding Update without protection, from an address that is none of the node's.
+type ForgedBU struct {
+	Home     string
 	Lifetime time.Duration
 }
 

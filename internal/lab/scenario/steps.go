@@ -361,7 +361,7 @@ func (p *stepParser) attach(v value) *Attach {
 }
 
 func (p *stepParser) send(v value) *Send {
-	s := &Send{Count: 1, Size: 32}
+	s := &Send{Count: 1, Size: 32, Port: 9}
 	v.object(map[string]func(value){
 		"from":      func(v value) { s.From = p.nodeName(v) },
 		"count":     func(v value) { s.Count = v.integer(1, 100_000) },
@@ -373,8 +373,16 @@ func (p *stepParser) send(v value) *Send {
 		"outer-dst": func(v value) { s.OuterDst = p.target(v) },
 		"hex":       func(v value) { s.Hex = v.text() },
 		"via":       func(v value) { s.Via = v.text() },
-		"replay":    func(v value) { s.Replay = v.oneOf("pbu", "pba", "bu", "ba", "esp") },
-		"corrupt":   func(v value) { s.Corrupt = v.boolean() },
+		"port":      func(v value) { s.Port = v.integer(1, 65535) },
+		"bu": func(v value) {
+			s.BU = &ForgedBU{Lifetime: 20 * time.Second}
+			v.object(map[string]func(value){
+				"home":     func(v value) { s.BU.Home = p.target(v) },
+				"lifetime": func(v value) { s.BU.Lifetime = v.duration() },
+			})
+		},
+		"replay":  func(v value) { s.Replay = v.oneOf("pbu", "pba", "bu", "ba", "esp") },
+		"corrupt": func(v value) { s.Corrupt = v.boolean() },
 		"pbu": func(v value) {
 			s.PBU = &ForgedPBU{Lifetime: 8 * time.Second}
 			v.object(map[string]func(value){
