@@ -42,7 +42,6 @@ type address struct {
 	probing  bool
 	rest     int // rounds to come
 	at       time.Duration
-	waits    bool // for at
 	place    int
 	defended time.Duration // boot time of the last announcement against somebody else
 }
