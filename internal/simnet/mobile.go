@@ -1,12 +1,15 @@
 package simnet
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/ipsec"
 	"kedge/internal/loop"
+	"kedge/wire"
 	"kedge/wire/ip"
 )
 
@@ -194,14 +197,49 @@ const (
 	protoMH  = 135
 )
 
-// signal gives the machine a packet of signalling, if the codec lets it pass.
+// signal gives the machine a packet of signalling, if the codec lets it pass; what is refused is answered where its RFC wants
+// that. signal.Port limits how many such answers there are, here is none: whoever counts octets sees the worst.
 func (n *Node) signal(b []byte, outer core.Chain) {
 	var p core.Packet
 	if err := n.codec.In(n.Now(), b, outer, &p); err != nil {
 		n.s.trace("%s: codec: %v", n.Name, err)
+		var bad *wire.Error
+		if errors.As(err, &bad) && bad.ParameterProblem && outer.N == 0 && bad.Status == 0 {
+			n.problem(b, bad.Off)
+		} else if a, ok := n.codec.Answer(b, outer, err); ok {
+			n.encode(&a)
+		}
 		return
 	}
-	n.step(loop.Decode("mh", &p))
+	ev := loop.Decode("mh", &p)
+	var bad *wire.Error
+	if m, ok := ev.(core.Message); ok && errors.As(m.Err, &bad) && bad.ParameterProblem && outer.N == 0 && p.Auth.Kind != ipsec.KindESP && p.Proto == 0 {
+		s := ip.Signal{Src: p.Src.Addr(), Dst: p.Dst.Addr(), SrcHome: p.SrcHome, DstHome: p.DstHome, Proto: ip.Mobility}
+		if whole, err := ip.AppendSignal(nil, &s, 0, len(p.B)); err == nil {
+			n.problem(append(whole, p.B...), len(whole)+bad.Off)
+		}
+	}
+	n.step(ev)
+}
+
+// problemEvery is how often package system answers one sender with a Parameter Problem.
+const problemEvery = time.Second
+
+// problem is the Parameter Problem that the host sends about octet off of a native packet (RFC 4443 3.4).
+func (n *Node) problem(pkt []byte, off int) {
+	h, err := ip.ParseQuoted(pkt)
+	if last, told := n.told[h.Src]; err != nil || told && n.s.boot-last < problemEvery {
+		return
+	}
+	b, err := ip.AppendError(nil, h.Dst, ip.ParameterFail, uint32(off), pkt)
+	if err != nil {
+		return
+	}
+	if n.told == nil {
+		n.told = make(map[netip.Addr]time.Duration)
+	}
+	n.told[h.Src] = n.s.boot
+	n.depart(b)
 }
 
 // encode sends a message as the packet that it travels in.

@@ -42,6 +42,7 @@ type NodeConfig struct {
 type Codec interface {
 	In(now core.Now, pkt []byte, outer core.Chain, into *core.Packet) error
 	Out(now core.Now, p *core.Packet, into []byte) ([]byte, error)
+	Answer(pkt []byte, outer core.Chain, err error) (core.Packet, bool)
 }
 
 // Attachment to a core link.
@@ -94,7 +95,8 @@ type Node struct {
 	ifaces    []*Iface
 	codec     Codec
 	frozen    bool
-	held      []core.Event // while frozen
+	held      []core.Event                 // while frozen
+	told      map[netip.Addr]time.Duration // senders of Parameter Problems
 	replies   map[core.Ref]*core.Reply
 	ref       core.Ref
 	out       dp.Out

@@ -10,9 +10,9 @@ import (
 	"kedge/internal/anchor"
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
+	"kedge/internal/ipsec"
 	"kedge/internal/node"
 	"kedge/internal/pool"
-	"kedge/internal/signal"
 	"kedge/internal/subscriber"
 	"kedge/wire/ip"
 )
@@ -41,6 +41,8 @@ type roam struct {
 	heard4 int      // echo requests of the correspondent that reached the node
 	heard6 int
 	opt    roamOptions
+
+	numbers map[string]*ipsec.Volatile // sequence numbers of each node, which outlive its restarts
 }
 
 type roamOptions struct {
@@ -49,11 +51,13 @@ type roamOptions struct {
 	node   func(*node.Config)
 	anchor func(*anchor.Config)
 	quiet  bool
+	// protection of signalling: ipsec.ESP with static keys, ipsec.RFC4285; unset = none.
+	protection ipsec.Protection
 }
 
 func newRoam(t testing.TB, o roamOptions) *roam {
 	t.Helper()
-	r := &roam{Sim: New(o.seed), t: t, nets: map[string]*Visited{}, opt: o}
+	r := &roam{Sim: New(o.seed), t: t, nets: map[string]*Visited{}, opt: o, numbers: map[string]*ipsec.Volatile{}}
 	r.Trace = &Trace{Max: 600}
 	cond := o.cond
 	if cond.Latency == 0 {
@@ -63,7 +67,7 @@ func newRoam(t testing.TB, o roamOptions) *roam {
 	r.ha = r.Node(NodeConfig{
 		Name: "ha1", Role: dataplane.Anchor, Attach: []Attachment{{r.core, []netip.Addr{ha6, ha4}}},
 		New:   func(rand io.Reader) (core.Machine, error) { return anchor.New(r.anchorConfig(), rand) },
-		Codec: func() (Codec, error) { return signal.NewCodec(signal.Config{Mapped: true}), nil },
+		Codec: func() (Codec, error) { return r.codecOf("ha1") },
 	})
 	r.cn = r.Correspondent(r.ha, cn4, cn6, Conditions{Latency: ms})
 	toCN := r.ha.Native
@@ -76,10 +80,8 @@ func newRoam(t testing.TB, o roamOptions) *roam {
 	}
 	r.mn = r.Node(NodeConfig{
 		Name: "mn1", Role: dataplane.Node, Home: []netip.Addr{mn6, mn4}, ProbeID: node.DefaultProbeID,
-		New: func(rand io.Reader) (core.Machine, error) { return node.New(r.nodeConfig(), rand) },
-		Codec: func() (Codec, error) {
-			return signal.NewCodec(signal.Config{Homes: []netip.Addr{mn6}, Mapped: true}), nil
-		},
+		New:    func(rand io.Reader) (core.Machine, error) { return node.New(r.nodeConfig(), rand) },
+		Codec:  func() (Codec, error) { return r.codecOf("mn1") },
 		Ifaces: []Iface{{If: 2, Name: "wl0", MAC: core.MAC{2, 0, 0, 0, 1, 1}}, {If: 3, Name: "wwan0", MAC: core.MAC{2, 0, 0, 0, 1, 2}}},
 	})
 	r.mn.Native = func(pkt []byte) {
@@ -164,9 +166,10 @@ func (r *roam) anchorConfig() anchor.Config {
 			{Name: "v4", Prefix: netip.MustParsePrefix("10.30.0.0/16")},
 		},
 		DSMIP6: anchor.DSMIP6{On: true, Dialects: []anchor.DSMIPDialect{anchor.RFC5555, anchor.Soliman00}},
-		Peers:  []anchor.Peer{{Name: "mn1", Addresses: []netip.Prefix{netip.PrefixFrom(mn6, 128)}, Protection: "none"}},
+		Peers:  []anchor.Peer{{Name: "mn1", Protection: r.protection()}, {Name: "mn2", Protection: r.protection()}},
 		Subscribers: subscriber.Config{List: []subscriber.Profile{
 			{ID: "mn1@example.net", HoA: netip.PrefixFrom(mn6, 64), V4: mn4, Peer: "mn1"},
+			{ID: "mn2@example.net", HoA: netip.PrefixFrom(rogue6, 64), V4: rogue4, Peer: "mn2"},
 		}},
 	}
 	if r.opt.anchor != nil {
@@ -178,7 +181,7 @@ func (r *roam) anchorConfig() anchor.Config {
 func (r *roam) nodeConfig() node.Config {
 	c := node.Config{
 		Name:   "mn1",
-		Anchor: node.Anchor{Name: "ha1", V6: ha6, V4: ha4, Protection: "none"},
+		Anchor: node.Anchor{Name: "ha1", V6: ha6, V4: ha4, Protection: r.protection()},
 		Home:   node.Home{V6: netip.PrefixFrom(mn6, 64), IPv4: node.IPv4Static, V4: netip.PrefixFrom(mn4, 16)},
 		Links:  []node.Link{{Match: "wl*", Prefer: 10}, {Match: "wwan*", Prefer: 20}},
 	}
@@ -206,14 +209,18 @@ func (r *roam) bound(within time.Duration) time.Duration {
 	return 0
 }
 
-// TestRoamEveryNetwork: a node goes through networks of every kind with both home addresses.
+// TestRoamEveryNetwork: a node goes through networks of every kind with both home addresses, however its signalling is protected.
 func TestRoamEveryNetwork(t *testing.T) {
-	r := newRoam(t, roamOptions{seed: 1})
-	wl := r.mn.Iface("wl0")
-	for _, name := range []string{"six", "four", "nat", "nat2", "dual", "six2", "nat", "six"} {
-		wl.Attach(nil)
-		r.Run(sec)
-		wl.Attach(r.nets[name])
-		t.Logf("%s: reachable after %v", name, r.bound(5*sec))
+	for _, p := range []ipsec.Protection{"", ipsec.ESP, ipsec.RFC4285} {
+		t.Run("protection="+string(p), func(t *testing.T) {
+			r := newRoam(t, roamOptions{seed: 1, protection: p})
+			wl := r.mn.Iface("wl0")
+			for _, name := range []string{"six", "four", "nat", "nat2", "dual", "six2", "nat", "six"} {
+				wl.Attach(nil)
+				r.Run(sec)
+				wl.Attach(r.nets[name])
+				t.Logf("%s: reachable after %v", name, r.bound(5*sec))
+			}
+		})
 	}
 }
