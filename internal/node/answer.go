@@ -242,7 +242,7 @@ func (m *Machine) losers(s *sent) {
 			return
 		}
 		if a.tries > 0 && m.now.Boot >= a.first+m.patience(&a.careOf) {
-			m.nets.fail(&a.careOf, m.now.Wall)
+			m.nets.fail(&a.careOf, &s.careOf, m.now.Wall)
 		}
 	}
 }

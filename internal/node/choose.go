@@ -95,11 +95,18 @@ func (m *Machine) evaluate(why string) {
 	m.recheck(cs, cur)
 }
 
-// moved says whether the set of care-of addresses is another one than before.
+// moved says whether the set of care-of addresses, those whose routers answer, is another one than before. What is new in it
+// is worth another try.
 func (m *Machine) moved(cs []movement.CareOf) bool {
-	keys := make([]key, len(cs))
+	keys := make([]key, 0, len(cs))
 	for i := range cs {
-		keys[i] = keyOf(&cs[i])
+		k := keyOf(&cs[i])
+		if cs[i].Suspect {
+			continue
+		}
+		if keys = append(keys, k); !slices.Contains(m.seen, k) {
+			m.nets.back(&cs[i])
+		}
 	}
 	slices.SortFunc(keys, func(a, b key) int { return cmp.Or(cmp.Compare(a.ifi, b.ifi), a.addr.Compare(b.addr)) })
 	if slices.Equal(keys, m.seen) {

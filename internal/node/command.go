@@ -112,6 +112,7 @@ func (m *Machine) bindings(filter string) []core.Binding {
 	b := core.Binding{
 		ID: m.identity(), Session: m.session.id, State: m.state.String(), Kind: "host", Families: []string{"v6"}, Prefixes: []netip.Prefix{m.cfg.Home.V6.Masked()},
 		Anchor: m.cfg.Anchor.V6, Gateway: m.cfg.Name, Dialect: string(m.cfg.Anchor.Dialect), Since: m.stateSince, Sequence: m.seq,
+		Protection: m.cfg.Anchor.Protection,
 	}
 	if m.bound() {
 		e := &m.bind

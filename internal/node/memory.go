@@ -27,6 +27,7 @@ type network struct {
 	name  string // see nameOf
 	rtt   time.Duration
 	fails int       // in a row
+	other bool      // the other family of the network answered
 	deaf  int       // registrations in a row whose tunnel never answered an echo; not stored
 	avoid time.Time // until then it is not preferred
 	plain verdict   // IPv4: of protocols 4 and 41
@@ -117,11 +118,19 @@ func (m *memory) measured(c *movement.CareOf, rtt time.Duration) {
 }
 
 // fail notes that a care-of address did not answer although another one did.
-func (m *memory) fail(c *movement.CareOf, now time.Time) {
+func (m *memory) fail(c, winner *movement.CareOf, now time.Time) {
 	n := m.of(c)
+	n.other = winner.Network != "" && winner.Network == c.Network
 	d := min(avoidFirst<<min(n.fails, 10), avoidMax)
 	n.fails++
 	n.avoid = now.Add(d)
+}
+
+// back notes that the network of a care-of address can be heard again. That says nothing of a family that does not work there.
+func (m *memory) back(c *movement.CareOf) {
+	if n := m.find(c); n != nil && !n.other {
+		n.fails, n.avoid = 0, time.Time{}
+	}
 }
 
 // avoided says until when a care-of address comes after all others.

@@ -50,6 +50,7 @@ type networkRec struct {
 	Name  string        `json:"name"`
 	RTT   time.Duration `json:"rtt_ns"`
 	Fails int           `json:"fails,omitzero"`
+	Other bool          `json:"other,omitzero"`
 	Avoid time.Time     `json:"avoid,omitzero"`
 	Plain verdict       `json:"plain,omitzero"`
 	Until time.Time     `json:"until,omitzero"`
@@ -70,7 +71,7 @@ func (m *Machine) persist() {
 			Lifetime: b.lifetime, Expires: m.wall(b.expires), Keepalive: b.keepalive, IPv4: b.ipv4}
 	}
 	for _, n := range m.nets.list {
-		r.Networks = append(r.Networks, networkRec{n.name, n.rtt, n.fails, utc(n.avoid), n.plain, utc(n.until)})
+		r.Networks = append(r.Networks, networkRec{n.name, n.rtt, n.fails, n.other, utc(n.avoid), n.plain, utc(n.until)})
 	}
 	val, err := json.Marshal(&r)
 	if err != nil {
@@ -121,7 +122,7 @@ func (m *Machine) adopt(val []byte) error {
 	}
 	for _, n := range r.Networks[max(0, len(r.Networks)-maxNetworks):] {
 		if n.Name != "" && n.RTT >= 0 && n.RTT < time.Minute && n.Fails >= 0 && n.Plain <= blocked {
-			m.nets.list = append(m.nets.list, &network{name: n.Name, rtt: n.RTT, fails: n.Fails, avoid: n.Avoid, plain: n.Plain, until: n.Until})
+			m.nets.list = append(m.nets.list, &network{name: n.Name, rtt: n.RTT, fails: n.Fails, other: n.Other, avoid: n.Avoid, plain: n.Plain, until: n.Until})
 		}
 	}
 	if r.Home != m.hoa() {

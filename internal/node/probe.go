@@ -184,7 +184,7 @@ func (m *Machine) died(why string) {
 			return
 		}
 		// The home agent could be reached, but not by a tunnel from there.
-		m.nets.fail(&m.bind.careOf, m.now.Wall)
+		m.nets.fail(&m.bind.careOf, &m.bind.careOf, m.now.Wall)
 		m.nets.of(&m.bind.careOf).deaf++
 	}
 	m.emit(core.Emit{Name: "path", ID: m.session.id, From: "alive", To: "dead", Why: why, Fields: m.fields()})

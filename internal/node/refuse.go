@@ -52,7 +52,7 @@ func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 		m.sendDue()
 		return
 	case ba.Status == mobility.InvalidCareOf:
-		m.nets.fail(&s.careOf, m.now.Wall)
+		m.nets.fail(&s.careOf, &s.careOf, m.now.Wall)
 		m.refusal(wire.BadSource, ba.Status, s.careOf.Addr.String())
 		m.drop(&s.careOf)
 		return

@@ -293,7 +293,7 @@ func (m *Machine) giveUp() {
 		return
 	}
 	for i := range m.race.attempts {
-		m.nets.fail(&m.race.attempts[i].careOf, m.now.Wall)
+		m.nets.fail(&m.race.attempts[i].careOf, &m.bind.careOf, m.now.Wall)
 	}
 	m.past("no answer from better care-of addresses", string(wire.NoAnswer), "")
 	m.endRace()
