@@ -120,6 +120,9 @@ func (g *guard) associations() []api.Association {
 	}
 	var out []api.Association
 	for _, p := range g.engine.Status() {
+		if len(p.SAs) == 0 {
+			out = append(out, api.Association{Peer: p.Name, Protects: ipsec.Signalling.String(), Suite: string(p.Protection)})
+		}
 		for _, sa := range p.SAs {
 			out = append(out, api.Association{Peer: p.Name, Protects: sa.Use, Direction: sa.Direction, SPI: sa.SPI, Suite: string(sa.Suite),
 				Sequence: sa.Sequence, Packets: sa.Packets, Replayed: sa.Replayed, BadICV: sa.BadICV, Notes: sa.Notes})

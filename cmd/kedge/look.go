@@ -157,7 +157,7 @@ func writeAssociations(e *env, list []api.Association) error {
 	if len(list) == 0 {
 		return nil
 	}
-	fmt.Fprint(e.stdout, "\nsecurity associations\n")
+	fmt.Fprint(e.stdout, "\nprotection of signalling\n")
 	t := newTable("PEER", "FOR", "DIRECTION", "SPI", "SUITE", "SEQUENCE", "PACKETS", "REPLAYED", "BAD ICV")
 	some := func(n uint64) string {
 		if n == 0 {
@@ -166,6 +166,10 @@ func writeAssociations(e *env, list []api.Association) error {
 		return strconv.FormatUint(n, 10)
 	}
 	for _, a := range list {
+		if a.Direction == "" { // no association: authenticated by options, or not at all
+			t.add(a.Peer, a.Protects, "", "", a.Suite, "", "", "", "")
+			continue
+		}
 		t.add(a.Peer, a.Protects, a.Direction, fmt.Sprintf("%#x", a.SPI), a.Suite, strconv.FormatUint(a.Sequence, 10),
 			strconv.FormatUint(a.Packets, 10), some(a.Replayed), some(a.BadICV))
 	}
@@ -221,7 +225,7 @@ func (c *bindingsCmd) Run(e *env) error {
 }
 
 func writeBindings(e *env, list []api.Binding, now time.Time, indent string) error {
-	t := newTable("ID", "STATE", "IPV4", "PREFIXES", "HOME", "GATEWAY", "CARE-OF", "ANCHOR", "LINK", "EXPIRES", "SINCE", "DIALECT")
+	t := newTable("ID", "STATE", "IPV4", "PREFIXES", "HOME", "GATEWAY", "CARE-OF", "ANCHOR", "LINK", "EXPIRES", "SINCE", "DIALECT", "PROTECTION")
 	for _, b := range list {
 		v4 := ""
 		if b.IPv4.IsValid() {
@@ -239,7 +243,7 @@ func writeBindings(e *env, list []api.Binding, now time.Time, indent string) err
 		if b.Kind == "host" { // it registered by itself: what counts is its addresses, and how packets reach it
 			prefixes, home, at, v4, careOf = nil, b.Home, "", "", reached(&b.Binding)
 		}
-		t.add(b.ID, b.State, v4, joined(prefixes), joined(home), at, careOf, addr(b.Anchor), link(b.Binding), expires, since(b.Since, now), b.Dialect)
+		t.add(b.ID, b.State, v4, joined(prefixes), joined(home), at, careOf, addr(b.Anchor), link(b.Binding), expires, since(b.Since, now), b.Dialect, b.Protection)
 	}
 	return t.write(e.stdout, indent)
 }

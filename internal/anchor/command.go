@@ -123,7 +123,7 @@ func (m *Machine) tell(i binding.Index) core.Binding {
 		ProxyCoA: addr(e.CareOf), Gateway: m.peerName(addr(e.CareOf)), Anchor: addr(e.Anchor), Dialect: Dialect(e.Dialect).String(),
 		ATT: e.ATT, Lifetime: lifetime(e.Lifetime), Expires: m.now.Wall.Add(e.Expires - m.now.Boot),
 		Since: time.Unix(0, e.Since).UTC(), Sequence: e.Sequence,
-		Kind: "proxy", CareOf: addr(e.CareOf), Framing: "ip", Home: h.Keys(),
+		Protection: m.peers.protection(m.peers.find(addr(e.CareOf))), Kind: "proxy", CareOf: addr(e.CareOf), Framing: "ip", Home: h.Keys(),
 	}
 	if h.V4.IsValid() {
 		b.Families = append(b.Families, "v4")

@@ -43,7 +43,7 @@ func TestHostNative(t *testing.T) {
 	got := r.one(mn1)
 	got.Session = 0
 	wantB := core.Binding{
-		ID: mn1, State: "active", Kind: "host", Families: []string{"v4", "v6"}, IPv4: pfx("10.20.0.21/32"),
+		ID: mn1, State: "active", Protection: "esp", Kind: "host", Families: []string{"v4", "v6"}, IPv4: pfx("10.20.0.21/32"),
 		Home: []netip.Prefix{netip.PrefixFrom(hoa1, 128), pfx("10.20.0.21/32")}, CareOf: coa1, Framing: "ip", Anchor: lmaa, Dialect: "rfc5555",
 		Lifetime: 300 * time.Second, Expires: r.now.Wall.Add(300 * time.Second), Since: r.now.Wall, Sequence: 4711,
 	}

@@ -125,6 +125,9 @@ func (m *Machine) tellHost(h *homeagent.Registration) core.Binding {
 		CareOf: h.CareOf, Framing: "ip", NAT: h.NAT, Anchor: h.Local, Dialect: h.Dialect.String(),
 		Lifetime: lifetime(h.Lifetime), Expires: m.now.Wall.Add(h.Expires - m.now.Boot), Since: time.Unix(0, h.Since).UTC(), Sequence: h.Sequence,
 	}
+	if s, listed, _ := m.subs.Find(h.Node); listed {
+		b.Protection = m.peers.protection(m.peers.byName[s.Peer])
+	}
 	if h.UDP {
 		b.Framing, b.Port = "udp", h.Port
 	}

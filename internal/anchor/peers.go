@@ -59,6 +59,14 @@ func (ps *peers) find(a netip.Addr) *peer {
 	return p
 }
 
+// protection of the signalling of a peer, "" if there is none.
+func (ps *peers) protection(p *peer) string {
+	if p == nil {
+		return ""
+	}
+	return p.Protection
+}
+
 // bucket lets rate things a second pass, in bursts of as many. The zero bucket with a rate starts full.
 type bucket struct {
 	rate  int

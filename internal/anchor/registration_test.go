@@ -45,7 +45,7 @@ func TestInitialRegistration(t *testing.T) {
 		ID: h1, State: "active", Families: []string{"v4", "v6"}, Prefixes: []netip.Prefix{hnp}, IPv4: pfx("10.20.0.8/16"),
 		Router4: ip("10.20.0.1"), ProxyCoA: mag1, Gateway: "mag1", Anchor: lmaa, Dialect: "rfc5844", ATT: 3, LinkLayer: "02:00:00:00:00:0a",
 		Lifetime: 300 * time.Second, Expires: r.now.Wall.Add(300 * time.Second), Since: r.now.Wall, Sequence: 4711,
-		Kind: "proxy", Home: []netip.Prefix{hnp, pfx("10.20.0.8/32")}, CareOf: mag1, Framing: "ip",
+		Protection: "none", Kind: "proxy", Home: []netip.Prefix{hnp, pfx("10.20.0.8/32")}, CareOf: mag1, Framing: "ip",
 	}
 	got := r.one(h1)
 	id := got.Session

@@ -57,12 +57,13 @@ type Status struct {
 	Warnings []Warning     `json:"warnings,omitempty"`
 }
 
-// Association is one security association with a peer, in one direction. There is nothing of its keys in it.
+// Association is one security association with a peer, in one direction; or, without direction, that signalling with a peer is
+// protected in another way (rfc4285) or not at all (none), as Suite says. There is nothing of keys in it.
 type Association struct {
 	Peer      string   `json:"peer"`
-	Protects  string   `json:"protects"`  // what it is for: signalling, ...
-	Direction string   `json:"direction"` // in, out
-	SPI       uint32   `json:"spi"`
+	Protects  string   `json:"protects"`            // what it is for: signalling, ...
+	Direction string   `json:"direction,omitempty"` // in, out
+	SPI       uint32   `json:"spi,omitempty"`
 	Suite     string   `json:"suite"`
 	Sequence  uint64   `json:"sequence"` // the highest number that was sent or received
 	Packets   uint64   `json:"packets"`

@@ -69,12 +69,13 @@ type Binding struct {
 	Sequence  uint16         `json:"sequence"`
 
 	// For both kinds of registration.
-	Kind    string         `json:"kind,omitempty"`         // host: the node registered by itself; proxy: its gateway did
-	Home    []netip.Prefix `json:"home,omitempty"`         // all home addresses and prefixes that are bound, one entry each
-	CareOf  netip.Addr     `json:"care_of,omitzero"`       // where they are tunnelled to; behind a NAT, what is seen of it
-	Port    uint16         `json:"care_of_port,omitempty"` // of UDP framing, as observed
-	Framing string         `json:"framing,omitempty"`      // ip: protocols 4 and 41; udp: RFC 5555
-	NAT     bool           `json:"nat,omitempty"`          // one was detected
+	Protection string         `json:"protection,omitempty"`   // of its signalling: esp, rfc4285, none
+	Kind       string         `json:"kind,omitempty"`         // host: the node registered by itself; proxy: its gateway did
+	Home       []netip.Prefix `json:"home,omitempty"`         // all home addresses and prefixes that are bound, one entry each
+	CareOf     netip.Addr     `json:"care_of,omitzero"`       // where they are tunnelled to; behind a NAT, what is seen of it
+	Port       uint16         `json:"care_of_port,omitempty"` // of UDP framing, as observed
+	Framing    string         `json:"framing,omitempty"`      // ip: protocols 4 and 41; udp: RFC 5555
+	NAT        bool           `json:"nat,omitempty"`          // one was detected
 }
 
 // Explanation answers Explain: the bindings of the id and the newest history of decisions about it, oldest first.

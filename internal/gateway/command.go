@@ -145,7 +145,7 @@ func (m *Machine) binding(e *entry) core.Binding {
 	b := core.Binding{
 		ID: e.mn, Session: e.id, State: e.state.String(), Families: familyNames(e.wants), ProxyCoA: m.cfg.Address, Gateway: m.cfg.Name,
 		Anchor: e.anchor.Address, Dialect: string(e.anchor.dialect), ATT: e.link.Technology, LinkLayer: e.mac.String(),
-		Interface: e.link.Link.Name, Since: e.since, Sequence: e.seq,
+		Interface: e.link.Link.Name, Since: e.since, Sequence: e.seq, Protection: e.anchor.Protection,
 	}
 	if e.state.bound() {
 		b.Families, b.Dialect = familyNames(e.has()), string(e.dialect)
