@@ -198,6 +198,7 @@ func (e *Engine) SetPathMTU(local, remote netip.AddrPort, octets int) {
 			octets = max(octets, t.leastMTU())
 		}
 		t.base.Store(uint32(octets))
+		e.mirrorMTU(t)
 	}
 }
 

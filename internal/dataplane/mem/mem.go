@@ -62,6 +62,7 @@ type Config struct {
 	Forwarded  bool
 	Now        func() time.Duration // clock of Update, the same as of the packets; nil = since New
 	Reassembly ip.Limits            // of outer fragments given to Tunnel
+	Mirror     Mirror               // is told all that changes; nil = nobody
 }
 
 // Limits of what strangers can make an engine do. Each table has a fixed size.

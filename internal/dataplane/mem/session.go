@@ -116,6 +116,7 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 			e.place(b)
 		}
 	}
+	e.mirrorSession(s)
 	return nil
 }
 
@@ -128,6 +129,9 @@ func (e *Engine) hold(t tuple, d core.Domain) *tunnel {
 	if tun == nil {
 		tun = &tunnel{tuple: t, domain: d, secret: e.hash(t)}
 		e.tables.tunnels[t] = tun
+		if e.cfg.Mirror != nil {
+			e.cfg.Mirror.Peer(t.local, t.remote, true)
+		}
 	}
 	if tun.domain != d {
 		return nil
@@ -143,5 +147,11 @@ func (e *Engine) release(t *tunnel) {
 	}
 	if t.refs--; t.refs == 0 {
 		delete(e.tables.tunnels, t.tuple)
+		if e.cfg.Mirror != nil {
+			e.cfg.Mirror.Peer(t.local, t.remote, false)
+			if t.slot != 0 {
+				e.cfg.Mirror.DropTunnel(t.slot)
+			}
+		}
 	}
 }

@@ -71,6 +71,7 @@ type tunnel struct {
 	secret  uint64        // of its Identifications
 	base    atomic.Uint32 // MTU of the route to remote, 0 = unknown
 	learned atomic.Uint64 // path MTU from ICMP: seconds of expiry << 16 | octets
+	slot    uint32        // of the mirror
 }
 
 // leastMTU is what a path MTU cannot be below.
@@ -105,6 +106,7 @@ type session struct {
 	mode     core.Mode
 	access   hostKey // zero on an anchor
 	bindings []*binding
+	slot     uint32 // of the mirror
 	count    struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
 }
 

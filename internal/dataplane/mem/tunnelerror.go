@@ -43,7 +43,7 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 	ih, err := ip.ParseQuoted(q.inner)
 	if err != nil { // nothing is left to tell anybody about
 		if big && marked {
-			tun.tooBig(now, mtu, &q.h)
+			e.tooBig(now, tun, mtu, &q.h)
 		}
 		return
 	}
@@ -55,7 +55,7 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 	p, value := ip.Unreachable, uint32(0)
 	switch {
 	case big:
-		if !tun.tooBig(now, mtu, &q.h) || ih.Is4() && !ih.DF || !ih.Is4() && ih.Len <= ip.MinMTU6 {
+		if !e.tooBig(now, tun, mtu, &q.h) || ih.Is4() && !ih.DF || !ih.Is4() && ih.Len <= ip.MinMTU6 {
 			return // not true; or from now on fragmented outside
 		}
 		p, value = ip.TooBig, tunnelMTU(&ih, e.pathMTU(s, now)-q.off)
@@ -126,7 +126,7 @@ func bigger(is4 bool, msg []byte, h *ip.Header) (bool, int) {
 
 // tooBig notes a smaller path MTU; false if the message cannot be true: below the least MTU of IPv6, or not smaller than the
 // packet that was too big (RFC 8201 4, RFC 1191 6.3).
-func (t *tunnel) tooBig(now time.Duration, mtu int, h *ip.Header) bool {
+func (e *Engine) tooBig(now time.Duration, t *tunnel, mtu int, h *ip.Header) bool {
 	if mtu < t.leastMTU() || mtu >= h.Len {
 		return false
 	}
@@ -136,6 +136,7 @@ func (t *tunnel) tooBig(now time.Duration, mtu int, h *ip.Header) bool {
 		return true
 	}
 	t.learned.Store(expires<<16 | uint64(mtu))
+	e.mirrorMTU(t)
 	return true
 }
 

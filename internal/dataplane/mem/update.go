@@ -197,6 +197,7 @@ func (e *Engine) setKey(op core.SetKey) error {
 		}
 	}
 	b.up, b.down = op.Up, op.Down
+	e.mirrorKey(s.domain, p)
 	return nil
 }
 
@@ -257,6 +258,7 @@ func (e *Engine) dropBinding(b *binding) {
 	e.tables.lengthsOf(b.prefix.Addr()).del(b.prefix.Bits())
 	b.s.bindings = remove(b.s.bindings, b)
 	e.unplace(b)
+	e.mirrorKey(b.s.domain, b.prefix)
 }
 
 func (e *Engine) dropKey(m core.Match) error {
@@ -281,6 +283,9 @@ func (e *Engine) dropSession(s *session) {
 		e.dropBinding(b)
 	}
 	delete(e.tables.sessions, s.id)
+	if e.cfg.Mirror != nil && s.slot != 0 {
+		e.cfg.Mirror.DropSession(s.slot)
+	}
 	s.tun.senders--
 	for _, t := range []*tunnel{s.tun, s.twin, s.prev[0], s.prev[1]} {
 		e.release(t)

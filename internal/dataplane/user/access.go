@@ -58,11 +58,37 @@ func (p *Plane) openAccess(links []Link) (err error) {
 type accessLink struct {
 	Link
 	index atomic.Int32 // its present index, 0 = it is not there
-	sock  *socket
+	socks []*linkSocket
 	undo  undo
 }
 
+// linkSocket is a packet socket on a link. One of all protocols gets a packet before the programs on the link's ingress see it, one
+// of a single protocol what they let pass.
+type linkSocket struct {
+	*socket
+	proto uint16
+}
+
 func (p *Plane) openLink(l *accessLink) error {
+	protos := []uint16{unix.ETH_P_ALL}
+	if p.cfg.AfterIngress {
+		protos = []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6}
+	}
+	for _, proto := range protos {
+		if err := p.openLinkSocket(l, proto); err != nil {
+			return err
+		}
+	}
+	if err := p.takeLink(l, l.If); err != nil {
+		return err
+	}
+	for _, s := range l.socks {
+		p.goes(func() { p.readAccess(s.socket, l) })
+	}
+	return nil
+}
+
+func (p *Plane) openLinkSocket(l *accessLink, proto uint16) error {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -71,14 +97,11 @@ func (p *Plane) openLink(l *accessLink) error {
 		unix.Close(fd)
 		return err
 	}
-	if l.sock, err = newSocket(fd, l.Name); err != nil {
+	s, err := newSocket(fd, l.Name)
+	if err != nil {
 		return err
 	}
-	p.socks = append(p.socks, l.sock)
-	if err := p.takeLink(l, l.If); err != nil {
-		return err
-	}
-	p.goes(func() { p.readAccess(l.sock, l) })
+	p.socks, l.socks = append(p.socks, s), append(l.socks, &linkSocket{s, proto})
 	return nil
 }
 
@@ -92,14 +115,17 @@ func (p *Plane) takeLink(l *accessLink, index int) error {
 			return err
 		}
 	}
-	var err error
-	if cerr := l.sock.conn.Control(func(fd uintptr) { err = bindLink(int(fd), l.Link, index) }); cerr != nil {
-		return cerr
+	for _, s := range l.socks {
+		var err error
+		if cerr := s.conn.Control(func(fd uintptr) { err = bindLink(int(fd), l.Link, index, s.proto) }); cerr != nil {
+			return cerr
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		l.index.Store(int32(index))
-	}
-	return err
+	l.index.Store(int32(index))
+	return nil
 }
 
 // prepareSocket sets what does not depend on an interface.
@@ -122,8 +148,8 @@ func prepareSocket(fd int) error {
 }
 
 // bindLink makes the socket one of an interface. The memberships on a former one went with it.
-func bindLink(fd int, l Link, index int) error {
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}); err != nil {
+func bindLink(fd int, l Link, index int, proto uint16) error {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(proto), Ifindex: index}); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	// The interface takes frames to the router's MAC, whatever its own is, and all multicast: a host may first be seen by it.

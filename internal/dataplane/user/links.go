@@ -121,10 +121,12 @@ func (p *Plane) reconcileLinks() (again bool) {
 
 // unbound reports that the interface of the link's socket went, though another may have its index by now.
 func (l *accessLink) unbound() (yes bool) {
-	_ = l.sock.conn.Control(func(fd uintptr) { // fails when the plane closes
-		a, err := unix.Getsockname(int(fd))
-		sll, ok := a.(*unix.SockaddrLinklayer)
-		yes = err == nil && ok && sll.Ifindex != int(l.index.Load())
-	})
+	for _, s := range l.socks {
+		_ = s.conn.Control(func(fd uintptr) { // fails when the plane closes
+			a, err := unix.Getsockname(int(fd))
+			sll, ok := a.(*unix.SockaddrLinklayer)
+			yes = yes || err == nil && ok && sll.Ifindex != int(l.index.Load())
+		})
+	}
 	return yes
 }

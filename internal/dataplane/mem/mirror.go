@@ -1,0 +1,129 @@
+package mem
+
+import (
+	"net/netip"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+)
+
+// Mirror holds what an engine knows for another way of forwarding, one that is faster and knows less. Its methods are called with
+// the engine's lock held, in the order of the changes; PathMTU with the lock held for reading, by many at once. Slots are the
+// mirror's own names for what it holds, 0 = nothing: it may refuse anything, for the engine forwards all by itself.
+type Mirror interface {
+	// Peer says that sessions begin or end to take packets from a tuple, directly or in the other framing.
+	Peer(local, remote netip.AddrPort, known bool)
+	Tunnel(local, remote netip.AddrPort, secret uint64) (slot uint32)
+	// PathMTU says what the route carries, octets, 0 = unknown; and what ICMP errors said, for until then.
+	PathMTU(tunnel uint32, route, learned int, until time.Duration)
+	DropTunnel(slot uint32)
+	Session(s MirrorSession) (slot uint32)
+	DropSession(slot uint32)
+	Key(d core.Domain, p netip.Prefix, k MirrorKey)
+}
+
+// MirrorSession is one session as it is from now on.
+type MirrorSession struct {
+	Slot               uint32 // what the mirror called it before, 0 = it is new
+	ID                 core.ID
+	Domain             core.Domain
+	Tunnel, Previous   uint32 // slots
+	Twin, PreviousTwin uint16 // port from which UDP over IPv4 is taken beside plain, 0 = none
+	Until              time.Duration
+	MTU                uint16
+	If                 int
+	MAC                core.MAC
+}
+
+// MirrorKey says which sessions a key leads to. Many: the rules are not said with two; ask the engine.
+type MirrorKey struct {
+	Gone, Many bool
+	Down, Up   uint32 // slots, 0 = none
+}
+
+func (e *Engine) mirrorTunnel(t *tunnel) uint32 {
+	if t == nil {
+		return 0
+	}
+	if t.slot == 0 {
+		if t.slot = e.cfg.Mirror.Tunnel(t.local, t.remote, t.secret); t.slot != 0 {
+			e.mirrorMTU(t)
+		}
+	}
+	return t.slot
+}
+
+// mirrorMTU tells the path MTU of a tunnel.
+func (e *Engine) mirrorMTU(t *tunnel) {
+	if e.cfg.Mirror == nil || t.slot == 0 {
+		return
+	}
+	route, learned := int(t.base.Load()), t.learned.Load()
+	if route == 0 {
+		route = e.cfg.MTU
+	}
+	e.cfg.Mirror.PathMTU(t.slot, route, int(learned&0xffff), time.Duration(learned>>16)*time.Second)
+}
+
+func (e *Engine) mirrorSession(s *session) {
+	if e.cfg.Mirror == nil {
+		return
+	}
+	twin := func(t, other *tunnel) uint16 {
+		if t == nil || t.udp() || other == nil {
+			return 0
+		}
+		return other.remote.Port()
+	}
+	slot := e.cfg.Mirror.Session(MirrorSession{
+		Slot: s.slot, ID: s.id, Domain: s.domain, Tunnel: e.mirrorTunnel(s.tun), Previous: e.mirrorTunnel(s.prev[0]),
+		Twin: twin(s.tun, s.twin), PreviousTwin: twin(s.prev[0], s.prev[1]), Until: s.until, MTU: s.chain.MTU,
+		If: s.access.ifi, MAC: s.access.mac,
+	})
+	if slot == s.slot {
+		return
+	}
+	s.slot = slot
+	for _, b := range s.bindings {
+		e.mirrorKey(b.s.domain, b.prefix)
+	}
+}
+
+// mirrorKey tells who a key leads to now.
+func (e *Engine) mirrorKey(d core.Domain, p netip.Prefix) {
+	if e.cfg.Mirror == nil {
+		return
+	}
+	k := MirrorKey{Gone: true}
+	if n := e.tables.keys[prefixKey{d, p}]; n != nil {
+		k.Gone = false
+		for _, b := range n.bindings {
+			if b.down {
+				k.Down = b.s.slot
+			}
+			if b.up {
+				k.Many = k.Many || k.Up != 0
+				k.Up = b.s.slot
+			}
+			if e.cfg.Role == dataplane.Gateway && (len(n.bindings) > 1 || b.s.access == (hostKey{})) {
+				k.Many = true
+			}
+			// A session that the mirror does not hold is not one that the key does not have.
+			k.Many = k.Many || b.s.slot == 0
+		}
+	}
+	e.cfg.Mirror.Key(d, p, k)
+}
+
+// MirrorSlots reads what the mirror calls sessions, 0 = unknown, for as many as both have room.
+func (e *Engine) MirrorSlots(ids []core.ID, into []uint32) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for i := range min(len(ids), len(into)) {
+		into[i] = 0
+		if s := e.tables.sessions[ids[i]]; s != nil {
+			into[i] = s.slot
+		}
+	}
+}
