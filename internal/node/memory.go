@@ -14,7 +14,7 @@ const (
 	maxNetworks = 64 // remembered, the one used longest ago goes first
 
 	// A care-of address that did not answer, while another did, is not tried again for avoidFirst; doubled each time.
-	avoidFirst = 30 * time.Second
+	avoidFirst = 5 * time.Second
 	avoidMax   = 30 * time.Minute
 	// blockedFor is how long plain protocols 4 and 41 are not tried again in a network that did not carry them.
 	blockedFor = time.Hour

@@ -18,6 +18,7 @@ import (
 const (
 	probeTries  = 4
 	verifyTries = 3 // plain protocols 4 and 41: then UDP
+	narrowTries = 2 // while a better care-of address is tried
 	maxProbes   = 8 // without an answer whose answer still counts
 	minSpacing  = 100 * time.Millisecond
 	// echoless is after how many registrations without a single answered echo, ever, the home agent is taken for one that
@@ -86,6 +87,9 @@ func (m *Machine) probeDue() {
 	}
 	if p.waiting {
 		p.lost++
+	}
+	if m.race.narrow && p.lost >= narrowTries && m.state == updating && m.now.Boot >= m.race.begun+maxRTT {
+		m.giveUp() // the better care-of address may have taken the tunnel away, and does not answer
 	}
 	if m.race.refresh && !m.settled() && m.race.attempts[0].tries < maxTries {
 		p.lost = 0 // the home agent may be told something else just now

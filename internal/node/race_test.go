@@ -27,20 +27,20 @@ func TestFamilyFallback(t *testing.T) {
 
 	// Away and back: IPv4 at once, nothing over IPv6.
 	r.show()
-	r.run(5 * sec)
+	r.run(2 * sec)
 	r.forget()
 	r.show(v6, v4)
 	r.run(50 * ms)
-	r.wantTimes(5350 * ms)
+	r.wantTimes(2350 * ms)
 	if !r.ok() {
 		t.Error("not bound again")
 	}
 
-	// IPv6 is asked again 30 s after it failed, three times, while data goes on over IPv4; then after 60 s.
+	// IPv6 is asked again 5 s after it failed, three times, while data goes on over IPv4; then after 10 s, after 20 s...
 	r.forget()
-	r.run(120 * sec)
-	r.wantTimes(30320*ms, 31320*ms, 33320*ms, 37320*ms, // the last one confirms IPv4: the home agent may have heard of IPv6
-		97320*ms, 98320*ms, 100320*ms, 104320*ms)
+	r.run(60 * sec)
+	r.wantTimes(5320*ms, 6320*ms, 8320*ms, 12320*ms, // the last one confirms IPv4: the home agent may have heard of IPv6
+		22320*ms, 23320*ms, 25320*ms, 29320*ms, 49320*ms, 50320*ms, 52320*ms, 56320*ms)
 	for _, e := range r.emits {
 		if e.Name == "handover" || e.Name == "path" {
 			t.Errorf("data did not go on: %+v", e)
@@ -139,7 +139,7 @@ func TestBetterLinkThatDoesNotWork(t *testing.T) {
 	r.run(sec)
 	r.forget()
 	r.show(a, b)
-	r.run(29 * sec)
+	r.run(11 * sec)
 	r.wantTimes(sec, 2*sec, 4*sec, 8*sec) // three, and one that confirms
 	if len(r.ops) != 0 || !r.ok() {
 		t.Errorf("forwarding %+v, %s", r.ops, r.story())

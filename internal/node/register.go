@@ -209,6 +209,10 @@ func (m *Machine) transmit(a *attempt) {
 	} else {
 		m.livesUntil = max(m.livesUntil, m.now.Boot+s.lifetime)
 	}
+	if p := &m.path; m.race.narrow && p.next > 0 && !p.waiting {
+		// Should the home agent hear this and its answer be lost, the tunnel ends: see soon.
+		p.next = min(p.next, m.now.Boot+m.patience(&a.careOf))
+	}
 	bu := m.update(&s)
 	path := m.signalling(&s.careOf)
 	if a.kind == deregister {
