@@ -47,6 +47,7 @@ type addr struct {
 	direct bool         // a default route without a next hop leads to the link
 
 	state   state
+	flags   string        // that the kernel sets it with, if we formed it
 	dad     uint8         // DAD_Counter of RFC 7217 5
 	dadEnds time.Duration // of our own duplicate address detection
 	tries   int           // rounds of identifiers that were all duplicates
@@ -136,7 +137,9 @@ func (m *Machine) identify(l *link, x *addr) {
 		x.a = stable(m.secret, x.p, l.mac, x.dad)
 	}
 	x.state, x.dadEnds, x.since = planned, never, never
-	if h, ok := l.holds(x.a); ok {
+	h, there := l.holds(x.a)
+	x.flags = m.flags(x, there && !h.tentative)
+	if there {
 		m.kernelSays(x, h)
 	}
 }

@@ -17,6 +17,7 @@ import (
 // TestStable: the identifier is always the same for the same prefix, interface, counter and secret, and differs as soon as
 // one of them does (RFC 7217 5).
 func TestStable(t *testing.T) {
+	spec.Covers(t, "RFC7217-5")
 	secret, p, mac := []byte("0123456789abcdef"), netip.MustParsePrefix(netA), core.MAC{2, 0, 0, 0, 0, 2}
 	a := stable(secret, p, mac, 0)
 	if want := "2001:db8:a:0:fc25:f406:43d5:7af7"; a.String() != want {
@@ -39,6 +40,7 @@ func TestStable(t *testing.T) {
 }
 
 func TestReserved(t *testing.T) {
+	spec.Covers(t, "RFC7217-5")
 	for s, want := range map[string]bool{
 		"::": true, "::1": false, "::fdff:ffff:ffff:ff7f": false, "::fdff:ffff:ffff:ff80": true, "::fdff:ffff:ffff:ffff": true,
 		"::200:5eff:fe00:5212": true, "::200:5efe:fe00:5212": false,
@@ -53,6 +55,7 @@ func TestReserved(t *testing.T) {
 // TestDuplicate: the kernel finds a duplicate; the next identifier is taken, four in all. Then the prefix is unusable, with
 // its reason, and is tried again a minute later.
 func TestDuplicate(t *testing.T) {
+	spec.Covers(t, "RFC7217-6")
 	r := newRig(t, Config{})
 	r.check = r.invariants
 	var tried []netip.Addr
@@ -113,6 +116,7 @@ func TestDuplicateElsewhere(t *testing.T) {
 // TestOwnDetection: without optimistic addresses in the kernel the machine tests by itself (RFC 4862 5.4): one solicitation
 // from the unspecified address, usable after RetransTimer; an advertisement, or another's test, makes it a duplicate.
 func TestOwnDetection(t *testing.T) {
+	spec.Covers(t, "RFC4862-5.4.2", "RFC4862-5.4.3", "RFC4862-5.4.4")
 	r := newRig(t, Config{NoOptimistic: true})
 	n := newNet(1, netA)
 	r.add(2, "eth0", false)
@@ -171,6 +175,7 @@ func TestOwnDetection(t *testing.T) {
 
 // TestOptimisticNeedsMAC: an address is optimistic only if the router tells its link-layer address (RFC 4429 3.3).
 func TestOptimisticNeedsMAC(t *testing.T) {
+	spec.Covers(t, "RFC4429-3.3")
 	r := newRig(t, Config{})
 	n := newNet(1, netA)
 	n.routers[0].ra.Options = n.routers[0].ra.Options[1:]
@@ -185,6 +190,7 @@ func TestOptimisticNeedsMAC(t *testing.T) {
 // TestOptimisticLinkLocal: from an optimistic link-local address the machine asks without its link-layer address, and from
 // none it does not ask at all (RFC 4429 3.2).
 func TestOptimisticLinkLocal(t *testing.T) {
+	spec.Covers(t, "RFC4429-3.2")
 	for _, value := range []string{"optimistic", "tentative"} {
 		r := newRig(t, Config{})
 		n := newNet(1, netA)

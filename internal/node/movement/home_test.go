@@ -8,6 +8,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/spec"
 	"kedge/wire/ether"
 	"kedge/wire/nd"
 )
@@ -22,6 +23,7 @@ var (
 
 // TestHomeDetection: the home subnet prefix is on-link (RFC 6275 11.5.2), or it is not.
 func TestHomeDetection(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.2")
 	for _, c := range []struct {
 		name, p string
 		l, a    bool
@@ -112,6 +114,7 @@ func athome(t *testing.T) (*rig, *network4test) {
 // TestNoHomeAddressBefore: before deregistration the home address is not used on the home link and not tested (RFC 6275
 // 11.5.5), even if the stable identifier were that of the home address.
 func TestNoHomeAddressBefore(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.5")
 	cfg := homeConfig
 	cfg.Secret = []byte("0123456789abcdef")
 	p := netip.MustParsePrefix("2001:db8:1::/64")
@@ -138,6 +141,7 @@ func TestNoHomeAddressBefore(t *testing.T) {
 // told: for each home address, and the link-local one, three times, S clear, O set, with the target link-layer address
 // (RFC 6275 11.5.5); IPv4 by ARP announcements.
 func TestClaimHome(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.5")
 	r, _ := athome(t)
 	r.sent = nil
 	since := r.now - start
@@ -208,6 +212,7 @@ func TestClaimHome(t *testing.T) {
 // TestExpectHome: between the deregistration and its acknowledgement, solicitations for the home address are answered to the
 // sender's link-layer address (RFC 6275 11.5.5), those without a source address too; and only then.
 func TestExpectHome(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.5")
 	r, n := athome(t)
 	home, asker := homeAddrs[0].Addr(), core.MAC{2, 0, 0, 0, 5, 5}
 	ask := func(src string, target netip.Addr) []sentFrame {

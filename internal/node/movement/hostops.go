@@ -252,7 +252,7 @@ func (m *Machine) wayOf(x *addr) (ops []core.HostOp) {
 		return nil
 	}
 	if x.formed {
-		ops = append(ops, core.HostOp{Kind: "address", If: l.ifi, Prefix: netip.PrefixFrom(x.a, x.p.Bits()), Value: m.flags(x)})
+		ops = append(ops, core.HostOp{Kind: "address", If: l.ifi, Prefix: netip.PrefixFrom(x.a, x.p.Bits()), Value: x.flags})
 	}
 	if x.router == nil && !x.direct {
 		return ops
@@ -283,15 +283,21 @@ func (m *Machine) wayOf(x *addr) (ops []core.HostOp) {
 	return append(ops, d, core.HostOp{Kind: "rule", Prefix: netip.PrefixFrom(x.a, x.a.BitLen()), Table: x.table})
 }
 
-// flags of an address that we form. The prefix route would be the main table's.
-func (m *Machine) flags(x *addr) string {
+// flags of an address that we form. The kernel adds the route to what is on the link to the main table by itself. They are
+// settled when the address is formed: who sets others later begins its test anew.
+func (m *Machine) flags(x *addr, there bool) string {
+	var words []string
 	switch {
 	case m.cfg.NoOptimistic:
-		return "nodad noprefixroute"
+		words = append(words, "nodad")
+	case there: // from before a restart
 	case slices.ContainsFunc(x.from.by, func(v via) bool { return v.r.sll }):
-		return "optimistic noprefixroute"
+		words = append(words, "optimistic") // RFC 4429 3.3: not without the router's link-layer address
 	}
-	return "noprefixroute" // RFC 4429 3.3: not without the router's link-layer address
+	if !x.from.onLink {
+		words = append(words, "noprefixroute")
+	}
+	return strings.Join(words, " ")
 }
 
 // homeOps are the home addresses on the home link, and the way out of it.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/spec"
 	"kedge/wire/ether"
 	"kedge/wire/nd"
 )
@@ -100,6 +101,7 @@ func TestIPv4NoRoute(t *testing.T) {
 // TestIPv4Flap: the carrier was away. The gateway is asked by unicast, so that only the same one answers (RFC 4436 2.1.1);
 // then the old address is used at once.
 func TestIPv4Flap(t *testing.T) {
+	spec.Covers(t, "RFC4436-2.1.1")
 	r := newRig(t, Config{})
 	n := net4(1, "192.0.2.1")
 	r.add(2, "eth0", false)

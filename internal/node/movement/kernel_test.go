@@ -15,6 +15,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/loop"
+	"kedge/internal/spec"
 	"kedge/internal/system"
 	"kedge/internal/system/netns"
 )
@@ -201,6 +202,7 @@ func settings(t *testing.T, ns *netns.NS, link string) string {
 // TestKernel: two links with real routers. The care-of address is there and carries packets while it is optimistic; a flap
 // gives the same one back; another network gives another one; a stop leaves nothing.
 func TestKernel(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.3")
 	node, air := netns.Test(t, "node"), netns.Test(t, "air")
 	// A switch with two networks, and the node's link on one or the other.
 	for i, r := range []string{"ra0", "rb0"} {
@@ -234,7 +236,7 @@ func TestKernel(t *testing.T) {
 	if got := settings(t, node, "eth0"); got != "accept_ra=0 autoconf=0 optimistic_dad=1 use_optimistic=1 hop_limit=70 addr_gen_mode=0" {
 		t.Errorf("settings %s", got)
 	}
-	if got := run(t, node, "ip", "-6", "route", "show", "table", "main"); strings.Contains(got, "default") || strings.Contains(got, "2001:db8:a") {
+	if got := run(t, node, "ip", "-6", "route", "show", "table", "main"); strings.Contains(got, "default") || !strings.Contains(got, "2001:db8:a::/64 dev eth0") {
 		t.Errorf("main table: %s", got)
 	}
 
@@ -328,6 +330,10 @@ func TestKernelHome(t *testing.T) {
 	run(t, air, "ip", "neigh", "replace", "2001:db8:1::5", "lladdr", "02:00:00:00:09:09", "dev", "ra0", "nud", "reachable")
 	run(t, air, "ip", "neigh", "replace", "203.0.113.5", "lladdr", "02:00:00:00:09:09", "dev", "ra0", "nud", "stale")
 	run(t, node, "ip", "-6", "rule", "add", "from", "2001:db8:1::5", "lookup", "900", "prio", "9000")
+	// Away, the default routes lead into the tunnel.
+	netns.TestVeth(t, netns.End{NS: node, Name: "tun0"}, netns.End{NS: air, Name: "tun1"})
+	tunnel := []core.HostOp{{Kind: "route", Prefix: netip.MustParsePrefix("::/0"), Table: 900, Name: "tun0"}, {Kind: "route", Prefix: netip.MustParsePrefix("0.0.0.0/0"), Table: 900, Name: "tun0"}}
+	netns.Must(t, r.host.Apply(tunnel))
 	r.do(func(now core.Now, out []core.Effect) []core.Effect { return r.m.ClaimHome(now, c.If, homeAddrs, out) })
 	for _, a := range []string{"2001:db8:1::5", "203.0.113.5"} {
 		ok := false
@@ -346,8 +352,15 @@ func TestKernelHome(t *testing.T) {
 	if got := run(t, node, "ip", "-6", "route", "show", "table", "900"); !strings.Contains(got, "default via fe80::") || !strings.Contains(got, "src 2001:db8:1::5") {
 		t.Errorf("home table %s", got)
 	}
+	// Off again: the parent's routes take their place, and stay.
+	netns.Must(t, r.host.Apply(tunnel))
+	r.do(func(now core.Now, out []core.Effect) []core.Effect { return r.m.ReleaseHome(now, out) })
 	r.do(func(now core.Now, out []core.Effect) []core.Effect { return r.m.Close(now, out) })
+	r.wait("nothing", time.Second, func(l []CareOf) bool { return len(l) == 0 })
 	r.stop()
+	if got := run(t, node, "ip", "-6", "route", "show", "table", "900"); !strings.Contains(got, "default dev tun0") || strings.Contains(got, "eth0") {
+		t.Errorf("home table %s", got)
+	}
 	if got := run(t, node, "ip", "addr", "show", "dev", "eth0"); strings.Contains(got, "2001:db8:1::") || strings.Contains(got, "203.0.113.5") {
 		t.Errorf("left: %s", got)
 	}
@@ -403,4 +416,27 @@ func spawn(t *testing.T, ns *netns.NS, args ...string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+}
+
+// TestKernelHotplug: a link that did not exist when the machine began.
+func TestKernelHotplug(t *testing.T) {
+	node, air := netns.Test(t, "node"), netns.Test(t, "air")
+	netns.TestVeth(t, netns.End{NS: air, Name: "ra0", MAC: core.MAC{2, 0, 0, 0, 1, 1}}, netns.End{NS: air, Name: "ra0p"})
+	netns.Must(t, air.Bridge("bra", "ra0p"))
+	netns.Must(t, air.AddAddr("ra0", netip.MustParsePrefix("2001:db8:a::1/64")))
+	radvd(t, air, "ra0", prefixOn(netA))
+	r := startReal(t, node, Config{Links: []Pattern{{Match: "eth*"}}})
+	for i := range 8 {
+		netns.Must(t, netns.Veth(netns.End{NS: air, Name: "port0", Down: true}, netns.End{NS: node, Name: "eth0", MAC: core.MAC{2, 0, 0, 0, 0, byte(i)}, Down: true}))
+		netns.Must(t, air.Attach("port0", "bra"))
+		netns.Must(t, air.Up("port0"))
+		netns.Must(t, node.Up("eth0"))
+		_, took := r.wait("address", 6*time.Second, in("eth0", netA))
+		t.Logf("address after %s", took)
+		netns.Must(t, node.DeleteLink("eth0"))
+		r.wait("gone", time.Second, func(l []CareOf) bool { return len(l) == 0 })
+	}
+	if got := run(t, node, "ip", "-6", "rule"); strings.Contains(got, "2001:db8") {
+		t.Errorf("rules %s", got)
+	}
 }

@@ -146,7 +146,8 @@ func (m *Machine) careOf(x *addr) CareOf {
 		c.MTU = l.effectiveMTU()
 	}
 	if x.router != nil {
-		c.Router, c.Suspect = x.router.addr, x.router.state == asked
+		// Nobody is suspect before the first question has had its time: most are answered within a round trip on the link.
+		c.Router, c.Suspect = x.router.addr, x.router.state == asked && x.router.sent > 1
 	}
 	if x.from != nil && x.formed {
 		c.Deprecated = m.now.Boot >= x.from.preferred

@@ -13,7 +13,8 @@
 // carrier, the kernel holds it, its lifetime lasts, and its router is there as far as is known. What the kernel should hold
 // follows from that after each event and is compared with what it was told (hostops.go), so that nothing is left behind.
 //
-// It writes no route of the main table: the node decides what bypasses its tunnel, and finds the way in CareOf.Table.
+// It writes no route of the main table, where the kernel has what is on the links: the node decides what bypasses its tunnel,
+// and finds the way in CareOf.Table.
 package movement
 
 import (
@@ -41,7 +42,7 @@ type CareOf struct {
 	Home       bool       // the link is the home link: Addr is no care-of address, the node is at home there
 	Optimistic bool       // duplicate address detection is not over
 	Deprecated bool       // its preferred lifetime is over: no new binding should start from it (RFC 4862 5.5.4)
-	Suspect    bool       // its router has been asked for a sign of life and has not answered yet
+	Suspect    bool       // its router has been asked for a sign of life, and did not answer the first question in time
 	Table      int        // the routing table with the default route of this address
 	Since      time.Duration
 	Network    string // names the network, not the attachment: what was learned of it holds when the node comes back; "" = not known yet

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/spec"
 )
 
 const (
@@ -69,6 +70,7 @@ func (r *rig) wantWay(c CareOf) {
 // TestFlap: the carrier comes back within milliseconds to the same network. The address is not offered until its router
 // answers, and is the same then, without another test.
 func TestFlap(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.1")
 	r := newRig(t, Config{})
 	n := newNet(1, netA)
 	r.add(2, "eth0", false)
@@ -100,6 +102,7 @@ func TestFlap(t *testing.T) {
 // TestMoved: the carrier comes back to another network. The new address is there after one round trip, the old one goes when
 // its router is found missing.
 func TestMoved(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.4")
 	r := newRig(t, Config{})
 	r.add(2, "eth0", false)
 	r.carrier(2, newNet(1, netA))
@@ -122,6 +125,7 @@ func TestMoved(t *testing.T) {
 // TestSilentMove: another network without any sign of the link. A new router with other prefixes makes the machine ask the
 // old one, four times in a second; then the old address is gone (RFC 6275 11.5.1).
 func TestSilentMove(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.1")
 	r := newRig(t, Config{})
 	r.add(2, "eth0", false)
 	r.carrier(2, newNet(1, netA))
@@ -130,14 +134,16 @@ func TestSilentMove(t *testing.T) {
 	r.roam(2, b)
 	b.routers[0].advertise(r, b, 2, nil)
 	r.run(wireDelay)
+	r.want("eth0 2001:db8:a::/64, eth0 2001:db8:b::/64 optimistic")
+	r.run(askAgain)
 	r.want("eth0 2001:db8:a::/64 suspect, eth0 2001:db8:b::/64 optimistic")
-	r.run(fastProbes*askAgain - wireDelay)
-	r.run(wireDelay)
+	r.run((fastProbes - 1) * askAgain)
 	r.want("eth0 2001:db8:b::/64")
 }
 
 // TestAnotherRouterIsNoMove: a second router on the same link, and the first still answers (RFC 6275 11.5.1).
 func TestAnotherRouterIsNoMove(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.1")
 	r := newRig(t, Config{})
 	n := newNet(1, netA)
 	r.add(2, "eth0", false)
@@ -169,8 +175,10 @@ func TestSuspect(t *testing.T) {
 	r.run(3 * time.Second)
 	n.routers[0].silent = true
 	r.effects(r.m.Suspect(r.clock(), r.m.CareOfs()[0].Addr, nil))
+	r.want("eth0 2001:db8:a::/64")
+	r.run(askAgain)
 	r.want("eth0 2001:db8:a::/64 suspect")
-	r.run(fastProbes*askAgain - 1)
+	r.run((fastProbes-1)*askAgain - 1)
 	r.want("eth0 2001:db8:a::/64 suspect")
 	r.run(1)
 	r.want("")
@@ -182,6 +190,7 @@ func TestSuspect(t *testing.T) {
 
 // TestConfirm: while upper layers see answers, the router is never asked (RFC 4861 7.3.1); without them, every ten seconds.
 func TestConfirm(t *testing.T) {
+	spec.Covers(t, "RFC4861-7.3.1")
 	r := newRig(t, Config{})
 	n := newNet(1, netA)
 	r.add(2, "eth0", false)
@@ -228,7 +237,7 @@ func TestSleep(t *testing.T) {
 		r.sleep(time.Minute)
 		r.sent = nil
 		r.handle(core.Tick{})
-		r.want("eth0 2001:db8:a::/64 suspect")
+		r.want("eth0 2001:db8:a::/64")
 		if len(r.frames("ns")) != 1 || len(r.frames("rs")) != 1 {
 			t.Fatalf("asked %v, solicited %v", r.frames("ns"), r.frames("rs"))
 		}

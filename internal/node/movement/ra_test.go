@@ -10,6 +10,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/spec"
 	"kedge/wire"
 	"kedge/wire/nd"
 )
@@ -48,6 +49,7 @@ func setPrefix(all ...*nd.PrefixInformation) func(*nd.RouterAdvertisement) {
 
 // TestPrefixRules: which prefix options make an address (RFC 4862 5.5.3, RFC 4861 6.3.4).
 func TestPrefixRules(t *testing.T) {
+	spec.Covers(t, "RFC4862-5.5.3")
 	option := func(p string, l, a bool, valid, preferred uint32) *nd.PrefixInformation {
 		return &nd.PrefixInformation{Prefix: netip.MustParsePrefix(p), OnLink: l, Autonomous: a, Valid: valid, Preferred: preferred}
 	}
@@ -92,6 +94,7 @@ func TestPrefixRules(t *testing.T) {
 
 // TestTwoHours: who is not authenticated can shorten a lifetime to two hours and no further (RFC 4862 5.5.3 e).
 func TestTwoHours(t *testing.T) {
+	spec.Covers(t, "RFC4862-5.5.3")
 	for _, c := range []struct {
 		name        string
 		left, heard uint32
@@ -125,6 +128,7 @@ func TestTwoHours(t *testing.T) {
 
 // TestLifetimesEnd: preferred, valid and router lifetimes run out at their times.
 func TestLifetimesEnd(t *testing.T) {
+	spec.Covers(t, "RFC4861-6.3.5")
 	r := newRig(t, Config{})
 	n := newNet(1)
 	n.routers[0].ra.Options = append(n.routers[0].ra.Options, pi(netA, 100, 50))
@@ -165,6 +169,7 @@ func TestLifetimesEnd(t *testing.T) {
 // TestPreference: of two routers with the same prefix, the preferred one is used (RFC 4191 3.2), and an equal one never
 // takes over; when it is gone, the other one does, and the address stays.
 func TestPreference(t *testing.T) {
+	spec.Covers(t, "RFC4191-3.2", "RFC6275-11.5.4")
 	for bits, want := range map[uint8]string{0: "fe80::1", 1: "fe80::2", 2: "fe80::1", 3: "fe80::1"} {
 		r, n := attached(t, Config{})
 		was := r.m.CareOfs()[0]
@@ -190,6 +195,7 @@ func TestPreference(t *testing.T) {
 
 // TestLinkParameters: MTU and hop limit, and what of them is not believed.
 func TestLinkParameters(t *testing.T) {
+	spec.Covers(t, "RFC4861-6.3.4")
 	r, n := attached(t, Config{})
 	hop := func() string { return r.kernel.sysctl["net/ipv6/conf/eth0/hop_limit"] }
 	n.advertise(r, func(ra *nd.RouterAdvertisement) { ra.CurHopLimit = 80; ra.Options = append(ra.Options, nd.MTU(1400)) })
@@ -222,6 +228,7 @@ func TestLinkParameters(t *testing.T) {
 
 // TestForged: advertisements that must not change anything, each with its reason (RFC 4861 6.1.2).
 func TestForged(t *testing.T) {
+	spec.Covers(t, "RFC4861-6.1.2")
 	good := func(src, router core.MAC, from string, ra nd.RouterAdvertisement) []byte {
 		f := &access.Frame{Dst: multicastMAC(nd.AllNodes), Src: src, SrcIP: netip.MustParseAddr(from), DstIP: nd.AllNodes, Body: &ra}
 		ra.Options = append(nd.Options{nd.SourceLinkLayer(router)}, ra.Options...)
@@ -404,6 +411,7 @@ func TestManyPrefixes(t *testing.T) {
 // TestSharedAddress: the next network's router has the same link-local and MAC address (RFC 6275 11.5.1). It answers in the
 // old one's place, so its advertisements decide: at once with the R flag, else when the second lacks the old prefix.
 func TestSharedAddress(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.5.1")
 	for _, flag := range []bool{false, true} {
 		r := newRig(t, Config{})
 		a, b := newNet(1, netA), newNet(1, netB)
@@ -432,6 +440,7 @@ func TestSharedAddress(t *testing.T) {
 
 // TestPartialAdvertisement: a router that leaves a prefix out once keeps it (RFC 4861 6.3.4).
 func TestPartialAdvertisement(t *testing.T) {
+	spec.Covers(t, "RFC4861-6.3.4")
 	r, n := attached(t, Config{})
 	n.advertise(r, setPrefix(pi(netA, 7200, 3600), pi(netB, 7200, 3600)))
 	whole := n.routers[0].ra
@@ -448,6 +457,7 @@ func TestPartialAdvertisement(t *testing.T) {
 
 // TestAdvertisementInterval: a router that announces how often it advertises and does not is asked (RFC 6275 11.5.1).
 func TestAdvertisementInterval(t *testing.T) {
+	spec.Covers(t, "RFC6275-7.3")
 	r, n := attached(t, Config{Verify: time.Hour})
 	n.advertise(r, func(ra *nd.RouterAdvertisement) {
 		ra.Options = append(ra.Options, &nd.RawOption{Type: 7, Data: []byte{0, 0, 0, 0, 0x07, 0xd0}}) // 2 s
@@ -456,14 +466,15 @@ func TestAdvertisementInterval(t *testing.T) {
 	r.sent = nil
 	r.run(5*time.Second - 1)
 	r.want("eth0 2001:db8:a::/64")
-	r.run(1)
+	r.run(time.Second + 1)
 	r.want("eth0 2001:db8:a::/64 suspect")
-	r.run(3 * time.Second)
+	r.run(2 * time.Second)
 	r.want("")
 }
 
 // TestNoRouterAnyMore: an answer without the Router flag (RFC 4861 7.2.5).
 func TestNoRouterAnyMore(t *testing.T) {
+	spec.Covers(t, "RFC4861-7.2.5")
 	r, n := attached(t, Config{})
 	n.routers[0].noRouter, n.routers[0].ra = true, nil
 	r.effects(r.m.Suspect(r.clock(), r.m.CareOfs()[0].Addr, nil))
@@ -473,6 +484,7 @@ func TestNoRouterAnyMore(t *testing.T) {
 
 // TestSolicitations: at once, a second later, and backed off without end; after the advertisement none (RFC 4861 6.3.7).
 func TestSolicitations(t *testing.T) {
+	spec.Covers(t, "RFC4861-6.3.7")
 	r := newRig(t, Config{})
 	n := newNet(1, netA)
 	n.routers[0].silent = true
