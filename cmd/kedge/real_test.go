@@ -23,7 +23,7 @@ import (
 // TestMain makes a daemon of the test's own program, so that tests have real processes that can be killed.
 func TestMain(m *testing.M) {
 	if os.Getenv("KEDGE_TEST_DAEMON") != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		os.Exit(cli(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
@@ -228,6 +228,54 @@ node:
 	if err := laptop.cmd.Wait(); err != nil {
 		t.Errorf("a stopped node ends with %v", err)
 	}
+	agent.binding("deprecated", "")
+	if after := hostState(t, node); after != before {
+		t.Errorf("left behind: before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// TestInterruptedNode: who ends a node at a terminal gets the machine back as it was; SIGTERM leaves the addresses to the next start.
+func TestInterruptedNode(t *testing.T) {
+	ha, node := netns.Test(t, "ha"), netns.Test(t, "node")
+	px := netip.MustParsePrefix
+	netns.TestVeth(t,
+		netns.End{NS: ha, Name: "core0", Addrs: []netip.Prefix{px("2001:db8:a::1/64"), px("198.51.100.1/24")}},
+		netns.End{NS: node, Name: "eth0", Addrs: []netip.Prefix{px("198.51.100.7/24")}})
+	output(t, node, "ip", "route", "add", "default", "via", "198.51.100.1")
+	before := hostState(t, node)
+	dir := t.TempDir()
+	agent := daemonIn(t, ha, dir, "ha1", `security: { peers: [ { name: laptop, protection: none } ] }
+anchor:
+  addresses: ["2001:db8:a::1", 198.51.100.1]
+  pools: [ { name: home6, prefix: "2001:db8:2000::/64" } ]
+  services: { dsmip6: {} }
+  subscribers: { list: [ { id: laptop@example.net, v4: none, hoa: "2001:db8:2000::5/64", peer: laptop } ] }
+`)
+	text := `security: { peers: [ { name: ha1, protection: none } ] }
+node:
+  anchor: { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1] }
+  home: { v6: "2001:db8:2000::5/64", v4: none }
+  links: [ { match: "eth*" } ]
+`
+	end := func(p *process, by os.Signal) {
+		t.Helper()
+		p.done = true
+		netns.Must(t, p.cmd.Process.Signal(by))
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("%v: %v", by, err)
+		}
+	}
+	laptop := daemonIn(t, node, dir, "laptop", text)
+	agent.binding("active", "198.51.100.7")
+	laptop.binding("active", "")
+	end(laptop, syscall.SIGTERM)
+	if s := output(t, node, "ip", "addr", "show", "dev", "kedge0"); !strings.Contains(s, "2001:db8:2000::5") {
+		t.Errorf("SIGTERM takes the home address away:\n%s", s)
+	}
+	agent.binding("active", "198.51.100.7")
+	laptop = daemonIn(t, node, dir, "laptop", text)
+	laptop.binding("active", "")
+	end(laptop, os.Interrupt)
 	agent.binding("deprecated", "")
 	if after := hostState(t, node); after != before {
 		t.Errorf("left behind: before\n%s\nafter\n%s", before, after)

@@ -24,8 +24,10 @@ import (
 // runDaemon runs the roles of a config until ctx ends, or somebody asks for its end by the control socket.
 func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warning) error {
 	started := time.Now()
-	ctx, stop := context.WithCancel(ctx)
+	signalled := ctx
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	early := context.AfterFunc(signalled, stop)
 	log := logger(cfg.Log)
 	for _, w := range warnings {
 		log.Warn("config", "where", fmt.Sprintf("%s:%d", w.File, w.Line), "key", w.Key, "kind", w.Kind, "text", w.Text)
@@ -100,6 +102,17 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
+	if early() { // from here on a signal finds machines that can end in order
+		g.Go(func() error {
+			select {
+			case <-signalled.Done():
+				farewell(signalled, roles, log)
+				stop()
+			case <-ctx.Done():
+			}
+			return nil
+		})
+	}
 	g.Go(func() error { return control.Run(ctx) })
 	g.Go(func() error { return guard.run(ctx, roles[0].host.Now) })
 	for _, r := range roles {

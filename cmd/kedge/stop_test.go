@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"kedge/internal/api"
 	"kedge/internal/core"
@@ -109,4 +112,48 @@ func TestRoam(t *testing.T) {
 	if code, _, errs := kedge(t, "roam", "wlan0", "-s", gateway); code != exitFailed || !strings.Contains(errs, "this daemon is no mobile node") {
 		t.Errorf("%d %s", code, errs)
 	}
+}
+
+// TestLookAtNodes: what a person sees of host registrations and of what protects signalling.
+func TestLookAtNodes(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	px, ip := netip.MustParsePrefix, netip.MustParseAddr
+	host := core.Binding{ID: "laptop@example.net", State: "active", Kind: "host", Home: []netip.Prefix{px("2001:db8:2000::5/128"), px("10.20.0.2/32")}, IPv4: px("10.20.0.2/32"),
+		CareOf: ip("198.51.100.77"), Port: 40001, Framing: "udp", NAT: true, Anchor: ip("203.0.113.1"), Dialect: "rfc5555", Expires: now.Add(9 * time.Minute), Since: now.Add(-3 * time.Second), Protection: "esp"}
+	own := core.Binding{ID: "laptop@example.net", State: "active", Kind: "host", Home: []netip.Prefix{px("::ffff:10.20.0.2/128")}, CareOf: ip("2001:db8:51::7"), Framing: "ip",
+		Anchor: ip("2001:db8:a::1"), Interface: "wlan0", Dialect: "rfc5555", Protection: "none"}
+	proxy := core.Binding{ID: "02-00@example.net", State: "active", Kind: "proxy", Home: []netip.Prefix{px("2001:db8:1000::/64")}, Prefixes: []netip.Prefix{px("2001:db8:1000::/64")},
+		CareOf: ip("2001:db8:a::11"), ProxyCoA: ip("2001:db8:a::11"), Gateway: "mag1", Framing: "ip", Dialect: "rfc5844", Protection: "esp"}
+	var out bytes.Buffer
+	e := &env{stdout: &out}
+	var list []api.Binding
+	for _, b := range []core.Binding{host, own, proxy} {
+		list = append(list, api.Binding{Binding: b})
+	}
+	if err := writeBindings(e, list, now, ""); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "bindings", `ID                  STATE   PREFIXES            HOME                        GATEWAY  CARE-OF                             ANCHOR         LINK   EXPIRES  SINCE  DIALECT  PROTECTION
+laptop@example.net  active                      2001:db8:2000::5,10.20.0.2           udp 198.51.100.77:40001 behind NAT  203.0.113.1           9m0s     3s     rfc5555  esp
+laptop@example.net  active                      10.20.0.2                            2001:db8:51::7                      2001:db8:a::1  wlan0                  rfc5555  none
+02-00@example.net   active  2001:db8:1000::/64                              mag1                                                                               rfc5844  esp
+`, out.String())
+
+	out.Reset()
+	if err := writeAssociations(e, []api.Association{
+		{Peer: "laptop", Protects: "signalling", Direction: "in", SPI: 0x101, Suite: "aes128-sha256", Sequence: 7, Packets: 7, Replayed: 2, Notes: []string{"make new keys"}},
+		{Peer: "phone", Protects: "signalling", Suite: "rfc4285"},
+		{Peer: "lab", Protects: "signalling", Suite: "none"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "associations", `
+protection of signalling
+  PEER    FOR         DIRECTION  SPI    SUITE          SEQUENCE  PACKETS  REPLAYED
+  laptop  signalling  in         0x101  aes128-sha256  7         7        2
+  phone   signalling                    rfc4285
+  lab     signalling                    none
+
+  note: laptop, in: make new keys
+`, out.String())
 }

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"kedge/internal/core"
+)
+
+// farewellTimeout is for the deregistration of a node that somebody interrupts at a terminal.
+const farewellTimeout = 20 * time.Second
+
+// farewell serves the end by a signal. Who interrupts a mobile node at a terminal wants the machine back as it was: the node
+// deregisters and takes back what it has set; a second interrupt does not wait for the home agent. SIGTERM leaves all in place, as
+// a crash does, for the next start to adopt.
+func farewell(by context.Context, roles []*role, log *slog.Logger) {
+	if !interrupted(by) {
+		return
+	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt)
+	defer signal.Stop(again)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(by), farewellTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-again:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for _, r := range roles {
+		if r.device == "" {
+			continue
+		}
+		log.Info("interrupted: the node deregisters; once more to end at once")
+		if _, err := r.Command(ctx, core.Stop{}); err != nil {
+			log.Warn("the node has not deregistered", "err", err)
+		}
+	}
+}
+
+// interrupted says that a context of signal.NotifyContext ended by os.Interrupt.
+func interrupted(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	return cause != nil && strings.Contains(cause.Error(), os.Interrupt.String())
+}
