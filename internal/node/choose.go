@@ -39,6 +39,12 @@ func (m *Machine) rank(c *movement.CareOf) []int {
 	return []int{one(c.Suspect), one(m.avoids(c)), one(m.preferred != "" && c.Link != m.preferred), one(c.Deprecated), c.Prefer, one(c.Addr.Is4())}
 }
 
+// gone says whether the home link is likely to have been left, though it is not known for sure: its router is silent, and
+// another one answers. Who is at home for long stays so until it is known, unless that happened on the link itself.
+func (m *Machine) gone(at *movement.CareOf, cs []movement.CareOf) bool {
+	return at.Suspect && slices.ContainsFunc(cs, func(c movement.CareOf) bool { return !c.Suspect && (m.state != home || c.If == at.If) })
+}
+
 // avoids says whether a care-of address failed of late.
 func (m *Machine) avoids(c *movement.CareOf) bool {
 	_, yes := m.nets.avoided(c, m.now.Wall)
@@ -52,12 +58,12 @@ func (m *Machine) evaluate(why string) {
 	case starting, stopping, stopped:
 		return
 	}
-	if at, ok := m.move.AtHome(); ok {
+	cs := m.candidates()
+	if at, ok := m.move.AtHome(); ok && !m.gone(&at, cs) {
 		m.comeHome(at, why)
 		return
 	}
 	m.leaveHome()
-	cs := m.candidates()
 	moved := m.moved(cs)
 	if moved {
 		m.nets.hearing()

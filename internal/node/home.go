@@ -67,13 +67,14 @@ func (m *Machine) deregistered(s *sent, ba *mobility.BindingAck) {
 // claim takes the home addresses to the home link.
 func (m *Machine) claim(why string) {
 	m.endRace()
+	took := m.now.Boot - m.stateAt
 	m.sent = m.sent[:0]
 	m.livesUntil = 0
 	m.unbind()
 	m.out = m.move.ClaimHome(m.now, m.homeIf, m.homePrefixes(), m.out)
 	m.setState(home, why)
 	m.emit(core.Emit{Name: "handover", Why: "home", Fields: map[string]any{"phase": "registration", "if": m.homeAt.Link, "hoa": m.hoa().String(),
-		"took_ms": float64(m.now.Boot-m.stateAt) / 1e6}})
+		"took_ms": float64(took) / 1e6}})
 	m.configure()
 }
 

@@ -157,6 +157,37 @@ func TestHomeBesideOthers(t *testing.T) {
 	r.wantState(home)
 }
 
+// TestSilentHomeRouter: after a flap of the link, home is doubtful while another router answers on it. Another link alone does
+// not take a node away from home.
+func TestSilentHomeRouter(t *testing.T) {
+	r, away, at := homeRig(t)
+	r.show(at)
+	r.run(sec)
+	r.wantState(home)
+	at.care.Suspect = true
+	r.show(at, away)
+	r.wantState(home)
+	onLink := r.net(at.care.If, "2001:db8:3::7")
+	r.show(at, onLink)
+	r.run(50 * ms)
+	if !r.ok() || r.agent.net != onLink {
+		t.Errorf("not away: %s", r.story())
+	}
+	at.care.Suspect = false
+	r.show(onLink, at)
+	r.run(50 * ms)
+	r.wantState(home)
+
+	// A link that came back: no deregistration while home is in doubt.
+	r.show()
+	at.care.Suspect = true
+	r.forget()
+	r.show(at, away)
+	if _, bu := r.lastUpdate(); bu.Lifetime == 0 {
+		t.Error("deregistered in doubt")
+	}
+}
+
 func TestStop(t *testing.T) {
 	for _, c := range []struct {
 		name    string
