@@ -128,9 +128,12 @@ func (f *flights) landed(ref core.Ref, ok bool) (id core.ID, back []byte, undo b
 	delete(f.byRef, ref)
 	delete(f.byRef, ref+1)
 	fl := f.byID[id]
-	n := 0
-	for fl.steps[n].ref != ref {
-		n++
+	if fl == nil {
+		return 0, nil, false
+	}
+	n := slices.IndexFunc(fl.steps, func(s step) bool { return s.ref == ref })
+	if n < 0 { // a later change, which carries everything, was confirmed first
+		return 0, nil, false
 	}
 	newest := n == len(fl.steps)-1
 	if ok {

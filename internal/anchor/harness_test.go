@@ -186,6 +186,9 @@ func (r *rig) handle(ev core.Event) {
 	}
 	if r.hold {
 		r.pending = append(r.pending, results...)
+		if r.after != nil {
+			r.after()
+		}
 		return
 	}
 	for _, d := range results {
@@ -196,14 +199,14 @@ func (r *rig) handle(ev core.Event) {
 	}
 }
 
-// flush delivers the results that were held back, and holds back no more.
+// flush delivers the results that were held back, in their order as a loop does, and holds back no more.
 func (r *rig) flush() {
-	r.hold = false
-	late := r.pending
-	r.pending = nil
-	for _, d := range late {
-		r.handle(d)
+	for r.hold = true; len(r.pending) > 0; {
+		next := r.pending[0]
+		r.pending = r.pending[1:]
+		r.handle(next)
 	}
+	r.hold = false
 }
 
 func (r *rig) forward(op core.Op) {
