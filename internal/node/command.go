@@ -59,6 +59,9 @@ func (m *Machine) roam(link string) error {
 
 func (m *Machine) status() core.Status {
 	s := core.Status{Role: "node", Since: m.since, Sessions: map[string]int{m.state.String(): 1}, Counters: maps.Clone(m.counts)}
+	for r, n := range m.move.Counters() { // frames of links, by the same reasons
+		s.Counters[r] += n
+	}
 	a := &m.cfg.Anchor
 	s.Peers = []core.PeerStatus{{Name: a.Name, Address: a.V6, Alive: m.bound() && !m.path.dead, Protection: a.Protection, Sessions: len(m.bindings(""))}}
 	if m.path.heard > 0 {

@@ -44,6 +44,8 @@ func TestBindingUpdateList(t *testing.T) {
 
 func TestStatusAndExplain(t *testing.T) {
 	r, n := v6rig(t, func(c *Config) { c.Anchor.Protection = "none" })
+	r.links.dropped = map[string]uint64{"router-limit": 3, "rate-limit": 2}
+	r.m.counts["rate-limit"]++
 	s, err := r.command(core.GetStatus{})
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +54,9 @@ func TestStatusAndExplain(t *testing.T) {
 	if st.Role != "node" || st.Sessions["active"] != 1 || len(st.Peers) != 1 || !st.Peers[0].Alive || st.Peers[0].Name != "ha1" || st.Peers[0].Sessions != 2 ||
 		!strings.Contains(strings.Join(st.Notes, "\n"), "signalling with ha1 is not protected") {
 		t.Errorf("status %+v", st)
+	}
+	if c := st.Counters; c["router-limit"] != 3 || c["rate-limit"] != 3 {
+		t.Errorf("what came on links and what came from the home agent are counted %v", c)
 	}
 	for _, id := range []string{"", "2001:db8:2000::5", "10.20.0.5"} {
 		x, err := r.command(core.Explain{ID: id})

@@ -87,6 +87,7 @@ type watcher interface {
 	ClaimHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect
 	ReleaseHome(now core.Now, out []core.Effect) []core.Effect
 	Close(now core.Now, out []core.Effect) []core.Effect
+	Counters() map[string]uint64
 }
 
 // New makes a node. rand gives what is not remembered: the first sequence number, the secret of interface identifiers,

@@ -37,6 +37,8 @@ type mallory struct {
 	sent  int           // octets to the home agent
 	got   int           // octets from it to him, and to those whose addresses he forges
 	pings uint16
+
+	bindingsOnly bool // state is bindings and forwarding, not what is set on hosts
 }
 
 // seenMax is how many packets of the core are remembered.
@@ -189,6 +191,9 @@ func (a *mallory) state(mine bool) string {
 				}
 			}
 			s = append(s, fmt.Sprintf("%s %T%+v", n.Name, op, op))
+		}
+		if a.bindingsOnly {
+			continue
 		}
 		for k, op := range n.hostState {
 			s = append(s, fmt.Sprintf("%s %+v %+v", n.Name, k, op))
