@@ -59,7 +59,22 @@ func (m *Machine) isHomePrefix(p netip.Prefix) bool {
 
 // linkIsHome says whether the link is the home link of either family.
 func (m *Machine) linkIsHome(l *link) bool {
-	return l.home6 || slices.ContainsFunc(l.addrs, func(x *addr) bool { return m.isHome4(l, x) })
+	return l.home6 && !m.doubtful(l) || slices.ContainsFunc(l.addrs, func(x *addr) bool { return m.isHome4(l, x) })
+}
+
+// doubtful: the carrier was away, of the routers that advertise the home subnet prefix none has answered since, and another
+// one has. The link may be one of another network by now.
+func (m *Machine) doubtful(l *link) bool {
+	other := false
+	for _, r := range l.routers {
+		switch home := slices.ContainsFunc(l.prefixes, func(p *prefix) bool { return m.isHomePrefix(p.p) && p.advertisedBy(r) }); {
+		case home && r.state != unsure && r.state != dead:
+			return false
+		case !home && !r.is4() && r.offered():
+			other = true
+		}
+	}
+	return other
 }
 
 // isHome4 says whether an address shows that its link is the IPv4 home link.

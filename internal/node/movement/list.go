@@ -188,7 +188,7 @@ func (m *Machine) AtHome() (CareOf, bool) {
 	}
 	for _, ifi := range m.order {
 		l := m.links[ifi]
-		if !l.carrier || !l.home6 || m.closed {
+		if !l.carrier || !l.home6 || m.doubtful(l) || m.closed {
 			continue
 		}
 		for _, r := range l.routers {
