@@ -2,6 +2,7 @@ package mem
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/core"
@@ -36,10 +37,11 @@ type MirrorSession struct {
 	MAC                core.MAC
 }
 
-// MirrorKey says which sessions a key leads to. Many: the rules are not said with two; ask the engine.
+// MirrorKey says which sessions a key leads to. Many: who may send from it is not said with one. Missing: one of its sessions has no
+// slot.
 type MirrorKey struct {
-	Gone, Many bool
-	Down, Up   uint32 // slots, 0 = none
+	Gone, Many, Missing bool
+	Down, Up            uint32 // slots, 0 = none
 }
 
 func (e *Engine) mirrorTunnel(t *tunnel) uint32 {
@@ -109,11 +111,21 @@ func (e *Engine) mirrorKey(d core.Domain, p netip.Prefix) {
 			if e.cfg.Role == dataplane.Gateway && (len(n.bindings) > 1 || b.s.access == (hostKey{})) {
 				k.Many = true
 			}
-			// A session that the mirror does not hold is not one that the key does not have.
-			k.Many = k.Many || b.s.slot == 0
+			k.Missing = k.Missing || b.s.slot == 0
 		}
 	}
 	e.cfg.Mirror.Key(d, p, k)
+}
+
+// PrefixLengths are those in use of a family, longest first.
+func (e *Engine) PrefixLengths(is4 bool) []uint8 {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	l := &e.tables.lengths6
+	if is4 {
+		l = &e.tables.lengths4
+	}
+	return slices.Clone(l.bits[:l.n])
 }
 
 // MirrorSlots reads what the mirror calls sessions, 0 = unknown, for as many as both have room.
@@ -126,4 +138,11 @@ func (e *Engine) MirrorSlots(ids []core.ID, into []uint32) {
 			into[i] = s.slot
 		}
 	}
+}
+
+// HasKey reports whether there is a key of exactly this prefix.
+func (e *Engine) HasKey(d core.Domain, p netip.Prefix) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.tables.keys[prefixKey{d, p}] != nil
 }

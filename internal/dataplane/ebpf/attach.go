@@ -1,0 +1,255 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/dataplane"
+)
+
+// place is where a program is attached.
+type place struct {
+	index  int
+	egress bool
+}
+
+// hook is one attached program. Its link must be kept: what nobody holds is closed, and so detached.
+type hook struct {
+	name string // of the interface
+	prog string
+	tcx  link.Link       // nil = clsact
+	dev  netlink.Link    // of clsact
+	own  *netlink.Clsact // that was made here
+}
+
+// filter names the classifiers of this package among others of a clsact.
+const (
+	filterName     = "kedge"
+	filterPriority = 0x4b47
+)
+
+// wants is what belongs on an interface: "" = nothing.
+func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
+	a := l.Attrs()
+	if a.Name == p.Device() && p.cfg.Role != dataplane.Gateway {
+		return "device", true
+	}
+	for _, acc := range p.cfg.Access {
+		if acc.Name == a.Name {
+			return "access", false
+		}
+	}
+	// Frames on a port of a bridge are the bridge's.
+	if a.EncapType != "ether" || a.MasterIndex != 0 || a.Name == p.Device() {
+		return "", false
+	}
+	for _, pattern := range p.cfg.Core {
+		if ok, _ := path.Match(pattern, a.Name); ok {
+			return "core", false
+		}
+	}
+	if len(p.cfg.Core) == 0 {
+		return "core", false
+	}
+	return "", false
+}
+
+// reconcile attaches what belongs on the interfaces that are there, and forgets those that went. The calling thread is in their
+// namespace.
+func (p *Plane) reconcile() error {
+	all, err := p.nl.LinkList()
+	if err != nil {
+		return fmt.Errorf("data plane: interfaces: %w", err)
+	}
+	p.attaching.Lock()
+	defer p.attaching.Unlock()
+	var errs []error
+	there := map[place]bool{}
+	byName := map[string]netlink.Link{}
+	for _, l := range all {
+		a := l.Attrs()
+		byName[a.Name] = l
+		prog, egress := p.wants(l)
+		if prog == "" {
+			continue
+		}
+		at := place{a.Index, egress}
+		there[at] = true
+		if h := p.hooks[at]; h != nil && h.prog == prog {
+			h.name = a.Name
+			continue
+		} else if h != nil {
+			p.detach(at, h)
+		}
+		h, err := p.attach(l, prog, egress)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("data plane: %s: %w", a.Name, err))
+			continue
+		}
+		p.hooks[at] = h
+	}
+	for at, h := range p.hooks {
+		if !there[at] {
+			p.detach(at, h)
+		}
+	}
+	tun := uint32(0)
+	if l := byName[p.Device()]; l != nil && p.cfg.Role != dataplane.Gateway {
+		tun = uint32(l.Attrs().Index)
+	}
+	atomic.StoreUint32(&p.k.control.tun, tun)
+	for i, acc := range p.cfg.Access {
+		if i+1 >= maxLinks {
+			break // the others' sessions have no link here: the daemon forwards them
+		}
+		r, index := &p.k.links[i+1], uint32(0)
+		if l := byName[acc.Name]; l != nil {
+			index = uint32(l.Attrs().Index)
+		}
+		r.mtu, r.mac = uint32(acc.MTU), acc.MAC
+		atomic.StoreUint32(&r.ifindex, index)
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Plane) program(name string) *ebpf.Program {
+	return map[string]*ebpf.Program{"core": p.k.core, "access": p.k.access, "device": p.k.device}[name]
+}
+
+func (p *Plane) attach(l netlink.Link, prog string, egress bool) (*hook, error) {
+	if p.tcx {
+		return p.attachTCX(l, prog, egress)
+	}
+	return p.attachClsact(l, prog, egress)
+}
+
+// attachTCX takes over a pinned link, whose program it changes in one step, or makes one.
+func (p *Plane) attachTCX(l netlink.Link, prog string, egress bool) (*hook, error) {
+	a := l.Attrs()
+	h := &hook{name: a.Name, prog: prog}
+	pinned := p.linkPin(place{a.Index, egress})
+	if p.cfg.Pin != "" {
+		if old, err := link.LoadPinnedLink(pinned, nil); err == nil {
+			info, err := old.Info()
+			if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == a.Index && old.Update(p.program(prog)) == nil {
+				h.tcx = old
+				return h, nil
+			}
+			old.Close()
+			_ = os.Remove(pinned) // of an interface that went
+		}
+	}
+	kind := ebpf.AttachTCXIngress
+	if egress {
+		kind = ebpf.AttachTCXEgress
+	}
+	var err error
+	h.tcx, err = link.AttachTCX(link.TCXOptions{Interface: a.Index, Program: p.program(prog), Attach: kind})
+	if err == nil && p.cfg.Pin != "" {
+		if err = h.tcx.Pin(pinned); err != nil {
+			h.tcx.Close()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func (p *Plane) linkPin(at place) string {
+	way := "ingress"
+	if at.egress {
+		way = "egress"
+	}
+	return filepath.Join(p.cfg.Pin, layout, fmt.Sprintf("link-%d-%s", at.index, way))
+}
+
+// attachClsact makes a classifier with direct action, or changes the program of a former process's.
+func (p *Plane) attachClsact(l netlink.Link, prog string, egress bool) (*hook, error) {
+	h := &hook{name: l.Attrs().Name, prog: prog, dev: l}
+	q := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	switch err := p.nl.QdiscAdd(q); {
+	case err == nil:
+		h.own = q
+	case !errors.Is(err, unix.EEXIST):
+		return nil, fmt.Errorf("clsact: %w", err)
+	}
+	if err := p.nl.FilterReplace(p.filter(l, prog, egress)); err != nil {
+		return nil, fmt.Errorf("classifier: %w", err)
+	}
+	return h, nil
+}
+
+func (p *Plane) filter(l netlink.Link, prog string, egress bool) *netlink.BpfFilter {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if egress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: parent, Handle: 1, Priority: filterPriority, Protocol: unix.ETH_P_ALL},
+		Fd:          p.program(prog).FD(), Name: filterName, DirectAction: true,
+	}
+}
+
+// detach ends a hook. Its interface may be gone.
+func (p *Plane) detach(at place, h *hook) {
+	delete(p.hooks, at)
+	if h.tcx != nil {
+		if p.cfg.Pin != "" {
+			_ = os.Remove(p.linkPin(at))
+		}
+		h.tcx.Close()
+		return
+	}
+	_ = p.nl.FilterDel(p.filter(h.dev, h.prog, at.egress))
+	if h.own != nil {
+		if others, err := p.filters(h.dev); err == nil && others == 0 {
+			_ = p.nl.QdiscDel(h.own)
+		}
+	}
+}
+
+// filters counts what is left on a clsact.
+func (p *Plane) filters(l netlink.Link) (n int, err error) {
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		all, err := p.nl.FilterList(l, parent)
+		if err != nil {
+			return 0, err
+		}
+		n += len(all)
+	}
+	return n, nil
+}
+
+// forget removes the pins of links that nobody took over: their interfaces went, or belong to nobody's pattern now.
+func (p *Plane) forget() {
+	if p.cfg.Pin == "" {
+		return
+	}
+	dir := filepath.Join(p.cfg.Pin, layout)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	p.attaching.Lock()
+	defer p.attaching.Unlock()
+	mine := map[string]bool{}
+	for at := range p.hooks {
+		mine[p.linkPin(at)] = true
+	}
+	for _, e := range entries {
+		if name := filepath.Join(dir, e.Name()); strings.HasPrefix(e.Name(), "link-") && !mine[name] {
+			_ = os.Remove(name)
+		}
+	}
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
+/*
+ * The fast path of Kedge's data plane: protocols 4 and 41 over IPv6 and IPv4, UDP 4191 over IPv4. Three programs, of one role each:
+ *
+ *   core    ingress of the links that lead to tunnels' other ends: out of tunnels; on an anchor also into them
+ *   access  ingress of a gateway's access links: into tunnels
+ *   device  egress of the daemon's own device: into tunnels
+ *
+ * They take the plain packet of a known session. Everything else they leave alone, so that it reaches the daemon by the ways it
+ * would have taken without them; the daemon knows all that they know, and more.
+ */
+#include "tunnel.h"
+
+/* native sends a packet to a home address into a tunnel: of an anchor. device: there is no other use for it. */
+static __always_inline int native(struct __sk_buff *skb, const struct control *c, __u32 mac, int is4, int device)
+{
+	struct info in;
+	struct session *s;
+	int known, many;
+	__u32 i;
+
+	if (!inner(skb, mac, is4, &in))
+		return PASS;
+	i = find(c, in.dst, is4, 0, &known, &many);
+	s = session_at(i);
+	if (s)
+		return encapsulate(skb, c, i, s, &in, mac, !device);
+	if (i || many || !device)
+		return PASS;
+	if (known)
+		return drop(DEPRECATED);
+	return suspect(c, clock(c), in.src, UNKNOWN_HOME);
+}
+
+/* own sends a packet of a node, or of its mobile networks, into a tunnel. */
+static __always_inline int own(struct __sk_buff *skb, const struct control *c, int is4)
+{
+	struct info in;
+	struct session *s;
+	int known, many;
+	__u32 i;
+
+	if (!inner(skb, 0, is4, &in))
+		return PASS;
+	i = find(c, in.src, is4, 1, &known, &many);
+	s = session_at(i);
+	if (s)
+		return encapsulate(skb, c, i, s, &in, 0, 0);
+	return PASS; /* applications are told why, if that is wanted */
+}
+
+/* host sends a packet to a host on an access link. */
+static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos)
+{
+	struct eth *e;
+	struct access_link *l = link_at(s->link);
+
+	if (!l || !l->ifindex || in->ttl <= 1 || in->seg > l->mtu)
+		return PASS;
+	if (!bare(skb, o, in, tos, 1))
+		return PASS;
+	e = at(skb, 0, ETH_LEN);
+	if (!e)
+		return DROP;
+	__builtin_memcpy(e->dst, s->mac, 6);
+	__builtin_memcpy(e->src, l->mac, 6);
+	count(i, in, 0);
+	return bpf_redirect(l->ifindex, 0);
+}
+
+/* onward moves a packet from one mobile node to another, tunnel to tunnel: only the outer header changes. */
+static __always_inline int onward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, __u32 i, struct session *s,
+				  struct info *in, int tos)
+{
+	struct tunnel *t = tunnel_at(s->tun);
+	struct bpf_fib_lookup f = {};
+	__u32 mtu;
+	int found;
+	struct v6 *h;
+	void *p;
+
+	/* Between framings of two lengths the daemon moves it. */
+	if (!t || o->is4 || o->udp || t->remote.hi == 0 || t->lport || no_v6_outer || tos != in->tos)
+		return PASS;
+	mtu = t->mtu;
+	if (t->learned && clock(c) / 1000000000 < t->learned_until && t->learned < mtu)
+		mtu = t->learned;
+	if (s->mtu && s->mtu < mtu)
+		mtu = s->mtu;
+	if (in->seg + V6_LEN > mtu || in->ttl <= 1 || same(in->dst, t->remote))
+		return PASS;
+	found = route(skb, &f, 0, t->local, t->remote, in->seg + V6_LEN, tos);
+	if (!found || !trim(skb, o->off + in->len))
+		return PASS;
+	p = at(skb, ETH_LEN + V6_LEN, V4_LEN);
+	if (!p)
+		return PASS;
+	if (in->is4)
+		hop4(p);
+	else
+		((struct v6 *)p)->ttl--;
+	h = at(skb, ETH_LEN, V6_LEN);
+	if (!h)
+		return DROP;
+	h->flow = bpf_htonl(6 << 28 | (__u32)in->tos << 20);
+	h->len = bpf_htons(in->len);
+	h->ttl = 64;
+	h->src = t->local;
+	h->dst = t->remote;
+	count(from, in, 0);
+	count(i, in, 1);
+	return leave(skb, &f, found);
+}
+
+/* forward sends a packet that left a tunnel on: by plain routing, or as the daemon would, into the kernel. */
+static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos)
+{
+	struct bpf_fib_lookup f = {};
+	int found;
+
+	if (through_stack || role == NODE) {
+		__u32 tun = c->tun;
+
+		if (!tun || !bare(skb, o, in, tos, 0))
+			return PASS;
+		count(from, in, 0);
+		return bpf_redirect(tun, BPF_F_INGRESS);
+	}
+	if (in->ttl <= 1)
+		return PASS;
+	found = route(skb, &f, in->is4, in->src, in->dst, in->seg, tos);
+	if (!found || !bare(skb, o, in, tos, 1))
+		return PASS;
+	count(from, in, 0);
+	return leave(skb, &f, found);
+}
+
+/* arrived takes a packet out of a tunnel. */
+static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4)
+{
+	struct info in;
+	struct session *s, *to;
+	int known, many, tos;
+	__u64 now = clock(c);
+	__u32 i, j;
+
+	if (!inner(skb, o->off, is4, &in))
+		return PASS;
+	i = find(c, role == ANCHOR ? in.src : in.dst, is4, role == ANCHOR, &known, &many);
+	s = session_at(i);
+	if (many || (i && (!s || !s->tun)))
+		return PASS;
+	if (!s || !accepts(s, now, o->local, o->remote, o->is4, o->udp, o->port)) {
+		__u32 why = WRONG_TUNNEL;
+
+		if (peer(c, o->local, o->remote, o->udp ? PORT_UDP : 0, o->port))
+			why = s ? WRONG_TUNNEL : known ? DEPRECATED : role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
+		return suspect(c, now, o->remote, why);
+	}
+	tos = congestion(in.tos, o->tos);
+	if (tos < 0)
+		return PASS;
+	if (o->udp && skb->gso_size && in.proto == P_UDP)
+		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
+	if (role == GATEWAY)
+		return host(skb, o, i, s, &in, tos);
+	if (role == NODE)
+		return forward(skb, c, o, i, &in, tos);
+	if (bpf_map_lookup_elem(&locals, &in.dst))
+		return PASS;
+	j = find(c, in.dst, is4, 0, &known, &many);
+	if (j) {
+		to = session_at(j);
+		return to ? onward(skb, c, o, i, j, to, &in, tos) : PASS;
+	}
+	if (known || many)
+		return PASS;
+	return forward(skb, c, o, i, &in, tos);
+}
+
+/* datagram reads UDP over IPv4, and verifies its checksum as far as the inner one does not. */
+static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, const struct v4 *h, int *is4)
+{
+	__u32 n = bpf_ntohs(h->len), src = h->src, dst = h->dst;
+	struct info in;
+	struct udp *u = at(skb, ETH_LEN + V4_LEN, UDP_LEN + 1);
+	__u16 check, len, port;
+	__u64 sum;
+
+	if (!u || u->dst != PORT_UDP || bpf_ntohs(u->len) != n - V4_LEN)
+		return 0;
+	check = u->check;
+	len = u->len;
+	port = u->src;
+	*is4 = *(__u8 *)(u + 1) >> 4 == 4;
+	o->udp = 1;
+	o->port = port;
+	o->off = ETH_LEN + V4_LEN + UDP_LEN;
+	if (!check)
+		return 1;
+	if (!inner(skb, o->off, *is4, &in) || !checked(&in) || in.segs != 1 || in.len != n - V4_LEN - UDP_LEN)
+		return 0;
+	sum = rest(&in) + src + dst + bpf_htons(P_UDP) + len + port + PORT_UDP + len + check;
+	return fold(sum) == 0xffff;
+}
+
+SEC("tc")
+int core(struct __sk_buff *skb)
+{
+	struct control *c = the_control();
+	struct outer o = {};
+	int is4 = 0, tunnel = 0;
+
+	if (!c || skb->vlan_present || skb->pkt_type || clock(c) > c->alive_until)
+		return PASS;
+	if (skb->protocol == ETH_V6) {
+		struct v6 *h = at(skb, ETH_LEN, V6_LEN);
+
+		if (!h || (*(__u8 *)h & 0xf0) != 0x60)
+			return PASS;
+		is4 = h->proto == P_V4;
+		tunnel = (is4 || h->proto == P_V6) && bpf_ntohs(h->len) + V6_LEN + ETH_LEN <= skb->len;
+		o.local = h->dst;
+		o.remote = h->src;
+		o.tos = bpf_ntohl(h->flow) >> 20;
+		o.off = ETH_LEN + V6_LEN;
+		if (!tunnel && role == ANCHOR)
+			return native(skb, c, ETH_LEN, 0, 0);
+	} else if (skb->protocol == ETH_V4) {
+		struct v4 *h = at(skb, ETH_LEN, V4_LEN);
+
+		if (!h || h->version != 0x45)
+			return PASS;
+		if ((h->proto == P_V4 || h->proto == P_V6 || h->proto == P_UDP) && !(h->frag & bpf_htons(0xbfff)) && fold(sum4(h)) == 0xffff &&
+		    bpf_ntohs(h->len) + ETH_LEN <= skb->len) {
+			o.is4 = 1;
+			o.local = mapped(h->dst);
+			o.remote = mapped(h->src);
+			o.tos = h->tos;
+			o.off = ETH_LEN + V4_LEN;
+			is4 = h->proto == P_V4;
+			tunnel = h->proto != P_UDP || datagram(skb, &o, h, &is4);
+		}
+		if (!tunnel && role == ANCHOR)
+			return native(skb, c, ETH_LEN, 1, 0);
+	}
+	if (!tunnel)
+		return PASS;
+	/* A tunnel of others goes by. */
+	if (role != NODE && !bpf_map_lookup_elem(&locals, &o.local))
+		return PASS;
+	return arrived(skb, c, &o, is4);
+}
+
+SEC("tc")
+int access(struct __sk_buff *skb)
+{
+	struct control *c = the_control();
+	struct session *s;
+	struct access_link *l;
+	struct addr who = {};
+	struct info in;
+	struct eth *e;
+	int is4, known, many;
+	__u32 i, j;
+
+	if (!c || skb->vlan_present || clock(c) > c->alive_until)
+		return PASS;
+	is4 = skb->protocol == ETH_V4;
+	if ((!is4 && skb->protocol != ETH_V6) || !inner(skb, ETH_LEN, is4, &in))
+		return PASS;
+	i = find(c, in.src, is4, 1, &known, &many);
+	s = session_at(i);
+	e = at(skb, 0, ETH_LEN);
+	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->tun)))
+		return PASS;
+	if (is4 && in.proto == P_UDP) { /* DHCP is of the link */
+		struct udp *u = at(skb, ETH_LEN + V4_LEN, UDP_LEN);
+
+		if (!u || u->dst == bpf_htons(67) || u->dst == bpf_htons(68))
+			return PASS;
+		e = at(skb, 0, ETH_LEN);
+		if (!e)
+			return PASS;
+	}
+	__builtin_memcpy((__u8 *)&who + 2, e->src, 6);
+	l = s ? link_at(s->link) : 0;
+	if (!l || l->ifindex != skb->ifindex)
+		return suspect(c, clock(c), who, known ? WRONG_SOURCE : UNKNOWN_HOST);
+	for (int k = 0; k < 6; k++) {
+		if (s->mac[k] != e->src[k])
+			return suspect(c, clock(c), who, WRONG_SOURCE);
+		if (l->mac[k] != e->dst[k])
+			return PASS;
+	}
+	if (local_routing) {
+		j = find(c, in.dst, is4, 0, &known, &many);
+		if (j || known)
+			return PASS;
+	}
+	return encapsulate(skb, c, i, s, &in, ETH_LEN, 1);
+}
+
+SEC("tc")
+int device(struct __sk_buff *skb)
+{
+	struct control *c = the_control();
+	int is4;
+
+	if (!c || clock(c) > c->alive_until)
+		return PASS;
+	is4 = skb->protocol == ETH_V4;
+	if (!is4 && skb->protocol != ETH_V6)
+		return PASS;
+	return role == ANCHOR ? native(skb, c, 0, is4, 1) : own(skb, c, is4);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

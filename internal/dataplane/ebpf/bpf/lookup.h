@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Who a packet belongs to, and what is not to be let in. */
+#ifndef KEDGE_LOOKUP_H
+#define KEDGE_LOOKUP_H
+
+#include "packet.h"
+
+/* Set when the programs are loaded. */
+const volatile __u8 role;
+const volatile __u32 domain;
+const volatile __u8 fake_clock;
+const volatile __u8 through_stack; /* what leaves a tunnel goes through the kernel, as the daemon's packets do */
+const volatile __u8 local_routing;
+const volatile __u8 no_v6_outer;   /* outer IPv6 packets have an option: the daemon makes them */
+const volatile __u8 cross;         /* the kernel can change the family of a packet that leaves a tunnel */
+
+/* Verdicts, the same for tcx and for a classifier with direct action. */
+#define PASS (-1) /* to the next program, and in the end to the kernel */
+#define DROP 2
+
+static __always_inline struct control *the_control(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+static __always_inline __u64 clock(const struct control *c)
+{
+	return fake_clock ? c->fake_now : bpf_ktime_get_coarse_ns();
+}
+
+static __always_inline int drop(__u32 why)
+{
+	__u64 *n = bpf_map_lookup_elem(&drops, &why);
+
+	if (n)
+		*n += 1; /* of this processor only */
+	return DROP;
+}
+
+static __always_inline struct session *session_at(__u32 i)
+{
+	return i ? bpf_map_lookup_elem(&sessions, &i) : 0;
+}
+
+static __always_inline struct tunnel *tunnel_at(__u32 i)
+{
+	return i ? bpf_map_lookup_elem(&tunnels, &i) : 0;
+}
+
+static __always_inline struct access_link *link_at(__u32 i)
+{
+	return i ? bpf_map_lookup_elem(&access_links, &i) : 0;
+}
+
+/* find walks the keys that hold an address, longest first, until one has a session in the direction. */
+static __always_inline __u32 find(const struct control *c, struct addr a, int is4, int up, int *known, int *many)
+{
+	const struct length *l = is4 ? c->four : c->six;
+	__u32 n = is4 ? c->n4 : c->n6, check = a.lo ^ a.lo >> 32 ^ a.hi ^ a.hi >> 32;
+
+	*known = *many = 0;
+	for (int i = 0; i < MAX_LENGTHS; i++) {
+		struct key k = {};
+		struct where *w;
+		__u32 at;
+
+		if (i >= n)
+			break;
+		k.domain = domain;
+		k.bits = l[i].bits;
+		k.addr.hi = a.hi & l[i].mask.hi;
+		k.addr.lo = a.lo & l[i].mask.lo;
+		w = bpf_map_lookup_elem(&keys, &k);
+		if (!w)
+			continue;
+		check = k.addr.lo ^ k.addr.lo >> 32 ^ k.addr.hi ^ k.addr.hi >> 32;
+		at = up ? w->up : w->down;
+		*known = 1;
+		if (w->check != check || w->flags & (up ? KEY_MANY | KEY_ASK : KEY_ASK)) {
+			*many = 1;
+			return 0;
+		}
+		if (at || (up && role == GATEWAY)) /* a host's longest key says whether it may send */
+			return at;
+	}
+	return 0;
+}
+
+/* comes reports whether a packet from remote, in UDP from port, is of tunnel t or its other framing. */
+static __always_inline int comes(const struct tunnel *t, __u16 twin, struct addr local, struct addr remote, int is4, int udp, __u16 port)
+{
+	if (!same(t->local, local) || !same(t->remote, remote))
+		return 0;
+	if (!udp)
+		return t->lport == 0 || is4;
+	return t->lport ? t->rport == port : is4 && twin == port;
+}
+
+static __always_inline int accepts(const struct session *s, __u64 now, struct addr local, struct addr remote, int is4, int udp, __u16 port)
+{
+	struct tunnel *t = tunnel_at(s->tun);
+
+	if (!t)
+		return 0;
+	if (comes(t, s->twin, local, remote, is4, udp, port))
+		return 1;
+	if (now >= s->until)
+		return 0;
+	t = tunnel_at(s->prev);
+	return t && comes(t, s->prev_twin, local, remote, is4, udp, port);
+}
+
+static __always_inline __u64 mix(__u64 x)
+{
+	x *= 0x9e3779b97f4a7c15ULL;
+	return x ^ x >> 32;
+}
+
+/* peer reports whether a session knows the tuple; another tuple of the same hash may stand in, which changes a counter's name only. */
+static __always_inline int peer(const struct control *c, struct addr local, struct addr remote, __u16 lport, __u16 rport)
+{
+	__u64 x = mix(mix(mix(mix(mix(c->seed ^ local.hi) ^ local.lo) ^ remote.hi) ^ remote.lo) ^ (__u64)lport << 16 ^ rport);
+	__u32 i = x & c->peers_mask;
+	__u64 *n = bpf_map_lookup_elem(&peers, &i);
+
+	return n && *n;
+}
+
+#define PER_SOURCE 5000000ULL /* ns between two packets of one stranger that the daemon looks at */
+#define PER_ALL 100000ULL     /* of all */
+#define BURST 1000000000ULL   /* ns worth of them at once */
+
+/* take is one token of a bucket that refills one in every ns. Two processors may take the same one. */
+static __always_inline int take(__u32 bucket, __u64 now, __u64 every)
+{
+	__u64 *b = bpf_map_lookup_elem(&limits, &bucket);
+	__u64 next;
+
+	if (!b)
+		return 0;
+	next = *b > now ? *b : now;
+	if (next + every > now + BURST)
+		return 0;
+	*b = next + every;
+	return 1;
+}
+
+/*
+ * suspect is what no session explains: the daemon looks at a few, tells who did it, and counts the drop by itself. The others are
+ * dropped here.
+ */
+static __always_inline int suspect(const struct control *c, __u64 now, struct addr who, __u32 why)
+{
+	__u64 x = mix(mix(c->seed ^ who.hi) ^ who.lo);
+
+	if (c->partial)
+		return PASS;
+	if (take(1 + (x >> 20) % (LIMITS - 1), now, PER_SOURCE) && take(0, now, PER_ALL))
+		return PASS;
+	return drop(why);
+}
+
+static __always_inline void count(__u32 at, const struct info *in, int out)
+{
+	struct counter *n = bpf_map_lookup_elem(&counters, &at);
+
+	if (!n)
+		return;
+	if (out) {
+		__sync_fetch_and_add(&n->packets_out, in->segs);
+		__sync_fetch_and_add(&n->octets_out, in->octets);
+	} else {
+		__sync_fetch_and_add(&n->packets_in, in->segs);
+		__sync_fetch_and_add(&n->octets_in, in->octets);
+	}
+}
+
+#endif

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Tables that the daemon fills and the programs read. Records of arrays are written through shared memory, field by field in an
+ * order that keeps every state between two writes a valid one; index 0 of sessions and tunnels is "none". Addresses are in
+ * network order, those of IPv4 mapped to ::ffff:0:0/96; so a prefix length of IPv4 counts from 96.
+ */
+#ifndef KEDGE_TABLES_H
+#define KEDGE_TABLES_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define MAX_LENGTHS 8 /* different prefix lengths in use, of each family */
+
+enum role { ANCHOR, GATEWAY, NODE };
+
+/* reason of a drop, as in reasons.go */
+enum reason { UNKNOWN_HOME, UNKNOWN_HOST, WRONG_SOURCE, WRONG_TUNNEL, DEPRECATED, REASONS };
+
+struct addr {
+	__u64 hi, lo;
+};
+
+struct length {
+	__u32 bits, pad;
+	struct addr mask;
+};
+
+struct control {
+	__u64 alive_until; /* ns of the clock: afterwards nobody answers for this state, and everything is left to the kernel */
+	__u64 fake_now;    /* clock of tests */
+	__u64 seed;        /* of hashes over what strangers send */
+	__u32 tun;         /* interface index of the daemon's device, 0 = none */
+	__u32 peers_mask;
+	__u32 n4, n6;
+	__u32 partial; /* there is more than is held here: strangers are the daemon's business */
+	__u32 pad;
+	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
+};
+
+struct key {
+	__u32 domain, bits;
+	struct addr addr; /* masked */
+};
+
+#define KEY_MANY 1 /* several sessions may send from the key: the daemon decides */
+#define KEY_ASK 2  /* a session of the key is not held here: the daemon decides */
+
+struct where {
+	__u32 down, up; /* sessions: who delivers to the key, and who may send from it */
+	__u32 check;    /* of the address: a deleted element may hold another key already while somebody reads it */
+	__u32 flags;
+};
+
+struct session {
+	__u64 id;
+	__u64 until;           /* ns of the clock: so long prev is let in */
+	__u32 tun, prev;       /* tunnels */
+	__u16 twin, prev_twin; /* port, network order: over IPv4, UDP from there is let in beside plain */
+	__u16 mtu;             /* of the path as configured, 0 = the tunnel's */
+	__u16 link;            /* access link, 0 = none */
+	__u8 mac[6];           /* of the host there */
+	__u8 pad[2];
+};
+
+struct access_link {
+	__u32 ifindex; /* 0 = it is not there */
+	__u32 mtu;
+	__u8 mac[6]; /* this router's */
+	__u8 pad[2];
+};
+
+struct tunnel {
+	struct addr local, remote;
+	__u16 lport, rport; /* network order, 0 = no UDP */
+	__u16 mtu;          /* of the route to remote, 0 = unknown: the daemon decides */
+	__u16 learned;      /* from ICMP errors */
+	__u32 learned_until; /* s of the clock */
+	__u32 ids;           /* Identifications given */
+	__u64 secret;        /* of Identifications of packets that nobody may fragment */
+	__u64 pad;
+};
+
+struct counter {
+	__u64 packets_in, octets_in, packets_out, octets_out;
+};
+
+#define MAP(name_, type_, entries, key_t, value_t, flags)                                                                              \
+	struct {                                                                                                                       \
+		__uint(type, type_);                                                                                                   \
+		__uint(max_entries, entries);                                                                                          \
+		__uint(map_flags, flags);                                                                                              \
+		__type(key, key_t);                                                                                                    \
+		__type(value, value_t);                                                                                                \
+	} name_ SEC(".maps")
+
+#define LINKS 256   /* access links, with 0 */
+#define LIMITS 4096 /* buckets of the limiter, a power of 2 */
+
+/* The sizes that the daemon changes are 1 here. */
+MAP(control, BPF_MAP_TYPE_ARRAY, 1, __u32, struct control, BPF_F_MMAPABLE);
+MAP(keys, BPF_MAP_TYPE_HASH, 1, struct key, struct where, BPF_F_NO_PREALLOC);
+MAP(sessions, BPF_MAP_TYPE_ARRAY, 1, __u32, struct session, BPF_F_MMAPABLE);
+MAP(tunnels, BPF_MAP_TYPE_ARRAY, 1, __u32, struct tunnel, BPF_F_MMAPABLE);
+MAP(access_links, BPF_MAP_TYPE_ARRAY, LINKS, __u32, struct access_link, BPF_F_MMAPABLE);
+MAP(counters, BPF_MAP_TYPE_ARRAY, 1, __u32, struct counter, BPF_F_MMAPABLE);
+MAP(peers, BPF_MAP_TYPE_ARRAY, 1, __u32, __u64, BPF_F_MMAPABLE); /* sessions in tuples of a hash: 0 = none knows the tuple */
+MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of this router */
+MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
+MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
+
+#endif

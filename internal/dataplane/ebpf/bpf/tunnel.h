@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Into a tunnel and out of it. Nothing is changed before it is sure that the packet can leave; so PASS is always possible. */
+#ifndef KEDGE_TUNNEL_H
+#define KEDGE_TUNNEL_H
+
+#include "lookup.h"
+
+#define GROW (BPF_F_ADJ_ROOM_FIXED_GSO) /* segments are as long as their sender made them */
+#define DECAP_V4 (1ULL << 7)
+#define DECAP_V6 (1ULL << 8)
+#define LOOPBACK 1 /* routes are looked up as for packets of this host */
+#define AF_INET_ 2
+#define AF_INET6_ 10
+
+/* route finds where a packet leaves, and the addresses of the frame. 0: nowhere that this program knows. */
+static __always_inline int route(struct __sk_buff *skb, struct bpf_fib_lookup *f, int is4, struct addr src, struct addr dst, __u32 len, __u8 tos)
+{
+	long r;
+
+	f->ifindex = LOOPBACK;
+	f->tot_len = len;
+	if (is4) {
+		f->family = AF_INET_;
+		f->tos = tos & 0xfc;
+		f->ipv4_src = unmapped(src);
+		f->ipv4_dst = unmapped(dst);
+	} else {
+		f->family = AF_INET6_;
+		__builtin_memcpy(f->ipv6_src, &src, 16);
+		__builtin_memcpy(f->ipv6_dst, &dst, 16);
+	}
+	r = bpf_fib_lookup(skb, f, sizeof(*f), 0);
+	if (r == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 2;
+	/* a device without Ethernet addresses has other frames */
+	return r == BPF_FIB_LKUP_RET_SUCCESS && (f->dmac[0] | f->dmac[1] | f->dmac[2] | f->dmac[3] | f->dmac[4] | f->dmac[5]);
+}
+
+/* leave sends a frame, whose Ethernet header has its protocol already, on the way that route found. */
+static __always_inline int leave(struct __sk_buff *skb, struct bpf_fib_lookup *f, int found)
+{
+	struct eth *e = begin(skb);
+
+	if (found == 2) {
+		struct bpf_redir_neigh nh = {};
+
+		nh.nh_family = f->family;
+		__builtin_memcpy(nh.ipv6_nh, f->ipv6_dst, 16);
+		return bpf_redirect_neigh(f->ifindex, &nh, sizeof(nh), 0);
+	}
+	if ((void *)(e + 1) > end(skb))
+		return DROP;
+	__builtin_memcpy(e->dst, f->dmac, 6);
+	__builtin_memcpy(e->src, f->smac, 6);
+	return bpf_redirect(f->ifindex, 0);
+}
+
+/* hop takes one from the hop limit of a packet at h. */
+static __always_inline void hop4(struct v4 *h)
+{
+	__u32 sum = h->check + bpf_htons(0x0100); /* RFC 1624 */
+
+	h->check = sum + (sum >= 0xffff);
+	h->ttl--;
+}
+
+/* trim cuts what a link added to short frames. */
+static __always_inline int trim(struct __sk_buff *skb, __u32 len)
+{
+	return skb->len == len || (!skb->gso_size && !bpf_skb_change_tail(skb, len, 0));
+}
+
+static __always_inline __u16 mark(const struct tunnel *t, __u32 len)
+{
+	__u64 x = (t->secret ^ len) * 0x9e3779b97f4a7c15ULL;
+	__u16 id;
+
+	x = (x ^ x >> 29) * 0xbf58476d1ce4e5b9ULL;
+	id = x >> 48;
+	return id ? id : 1;
+}
+
+/*
+ * encapsulate sends a packet into the tunnel of session i. mac is the length of its link-layer header; hop says that this router
+ * forwards it.
+ */
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct control *c, __u32 i, struct session *s, struct info *in, __u32 mac,
+				       int hop)
+{
+	struct tunnel *t = tunnel_at(s->tun);
+	struct bpf_fib_lookup f = {};
+	__u32 mtu, head;
+	__u64 now, flags = GROW;
+	int out4, udp, found;
+	struct eth *e;
+
+	if (!t)
+		return PASS;
+	out4 = t->remote.hi == 0;
+	udp = t->lport != 0;
+	head = (out4 ? V4_LEN : V6_LEN) + (udp ? UDP_LEN : 0);
+	now = clock(c);
+	mtu = t->mtu;
+	if (t->learned && now / 1000000000 < t->learned_until && t->learned < mtu)
+		mtu = t->learned;
+	if (s->mtu && s->mtu < mtu)
+		mtu = s->mtu;
+	if (in->seg + head > mtu || in->len + head > MAX_PACKET || (hop && in->ttl <= 1))
+		return PASS;
+	if (same(in->dst, t->remote) || (in->is4 && same(in->src, t->remote)))
+		return PASS; /* perhaps a loop, RFC 2473 4.1.2, RFC 2003 3.2 */
+	if (out4 ? 0 : udp || no_v6_outer)
+		return PASS;
+	if (udp && in->segs == 1 && !checked(in))
+		return PASS;
+	found = route(skb, &f, out4, t->local, t->remote, in->seg + head, in->tos);
+	if (!found || !trim(skb, mac + in->len))
+		return PASS;
+
+	flags |= out4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
+	if (udp)
+		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
+	if (bpf_skb_adjust_room(skb, head, BPF_ADJ_ROOM_MAC, flags))
+		return PASS;
+	if (!mac) {
+		if (bpf_skb_change_head(skb, ETH_LEN, 0))
+			return DROP;
+	}
+	if (out4) {
+		struct v4 *h = at(skb, ETH_LEN, V4_LEN + UDP_LEN + V4_LEN);
+		__u64 sum;
+
+		if (!h)
+			return DROP;
+		h->version = 0x45;
+		h->tos = in->tos;
+		h->len = bpf_htons(in->len + head);
+		h->ttl = 64;
+		h->proto = udp ? P_UDP : in->is4 ? P_V4 : P_V6;
+		h->src = unmapped(t->local);
+		h->dst = unmapped(t->remote);
+		/* RFC 2003 3.1; RFC 4213 3.2 */
+		if (in->is4 ? in->df : (!s->mtu && mtu - head >= MIN_MTU6)) {
+			h->frag = bpf_htons(0x4000);
+			h->id = bpf_htons(mark(t, in->seg + head));
+		} else {
+			__u16 id = (__u32)t->secret + __sync_fetch_and_add(&t->ids, in->segs);
+			h->frag = 0;
+			h->id = bpf_htons(id ? id : 1);
+		}
+		h->check = 0;
+		h->check = ~fold(sum4(h));
+		if (udp) {
+			struct udp *u = (void *)(h + 1);
+
+			u->src = t->lport;
+			u->dst = t->rport;
+			u->len = bpf_htons(in->len + UDP_LEN);
+			u->check = 0;
+			if (in->segs == 1) { /* the segments of others have none: each would need its own */
+				__u16 check;
+
+				if (hop && !in->is4)
+					in->first = fold((__u64)in->first + (__u16)~bpf_htons(0x0001));
+				sum = rest(in) + h->src + h->dst + bpf_htons(P_UDP) + u->len + u->src + u->dst + u->len;
+				check = ~fold(sum);
+				u->check = check ? check : 0xffff;
+			}
+		}
+	} else {
+		struct v6 *h = at(skb, ETH_LEN, V6_LEN + V4_LEN);
+
+		if (!h)
+			return DROP;
+		h->flow = bpf_htonl(6 << 28 | (__u32)in->tos << 20);
+		h->len = bpf_htons(in->len);
+		h->proto = in->is4 ? P_V4 : P_V6;
+		h->ttl = 64;
+		h->src = t->local;
+		h->dst = t->remote;
+	}
+	if (hop) {
+		void *p = at(skb, ETH_LEN + head, V4_LEN);
+
+		if (!p)
+			return DROP;
+		if (in->is4)
+			hop4(p);
+		else
+			((struct v6 *)p)->ttl--;
+	}
+	e = at(skb, 0, ETH_LEN);
+	if (!e)
+		return DROP;
+	e->proto = out4 ? ETH_V4 : ETH_V6;
+	count(i, in, 1);
+	return leave(skb, &f, found);
+}
+
+/* outer is what the outer headers of a packet said. */
+struct outer {
+	struct addr local, remote;
+	__u32 off; /* of the inner packet */
+	__u16 port;
+	__u8 is4, udp, tos;
+};
+
+/* congestion is the traffic class of a packet that leaves a tunnel, RFC 6040 figure 4, RFC 2983; -1: the daemon drops it. */
+static __always_inline int congestion(__u8 in, __u8 out)
+{
+	__u8 e = in & 3, o = out & 3;
+
+	if (o == CE) {
+		if (!e)
+			return -1;
+		e = CE;
+	} else if (e == 2 && o == 1) {
+		e = 1;
+	}
+	return (out & 0xfc) | e;
+}
+
+/* bare takes the outer headers off, and leaves a frame of the inner packet with traffic class tos and one hop less, or none. */
+static __always_inline int bare(struct __sk_buff *skb, const struct outer *o, struct info *in, int tos, int hop)
+{
+	__u64 flags = GROW;
+	struct eth *e;
+
+	if (o->is4 != in->is4)
+		flags |= in->is4 ? DECAP_V4 : DECAP_V6;
+	if (o->is4 != in->is4 && !cross)
+		return 0;
+	if (!trim(skb, o->off + in->len))
+		return 0;
+	if (bpf_skb_adjust_room(skb, -(__s32)(o->off - ETH_LEN), BPF_ADJ_ROOM_MAC, flags))
+		return 0;
+	/* Checksums of hardware over the packet stay right: those of IPv4 headers change nothing, others are told. */
+	if (in->is4) {
+		struct v4 *h = at(skb, ETH_LEN, V4_LEN);
+
+		if (!h)
+			return 0;
+		if (tos != in->tos) {
+			__u64 sum = (__u64)(__u16)~h->check + (__u16)~bpf_htons(in->tos) + bpf_htons(tos);
+
+			h->tos = tos;
+			h->check = ~fold(sum);
+		}
+		if (hop)
+			hop4(h);
+	} else if (tos != in->tos || hop) {
+		struct v6 *h = at(skb, ETH_LEN, V6_LEN);
+		__u64 w;
+
+		if (!h)
+			return 0;
+		w = *(__u64 *)h;
+		w = (w & ~(__u64)bpf_htonl(0x0ff00000)) | bpf_htonl((__u32)tos << 20);
+		if (hop)
+			w -= 1ULL << 56;
+		if (bpf_skb_store_bytes(skb, ETH_LEN, &w, 8, BPF_F_RECOMPUTE_CSUM))
+			return 0;
+	}
+	e = at(skb, 0, ETH_LEN);
+	if (!e)
+		return 0;
+	e->proto = in->is4 ? ETH_V4 : ETH_V6;
+	return 1;
+}
+
+#endif

@@ -1,0 +1,291 @@
+package ebpf
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane/mem"
+)
+
+const (
+	// restSession and restTunnel are how long what was freed is not used again. Programs hold what they read for microseconds, but a
+	// session that a restart adopted may still let in the tunnel that it had before.
+	restSession = time.Second
+	restTunnel  = 10 * time.Second
+	// keyBatch is how many changes of keys wait at most to be written together.
+	keyBatch = 4096
+)
+
+// mirror keeps the programs' tables as the engine's. Records of sessions and tunnels are written in place, in an order in which each
+// state is a valid one; one store of session.tun is a handover. Keys are written by flush, in the order of their changes.
+type mirror struct {
+	domain core.Domain
+	now    func() time.Duration // of the engine
+	clock  func(time.Duration) uint64
+	is     maps
+
+	mu       sync.Mutex // guards what follows, and writers of the arrays
+	sessions slots
+	tunnels  slots
+	changes  []change
+	kept     [2][]length // lengths that a former process had in use, of IPv6 and IPv4, until Sync
+	old      map[uint64]uint32
+	oldTun   map[tunnelName]uint32
+	links    map[int]uint16 // by the index that the engine uses
+	foreign  map[core.ID]bool
+	refused  bool
+}
+
+type tunnelName struct {
+	local, remote addr
+	lport, rport  uint16
+}
+
+type change struct {
+	k    key
+	w    where
+	gone bool
+}
+
+var _ mem.Mirror = (*mirror)(nil)
+
+func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := &m.is.peers[peerHash(m.is.control.seed, local, remote)&uint64(m.is.control.peersMask)]
+	if known {
+		atomic.AddUint64(n, 1)
+	} else {
+		atomic.AddUint64(n, ^uint64(0))
+	}
+}
+
+func (m *mirror) Tunnel(local, remote netip.AddrPort, secret uint64) uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rec := tunnel{local: addrOf(local.Addr()), remote: addrOf(remote.Addr()), lport: port(local.Port()), rport: port(remote.Port())}
+	if rec.lport == 0 {
+		rec.rport = 0
+	}
+	name := tunnelName{rec.local, rec.remote, rec.lport, rec.rport}
+	if slot := m.oldTun[name]; slot != 0 {
+		delete(m.oldTun, name)
+		atomic.StoreUint64(&m.is.tunnels[slot].secret, secret)
+		return slot
+	}
+	slot := m.tunnels.take(m.now())
+	if slot == 0 {
+		m.refuse()
+		return 0
+	}
+	rec.secret, rec.ids = secret, uint32(secret>>32)
+	m.is.tunnels[slot] = rec // nobody leads to it yet
+	return slot
+}
+
+func (m *mirror) PathMTU(slot uint32, route, learned int, until time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := &m.is.tunnels[slot]
+	t.learned = 0
+	atomic.StoreUint32(&t.learnedUntil, uint32(m.clock(until)/uint64(time.Second)))
+	t.learned, t.mtu = uint16(learned), uint16(route)
+}
+
+func (m *mirror) DropTunnel(slot uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tunnels.give(slot, m.now())
+}
+
+func (m *mirror) Session(s mem.MirrorSession) uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.Domain != m.domain {
+		m.foreign[s.ID] = true
+		m.tellPartial()
+		return 0
+	}
+	now := m.now()
+	slot, adopted := s.Slot, false
+	if slot == 0 {
+		if slot = m.old[uint64(s.ID)]; slot != 0 {
+			adopted = true
+			delete(m.old, uint64(s.ID))
+		} else if slot = m.sessions.take(now); slot == 0 {
+			m.refuse()
+			return 0
+		} else {
+			m.is.counters[slot] = counter{}
+			m.is.sessions[slot] = session{id: uint64(s.ID)}
+		}
+	}
+	r := &m.is.sessions[slot]
+	// A session that a restart finds as it was keeps what it lets in besides.
+	if !adopted || r.tun != s.Tunnel {
+		until := uint64(0)
+		if s.Until > now {
+			until = m.clock(s.Until)
+		}
+		if r.prev != s.Previous || r.prevTwin != port(s.PreviousTwin) {
+			atomic.StoreUint64(&r.until, 0)
+			atomic.StoreUint32(&r.prev, s.Previous)
+			r.prevTwin = port(s.PreviousTwin)
+		}
+		atomic.StoreUint64(&r.until, until)
+	}
+	r.twin, r.mtu, r.link, r.mac = port(s.Twin), s.MTU, m.links[s.If], s.MAC
+	atomic.StoreUint32(&r.tun, s.Tunnel) // the handover
+	return slot
+}
+
+func (m *mirror) DropSession(slot uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := &m.is.sessions[slot]
+	delete(m.foreign, core.ID(r.id))
+	atomic.StoreUint32(&r.tun, 0)
+	atomic.StoreUint64(&r.until, 0)
+	r.id = 0
+	m.write() // no key may lead to a slot that rests
+	m.sessions.give(slot, m.now())
+}
+
+func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
+	if d != m.domain {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := change{k: keyOf(uint32(d), p), gone: k.Gone}
+	c.w = where{down: k.Down, up: k.Up, check: c.k.addr.check()}
+	if k.Many {
+		c.w.flags |= keyMany
+	}
+	if k.Missing {
+		c.w.flags |= keyAsk
+	}
+	if m.changes = append(m.changes, c); len(m.changes) >= keyBatch {
+		m.write()
+	}
+}
+
+// refuse notes that there is more than fits.
+func (m *mirror) refuse() {
+	m.refused = true
+	m.tellPartial()
+}
+
+func (m *mirror) tellPartial() {
+	v := uint32(0)
+	if m.refused || len(m.foreign) > 0 {
+		v = 1
+	}
+	atomic.StoreUint32(&m.is.control.partial, v)
+}
+
+// flush writes the changes that wait, and the lengths in use.
+func (m *mirror) flush(e *mem.Engine) {
+	six, four := e.PrefixLengths(false), e.PrefixLengths(true)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// A length is there before its keys, and until after them.
+	m.lengths(six, four)
+	m.write()
+}
+
+func (m *mirror) lengths(six, four []uint8) {
+	c := m.is.control
+	set := func(into *[maxLengths]length, n *uint32, bits []uint8, is4 bool, kept []length) {
+		var want []length
+		for _, b := range bits {
+			want = append(want, lengthOf(b, is4))
+		}
+		for _, k := range kept {
+			at := 0
+			for at < len(want) && want[at].bits > k.bits {
+				at++
+			}
+			if (at == len(want) || want[at].bits != k.bits) && len(want) < maxLengths {
+				want = append(want[:at], append([]length{k}, want[at:]...)...)
+			}
+		}
+		if int(atomic.LoadUint32(n)) == len(want) && equal(into[:len(want)], want) {
+			return
+		}
+		// From the end: while entries move, one may be there twice, but none is missing.
+		for i := len(want) - 1; i >= 0; i-- {
+			into[i] = want[i]
+		}
+		atomic.StoreUint32(n, uint32(len(want)))
+	}
+	set(&c.six, &c.n6, six, false, m.kept[0])
+	set(&c.four, &c.n4, four, true, m.kept[1])
+}
+
+func equal(a, b []length) bool {
+	for i := range a {
+		if a[i].bits != b[i].bits || a[i].mask != b[i].mask {
+			return false
+		}
+	}
+	return true
+}
+
+// write writes runs of changes of one kind together.
+func (m *mirror) write() {
+	for at := 0; at < len(m.changes); {
+		n := 1
+		for at+n < len(m.changes) && m.changes[at+n].gone == m.changes[at].gone {
+			n++
+		}
+		run := m.changes[at : at+n]
+		at += n
+		if run[0].gone {
+			m.remove(run)
+		} else {
+			m.put(run)
+		}
+	}
+	m.changes = m.changes[:0]
+}
+
+func (m *mirror) put(run []change) {
+	keys, values := make([]key, len(run)), make([]where, len(run))
+	for i, c := range run {
+		keys[i], values[i] = c.k, c.w
+	}
+	done := 0
+	if len(run) > 1 {
+		done, _ = m.is.keys.BatchUpdate(keys, values, nil)
+	}
+	for ; done < len(run); done++ {
+		if m.is.keys.Update(&keys[done], &values[done], ebpf.UpdateAny) != nil {
+			// Rather none than one that says what was.
+			_ = m.is.keys.Delete(&keys[done])
+			m.refuse()
+		}
+	}
+}
+
+func (m *mirror) remove(run []change) {
+	keys := make([]key, len(run))
+	for i, c := range run {
+		keys[i] = c.k
+	}
+	done := 0
+	if len(run) > 1 {
+		done, _ = m.is.keys.BatchDelete(keys, nil)
+	}
+	for ; done < len(run); done++ {
+		if err := m.is.keys.Delete(&keys[done]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			m.refuse()
+		}
+	}
+}

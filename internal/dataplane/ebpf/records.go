@@ -1,0 +1,129 @@
+package ebpf
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"kedge/wire"
+)
+
+// The records of bpf/tables.h, field by field. Addresses and ports are in network order, IPv4 addresses mapped.
+
+const (
+	maxLengths = 8
+	maxLinks   = 256
+	keyMany    = 1
+	keyAsk     = 2
+)
+
+// reasons are those of drops that the programs make, in the order of enum reason.
+var reasons = [...]wire.Reason{wire.UnknownHome, wire.UnknownHost, wire.WrongSource, wire.WrongTunnel, wire.Deprecated}
+
+type addr struct{ hi, lo uint64 }
+
+func addrOf(a netip.Addr) addr {
+	b := a.As16()
+	return addr{binary.NativeEndian.Uint64(b[:8]), binary.NativeEndian.Uint64(b[8:])}
+}
+
+func (a addr) netip() netip.Addr {
+	var b [16]byte
+	binary.NativeEndian.PutUint64(b[:8], a.hi)
+	binary.NativeEndian.PutUint64(b[8:], a.lo)
+	return netip.AddrFrom16(b).Unmap()
+}
+
+func (a addr) check() uint32 { return uint32(a.lo ^ a.lo>>32 ^ a.hi ^ a.hi>>32) }
+
+func port(p uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], p)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+type length struct {
+	bits, _ uint32
+	mask    addr
+}
+
+// lengthOf is that of a prefix of a family.
+func lengthOf(bits uint8, is4 bool) length {
+	n := int(bits)
+	if is4 {
+		n += 96
+	}
+	var b [16]byte
+	for i := range n {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return length{bits: uint32(n), mask: addrOf(netip.AddrFrom16(b))}
+}
+
+type control struct {
+	aliveUntil, fakeNow, seed uint64
+	tun, peersMask            uint32
+	n4, n6                    uint32
+	partial, _                uint32
+	four, six                 [maxLengths]length
+}
+
+type key struct {
+	domain, bits uint32
+	addr         addr
+}
+
+func keyOf(domain uint32, p netip.Prefix) key {
+	n := p.Bits()
+	if p.Addr().Is4() {
+		n += 96
+	}
+	return key{domain, uint32(n), addrOf(p.Addr())}
+}
+
+type where struct{ down, up, check, flags uint32 }
+
+type session struct {
+	id, until                 uint64
+	tun, prev                 uint32
+	twin, prevTwin, mtu, link uint16
+	mac                       [6]byte
+	_                         [2]byte
+}
+
+type accessLink struct {
+	ifindex, mtu uint32
+	mac          [6]byte
+	_            [2]byte
+}
+
+type tunnel struct {
+	local, remote              addr
+	lport, rport, mtu, learned uint16
+	learnedUntil, ids          uint32
+	secret, _                  uint64
+}
+
+func (t *tunnel) same(o *tunnel) bool {
+	return t.local == o.local && t.remote == o.remote && t.lport == o.lport && t.rport == o.rport
+}
+
+type counter struct{ packetsIn, octetsIn, packetsOut, octetsOut uint64 }
+
+func mix(x uint64) uint64 {
+	x *= 0x9e3779b97f4a7c15
+	return x ^ x>>32
+}
+
+// peerHash is that of a tuple as the programs have it.
+func peerHash(seed uint64, local, remote netip.AddrPort) uint64 {
+	l, r := addrOf(local.Addr()), addrOf(remote.Addr())
+	return mix(mix(mix(mix(mix(seed^l.hi)^l.lo)^r.hi)^r.lo) ^ (uint64(port(local.Port()))<<16 ^ uint64(port(remote.Port()))))
+}
+
+func (k *key) prefix() netip.Prefix {
+	a := k.addr.netip()
+	if a.Is4() {
+		return netip.PrefixFrom(a, int(k.bits)-96)
+	}
+	return netip.PrefixFrom(a, int(k.bits))
+}
