@@ -232,6 +232,9 @@ func TestReassemblyLimits(t *testing.T) {
 			t.Fatalf("holds %d packets, %d octets", p, o)
 		}
 	}
+	if n := r.Evicted(); n != 99990 || r.Evicted() != 0 {
+		t.Errorf("%d packets are said to be given up, want 99990, and once", n)
+	}
 	// The newest ones are still there: a flood evicts the oldest.
 	if whole, err := r.Add(0, frag6(t, 99999, 64, false, counting(8))); whole == nil || err != nil {
 		t.Errorf("newest: %v", err)
@@ -250,6 +253,9 @@ func TestReassemblyLimits(t *testing.T) {
 		if _, o := r.Held(); o > 1000 {
 			t.Fatalf("holds %d octets", o)
 		}
+	}
+	if n := r.Evicted(); n != 98 {
+		t.Errorf("%d packets are said to be given up, want 98", n)
 	}
 }
 

@@ -29,6 +29,7 @@ type Reassembler struct {
 	jobs           map[fragKey]*job
 	oldest, newest *job // list in order of arrival
 	octets         int
+	evicted        int // since Evicted was asked
 }
 
 type fragKey struct {
@@ -150,14 +151,22 @@ func (r *Reassembler) add(now time.Duration, key fragKey, pkt []byte, head int, 
 		return whole, err
 	}
 	for r.octets > r.limits.Octets {
-		r.drop(r.oldest)
+		r.evict()
 	}
 	return nil, nil
 }
 
+// evict gives up the oldest packet, because a limit is reached.
+func (r *Reassembler) evict() {
+	if !r.oldest.dead {
+		r.evicted++
+	}
+	r.drop(r.oldest)
+}
+
 func (r *Reassembler) begin(now time.Duration, key fragKey) *job {
 	for len(r.jobs) >= r.limits.Packets && r.oldest != nil {
-		r.drop(r.oldest)
+		r.evict()
 	}
 	j := &job{key: key, born: now, end: -1, older: r.newest}
 	if r.newest != nil {
@@ -268,6 +277,13 @@ func (r *Reassembler) Expire(now time.Duration) (gone int) {
 		r.drop(r.oldest)
 	}
 	return gone
+}
+
+// Evicted returns how many packets were given up since it was last asked because a limit was reached.
+func (r *Reassembler) Evicted() int {
+	n := r.evicted
+	r.evicted = 0
+	return n
 }
 
 // Held returns the packets and octets in reassembly.

@@ -379,6 +379,9 @@ func TestReassemblyIsBounded(t *testing.T) {
 	if n, _ := e.reassembly.r.Held(); n > 4 {
 		t.Errorf("%d packets in reassembly", n)
 	}
+	if got := e.Dropped(wire.ReassemblyLimit); got != 996 {
+		t.Errorf("%d given up, want 996", got)
+	}
 	e.Tunnel(time.Hour+time.Second, first, &out)
 	if got := e.Dropped(wire.ReassemblyTimeout); got != 4 {
 		t.Errorf("%d timed out, want 4", got)

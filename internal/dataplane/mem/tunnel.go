@@ -33,8 +33,10 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 		e.reassembly.Lock()
 		gone := e.reassembly.r.Expire(now)
 		pkt, err = e.reassembly.r.Add(now, pkt)
+		evicted := e.reassembly.r.Evicted()
 		e.reassembly.Unlock()
 		e.drops[reassemblyTimeout].Add(uint64(gone))
+		e.drops[reassemblyLimit].Add(uint64(evicted))
 		if err == nil && pkt == nil {
 			return
 		}
