@@ -220,7 +220,7 @@ func (m *Machine) homeRoutes(v4 netip.Addr, add func(core.HostOp)) {
 	}
 	if m.homeIf != 0 {
 		r := core.HostOp{Kind: "route", Prefix: host(m.cfg.Anchor.V6), Table: table, Name: m.homeAt.Link, If: m.homeAt.If}
-		if !m.cfg.Home.V6.Masked().Contains(m.cfg.Anchor.V6) {
+		if !m.cfg.Home.V6.Masked().Contains(m.cfg.Anchor.V6) && m.homeAt.Router.Is6() {
 			r.Via = m.homeAt.Router
 		}
 		add(r)

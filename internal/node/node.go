@@ -120,10 +120,8 @@ func (m *Machine) watch(secret []byte) error {
 		c.Links = append(c.Links, movement.Pattern{Match: l.Match, Prefer: l.Prefer, V4: l.Families.V4, V6: l.Families.V6})
 	}
 	if m.cfg.Home.IPv4 == IPv4Static {
+		// Its network shows no home link: without IPv6 nobody comes home (RFC 5555 4.4.4).
 		c.Home = append(c.Home, m.cfg.Home.V4.Addr())
-		if m.cfg.Home.V4.Bits() < 32 {
-			c.HomePrefix4 = m.cfg.Home.V4.Masked()
-		}
 	}
 	move, err := movement.New(c, m.rand)
 	if err == nil {

@@ -1,6 +1,7 @@
 package movement
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -35,5 +36,24 @@ func TestHomeLinkChangesUnderneath(t *testing.T) {
 	r.run(3 * time.Second)
 	if _, is := r.m.AtHome(); !is {
 		t.Error("not at home again")
+	}
+}
+
+// TestAtHomeByIPv6: whatever else is on the home link, what the node is told of it serves a deregistration, which is IPv6.
+func TestAtHomeByIPv6(t *testing.T) {
+	r := newRig(t, homeConfig)
+	n := newNet(1)
+	n.routers[0].v4 = netip.MustParseAddr("203.0.113.1")
+	r.add(2, "eth0", false)
+	r.carrier(2, n)
+	r.dhcp(2, "203.0.113.77/24", "203.0.113.1")
+	r.run(time.Second)
+	p := pi("2001:db8:1::/64", 100, 50)
+	p.Autonomous = false
+	n.routers[0].ra.Options = append(n.routers[0].ra.Options, p)
+	n.routers[0].advertise(r, n, 2, nil)
+	r.run(time.Second)
+	if at, is := r.m.AtHome(); !is || at.Router.String() != "fe80::1" {
+		t.Errorf("at home %v: %+v", is, at)
 	}
 }

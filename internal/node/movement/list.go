@@ -182,7 +182,7 @@ func (m *Machine) CareOfs() []CareOf { return m.list }
 // Router and MTU are there all the same.
 func (m *Machine) AtHome() (CareOf, bool) {
 	for _, c := range m.list {
-		if c.Home {
+		if c.Home && c.Addr.Is6() {
 			return c, true
 		}
 	}
@@ -195,6 +195,11 @@ func (m *Machine) AtHome() (CareOf, bool) {
 			if r.advertised && r.offered() {
 				return CareOf{If: l.ifi, Link: l.name, Prefix: m.cfg.HomePrefix6, Router: r.addr, MTU: l.effectiveMTU(), Prefer: l.pat.Prefer, Home: true}, true
 			}
+		}
+	}
+	for _, c := range m.list {
+		if c.Home {
+			return c, true
 		}
 	}
 	return CareOf{}, false
