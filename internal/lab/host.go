@@ -243,6 +243,16 @@ func (h *host) lost() int {
 
 // powerOn brings the interfaces up and starts the clients.
 func (h *host) powerOn() error {
+	if h.n.spec.WireGuard != nil {
+		// As the mobile nodes that it is compared with: addresses are used while their uniqueness is tested (RFC 4429).
+		for _, w := range h.n.wires {
+			for _, k := range []string{"optimistic_dad", "use_optimistic"} {
+				if err := h.n.ns.Sysctl("net.ipv6.conf."+w.ifname+"."+k, "1"); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	h.learnIndexes()
 	h.on = true
 	for _, w := range h.n.wires {
@@ -285,6 +295,20 @@ func (h *host) endLease(w *wire) {
 	}
 	for _, a := range h.usableAddrs(w.ifname, "v6") {
 		_ = h.n.ns.DelAddr(w.ifname, a)
+	}
+	h.forgetRouters(w)
+}
+
+// forgetRouters removes the routes that Router Advertisements made: without that a host tries the router of the network that
+// it has left for three seconds more.
+func (h *host) forgetRouters(w *wire) {
+	nl, err := h.n.ns.Handle()
+	if err != nil {
+		return
+	}
+	all, _ := nl.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{LinkIndex: h.n.ns.Index(w.ifname), Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	for i := range all {
+		_ = nl.RouteDel(&all[i]) // it may have expired meanwhile
 	}
 }
 

@@ -32,8 +32,9 @@ type handover struct {
 	// Of a mobile node: PBU and PBA are its own BU and BA, and the trigger is its first usable care-of address there.
 	mobile  bool
 	ifname  string
-	family  string // of that address
-	changed bool   // the one before was of the other family
+	family  string                // of that address
+	network func(netip.Addr) bool // whether an address is of the link's network
+	changed bool                  // the one before was of the other family
 }
 
 // phases of a handover, in the order in which they are shown. Those of hosts and of mobile nodes are told apart.
@@ -146,7 +147,13 @@ func (h *handover) see(f *ladder.Frame) {
 func (h *handover) seeNode(f *ladder.Frame) {
 	switch {
 	case f.Link != h.To:
+	case f.Kind == "RA" && h.heard.IsZero() && !h.LinkUp.IsZero():
+		h.heard = f.At
 	case f.Kind == "BU" && h.has(f.Src) && h.PBA.IsZero():
+		if h.Trigger.IsZero() && !h.heard.IsZero() {
+			// The address was still there from the last visit: the advertisement says that it is of use again.
+			h.reached(h.heard, "v6")
+		}
 		if h.PBU.IsZero() {
 			h.PBU = f.At
 		}
@@ -158,12 +165,18 @@ func (h *handover) seeNode(f *ladder.Frame) {
 	}
 }
 
+// reached notes when the node had a care-of address that it could use there.
+func (h *handover) reached(at time.Time, fam string) {
+	h.Trigger, h.family = at, fam
+	h.changed = h.last[h.Host] != "" && h.last[h.Host] != fam
+	h.last[h.Host] = fam
+}
+
 // careOf takes the time at which an address of a mobile node became usable.
 func (r *Run) careOf(n *node) func(string, netip.Addr, time.Time) {
 	if !n.mobile() {
 		return nil
 	}
-	last := ""
 	return func(ifname string, a netip.Addr, at time.Time) {
 		if ifname == homeDevice || a == n.spec.Mobile.V6.Addr() || a == n.spec.Mobile.V4.Addr() {
 			return
@@ -171,12 +184,14 @@ func (r *Run) careOf(n *node) func(string, netip.Addr, time.Time) {
 		r.recMu.Lock()
 		defer r.recMu.Unlock()
 		for _, h := range r.moving {
-			if h.mobile && h.Host == n.name && h.ifname == ifname && h.Trigger.IsZero() && at.After(h.Start) {
-				h.Trigger, h.family = at, family(a)
-				h.changed = last != "" && last != h.family
+			// An address of the network that was left may be tested again when the carrier comes back.
+			if h.mobile && h.Host == n.name && h.ifname == ifname && h.Trigger.IsZero() && at.After(h.Start) && h.network(a) {
+				h.reached(at, family(a))
 			}
 		}
-		last = family(a)
+		if r.family[n.name] == "" {
+			r.family[n.name] = family(a)
+		}
 	}
 }
 
@@ -191,9 +206,14 @@ func (r *Run) move(ctx context.Context, m *scenario.Move) error {
 }
 
 func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
-	h := &handover{Host: n.name, To: m.To, How: m.How, Start: time.Now(), id: n.spec.Identity(n.index), mobile: n.mobile()}
+	h := &handover{Host: n.name, To: m.To, How: m.How, Start: time.Now(), id: n.spec.Identity(n.index), mobile: n.mobile(), last: r.family}
+	h.network = func(netip.Addr) bool { return true }
 	if gw := r.gatewayOf(m.To); gw != nil {
 		h.gateway = gw.addrOf(false)
+		if x := gw.router; x != nil {
+			v6, v4 := x.v6, x.v4
+			h.network = func(a netip.Addr) bool { return v6.Contains(a) || v4.Contains(a) }
+		}
 	}
 	if m.How == "second" {
 		return r.second(n, m, h)

@@ -108,8 +108,10 @@ type Run struct {
 	hosts    []HostResult
 	rows     []Row
 	others   []*process // beside daemons, routers and clients
+	tunnels  int        // of WireGuard, so far
 	webs     []*http.Server
 	newest   map[string][]byte // frame by link and kind; under recMu
+	family   map[string]string // of a mobile node's last care-of address; under recMu
 
 	recMu     sync.Mutex // what captures and the live screen touch as well
 	diagram   *ladder.Diagram
@@ -147,7 +149,7 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 	r := &Run{
 		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{},
 		pools: map[string][]netip.Prefix{}, probes: map[string]*probe.Probe{}, drops: map[string][]func(){},
-		keys: map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{},
+		keys: map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{}, family: map[string]string{},
 	}
 	if r.seed == 0 {
 		r.seed = rand.Uint64N(1 << 32)

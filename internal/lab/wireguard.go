@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// wgDevice is the interface of a WireGuard tunnel at both ends.
+// wgDevice is the interface of a WireGuard tunnel on the host.
 const wgDevice = "wg0"
 
-// wgPort is where its server listens.
+// wgPort is where the server of the first one listens.
 const wgPort = 51820
 
 // startWireGuard gives a host a WireGuard tunnel to its server, for comparison: made of wireguard-go by the program wgpeer.
@@ -34,19 +34,24 @@ func (r *Run) startWireGuard(ctx context.Context, n *node) error {
 	if err != nil {
 		return err
 	}
-	at := netip.AddrPortFrom(server.addrOf(w.Endpoint == "v4"), wgPort)
+	// Each tunnel of a server has a device and a port of its own.
+	k := r.tunnels
+	r.tunnels++
+	port := uint16(wgPort + k)
+	at := netip.AddrPortFrom(server.addrOf(w.Endpoint == "v4"), port)
 	here := fmt.Sprintf("private_key=%x\npublic_key=%x\nendpoint=%s\npersistent_keepalive_interval=25\nallowed_ip=0.0.0.0/0\nallowed_ip=::/0\n", a.Bytes(), b.PublicKey().Bytes(), at)
-	there := fmt.Sprintf("private_key=%x\nlisten_port=%d\npublic_key=%x\nallowed_ip=%s\n", b.Bytes(), wgPort, a.PublicKey().Bytes(), w.Address.Masked())
+	there := fmt.Sprintf("private_key=%x\nlisten_port=%d\npublic_key=%x\nallowed_ip=%s\n", b.Bytes(), port, a.PublicKey().Bytes(), w.Address.Masked())
+	device := map[*node]string{server: fmt.Sprintf("wgs%d", k), n: wgDevice}
 	for x, text := range map[*node]string{server: there, n: here} {
 		dir, err := r.workDir(x)
 		if err != nil {
 			return err
 		}
-		file, log := filepath.Join(dir, "wg.conf"), filepath.Join(r.dir, x.name+".wg.log")
+		file, log := filepath.Join(dir, device[x]+".conf"), filepath.Join(r.dir, x.name+"."+device[x]+".log")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
 		}
-		p, err := start(x.ns, x.name+" wgpeer", log, r.opt.WireGuard, "-interface", wgDevice, "-config", file)
+		p, err := start(x.ns, x.name+" wgpeer", log, r.opt.WireGuard, "-interface", device[x], "-config", file)
 		if err != nil {
 			return err
 		}
@@ -54,7 +59,7 @@ func (r *Run) startWireGuard(ctx context.Context, n *node) error {
 		if err := poll(ctx, 5*time.Second, func() bool { return strings.Contains(tail(log, 1), "ready") || !p.running() }); err != nil || !p.running() {
 			return fmt.Errorf("%s: wgpeer: %v\n%s", x.name, errors.Join(err, p.err), tail(log, 5))
 		}
-		if err := x.ns.Up(wgDevice); err != nil {
+		if err := x.ns.Up(device[x]); err != nil {
 			return err
 		}
 	}
@@ -67,5 +72,5 @@ func (r *Run) startWireGuard(ctx context.Context, n *node) error {
 			return err
 		}
 	}
-	return server.ns.Route(w.Address.Masked(), netip.Addr{}, wgDevice)
+	return server.ns.Route(w.Address.Masked(), netip.Addr{}, device[server])
 }

@@ -104,9 +104,13 @@ func (s *series) arrive(seq uint32, now time.Time) {
 	s.last = now
 }
 
+// end: what was sent after the newest arrival is lost, and so is that time.
 func (s *series) end() {
 	s.mu.Lock()
 	s.stopped = true
+	if n := len(s.sent); n > s.recv {
+		s.gap = max(s.gap, s.sent[n-1].Sub(s.last))
+	}
 	s.mu.Unlock()
 }
 
