@@ -18,7 +18,7 @@ func newMirror(cfg *Config, k *collection) *mirror {
 	m := &mirror{
 		domain: cfg.Domain, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
 		tunnels: newSlots(uint32(len(k.tunnels)), restTunnel),
-		links: map[int]uint16{}, foreign: map[core.ID]bool{},
+		links:   map[int]uint16{}, foreign: map[core.ID]bool{},
 	}
 	m.clock = func(t time.Duration) uint64 {
 		if !cfg.fakeClock { // the programs have the monotonic clock only

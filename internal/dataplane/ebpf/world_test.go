@@ -1,9 +1,7 @@
 package ebpf
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -300,6 +298,47 @@ func (p *chain) bind(over4 bool) {
 	p.in("lma", func() error { return p.anchor.Update(a) })
 }
 
+// newNode is node - anchor - correspondent node, the node's tunnel as end says.
+func newNode(t testing.TB, end core.Chain) *chain {
+	w := newWorld(t, "host", "lma", "cn")
+	w.sh("lma", "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv6.conf.all.forwarding=1")
+	w.veth("host", "wlan0", "lma", "core0", 1600)
+	w.veth("lma", "net0", "cn", "eth0", 1500)
+	w.sh("host", "ip addr add 2001:db8:a::11/64 dev wlan0 nodad", "ip addr add 198.51.100.11/24 dev wlan0")
+	w.sh("lma", "ip addr add 2001:db8:a::1/64 dev core0 nodad", "ip addr add 198.51.100.1/24 dev core0",
+		"ip addr add 2001:db8:c::1/64 dev net0 nodad", "ip addr add 203.0.113.1/24 dev net0")
+	w.sh("cn", "ip addr add 2001:db8:c::c/64 dev eth0 nodad", "ip addr add 203.0.113.9/24 dev eth0",
+		"ip route add ::/0 via 2001:db8:c::1", "ip route add 0.0.0.0/0 via 203.0.113.1")
+	p := &chain{world: w}
+	home6, home4 := netip.MustParseAddr(host6), netip.MustParseAddr(host4)
+	p.in("host", func() (err error) {
+		p.gateway, err = New(Config{Sessions: 16, Core: []string{"wlan*"}, Config: user.Config{Role: dataplane.Node, Home: []netip.Addr{home6}, DeviceMTU: 1500}})
+		return err
+	})
+	t.Cleanup(func() { must(t, p.gateway.Close()) })
+	p.in("lma", func() (err error) {
+		p.anchor, err = New(Config{Sessions: 1024, Config: user.Config{Role: dataplane.Anchor, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}}})
+		return err
+	})
+	t.Cleanup(func() { must(t, p.anchor.Close()) })
+	w.sh("host", "ip addr add "+host6+"/128 dev kedge0 nodad", "ip addr add "+host4+"/32 dev kedge0",
+		"ip route add 2001:db8:c::/64 dev kedge0 src "+host6, "ip route add 203.0.113.0/24 dev kedge0 src "+host4)
+	w.sh("lma", "ip route add 2001:db8:1000::/36 dev kedge0", "ip route add 10.20.0.0/16 dev kedge0")
+	l := end.Layer[0]
+	back := core.Chain{N: 1, Layer: [2]core.Layer{{Local: l.Remote, Remote: l.Local}}}
+	g, a := []core.Op{core.SetSession{ID: 1, Chain: end}}, []core.Op{core.SetSession{ID: 1, Chain: back}}
+	for _, h := range []netip.Addr{home6, home4} {
+		k := netip.PrefixFrom(h, h.BitLen())
+		g = append(g, core.SetKey{ID: 1, Match: core.Match{Src: k}, Up: true, Down: true})
+		a = append(a, core.SetKey{ID: 1, Match: core.Match{Dst: k}, Up: true, Down: true})
+	}
+	p.in("host", func() error { return p.gateway.Update(g) })
+	p.in("lma", func() error { return p.anchor.Update(a) })
+	p.reach("host", conformance.CN6, "cn")
+	p.reach("host", conformance.CN4, "cn")
+	return p
+}
+
 // slow is how many packets of a session went the slow way, in and out.
 func slow(pl *Plane, id core.ID) (in, out uint64) {
 	var c [1]core.Counter
@@ -312,6 +351,3 @@ func total(pl *Plane, id core.ID) core.Counter {
 	_ = pl.Counters([]core.ID{id}, c[:])
 	return c[0]
 }
-
-var _ = errors.Is
-var _ io.Reader
