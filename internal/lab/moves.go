@@ -35,6 +35,8 @@ type handover struct {
 	family  string                // of that address
 	network func(netip.Addr) bool // whether an address is of the link's network
 	changed bool                  // the one before was of the other family
+	last    map[string]string     // by host: that family
+	heard   time.Time             // first Router Advertisement there
 }
 
 // phases of a handover, in the order in which they are shown. Those of hosts and of mobile nodes are told apart.
