@@ -33,6 +33,13 @@ var forbidden = []struct{ from, to, why string }{
 	{"internal/gateway", "kedge/internal/dataplane", "a machine reaches forwarding by Forward only"},
 	{"internal/gateway", "kedge/internal/anchor", "roles do not know each other"},
 	{"internal/gateway", "kedge/internal/config", "a role has a Config of its own; cmd maps"},
+	{"internal/node", "kedge/internal/system", "machines do no I/O"},
+	{"internal/node", "kedge/internal/store", "a machine reaches the store by Persist only"},
+	{"internal/node", "kedge/internal/dataplane", "a machine reaches forwarding by Forward only"},
+	{"internal/node", "kedge/internal/ipsec", "machines know no keys"},
+	{"internal/node", "kedge/internal/anchor", "roles do not know each other"},
+	{"internal/node", "kedge/internal/gateway", "roles do not know each other"},
+	{"internal/node", "kedge/internal/config", "a role has a Config of its own; cmd maps"},
 	{"internal/access", "kedge/internal/system", "machines do no I/O"},
 	{"internal/access", "kedge/internal/gateway", "sub-machines do not know their parent"},
 	{"internal/heartbeat", "kedge/internal/gateway", "sub-machines do not know their parent"},
@@ -50,6 +57,7 @@ var forbidden = []struct{ from, to, why string }{
 // machines do no I/O, hold no lock, start no goroutine and read no clock.
 var machines = []string{
 	"internal/anchor", "internal/gateway", "internal/heartbeat", "internal/access", "internal/due", "internal/binding", "internal/pool", "internal/subscriber",
+	"internal/node",
 }
 
 // exempt are the exact imports that a rule's prefix would hit wrongly.
