@@ -16,7 +16,7 @@ import (
 // they are named again.
 func newMirror(cfg *Config, k *collection) *mirror {
 	m := &mirror{
-		domain: cfg.Domain, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
+		domain: cfg.Domain, slow: cfg.slow, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
 		tunnels: newSlots(uint32(len(k.tunnels)), restTunnel),
 		links:   map[int]uint16{}, foreign: map[core.ID]bool{},
 	}

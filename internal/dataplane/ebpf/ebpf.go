@@ -60,7 +60,9 @@ type Config struct {
 	Clsact       bool // even where there is tcx
 	Probe        Probe
 
+	// For tests: the programs take the time from Now, and sessions that they do not hold.
 	fakeClock bool
+	slow      func(core.ID) bool
 }
 
 const (

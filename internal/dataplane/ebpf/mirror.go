@@ -26,6 +26,7 @@ const (
 // state is a valid one; one store of session.tun is a handover. Keys are written by flush, in the order of their changes.
 type mirror struct {
 	domain core.Domain
+	slow   func(core.ID) bool   // sessions that are not held; nil = all are
 	now    func() time.Duration // of the engine
 	clock  func(time.Duration) uint64
 	is     maps
@@ -110,6 +111,9 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 	if s.Domain != m.domain {
 		m.foreign[s.ID] = true
 		m.tellPartial()
+		return 0
+	}
+	if m.slow != nil && m.slow(s.ID) {
 		return 0
 	}
 	now := m.now()

@@ -39,6 +39,9 @@ func newSignalPort(p *Plane) *signalPort {
 // home addresses for which it listens before there is a session are in Config.Home.
 func (p *Plane) Signal() core.Port { return p.signals }
 
+// SignalsWaiting is how many packets of signalling wait to be read.
+func (p *Plane) SignalsWaiting() int { return len(p.signals.waiting) }
+
 // take keeps a copy of a packet for Read.
 func (s *signalPort) take(pkt *mem.Packet) {
 	var b []byte

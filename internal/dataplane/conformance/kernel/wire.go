@@ -1,4 +1,4 @@
-package user
+package kernel
 
 import (
 	"encoding/binary"
@@ -14,8 +14,25 @@ import (
 	"kedge/wire/ip"
 )
 
+// bufferSize holds any packet with its link-layer and virtio-net headers.
+const bufferSize = ip.MaxPacket + 64
+
+const receiveBuffer = 8 << 20 // octets that a socket queues
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// opts sets integer socket options, each a level, a name and a value.
+func opts(fd int, list ...[3]int) error {
+	for _, o := range list {
+		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // frame sends one Ethernet frame into a link.
-func (w *wireEnd) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
+func (w *Wire) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
 	t.Helper()
 	buf := make([]byte, ip.VNetLen, ip.VNetLen+14+len(b))
 	head, proto := 14, uint16(unix.ETH_P_IP)
@@ -42,13 +59,13 @@ func (w *wireEnd) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
 	}
 }
 
-// link makes a veth pair: name inside, the test's end outside. The thread is inside.
-func link(t *testing.T, outside, inside netns.NsHandle, name string) *wireEnd {
+// Link makes a veth pair: name inside, the test's end outside. The thread is inside.
+func Link(t *testing.T, outside, inside netns.NsHandle, name string) *Wire {
 	t.Helper()
 	return linkMTU(t, outside, inside, name, 1500)
 }
 
-func linkMTU(t *testing.T, outside, inside netns.NsHandle, name string, mtu int) *wireEnd {
+func linkMTU(t *testing.T, outside, inside netns.NsHandle, name string, mtu int) *Wire {
 	t.Helper()
 	must(t, netns.Set(outside))
 	peer := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "o-" + name, MTU: mtu}, PeerName: name, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(inside)}
@@ -57,7 +74,7 @@ func linkMTU(t *testing.T, outside, inside netns.NsHandle, name string, mtu int)
 	out, err := netlink.LinkByName("o-" + name)
 	must(t, err)
 	must(t, netlink.LinkSetUp(out))
-	w := &wireEnd{name: name, mac: core.MAC(out.Attrs().HardwareAddr), outIndex: out.Attrs().Index}
+	w := &Wire{name: name, mac: core.MAC(out.Attrs().HardwareAddr), outIndex: out.Attrs().Index}
 	w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	t.Cleanup(func() { unix.Close(w.fd) })
@@ -77,7 +94,7 @@ func linkMTU(t *testing.T, outside, inside netns.NsHandle, name string, mtu int)
 }
 
 // neighbour makes an address reachable over a link without ND or ARP.
-func (w *wireEnd) neighbour(t *testing.T, addrs ...netip.Addr) {
+func (w *Wire) neighbour(t *testing.T, addrs ...netip.Addr) {
 	t.Helper()
 	for _, a := range addrs {
 		dst := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
@@ -87,12 +104,12 @@ func (w *wireEnd) neighbour(t *testing.T, addrs ...netip.Addr) {
 }
 
 // device is a packet socket on a TUN device of this namespace.
-func device(t *testing.T, name string) *wireEnd {
+func device(t *testing.T, name string) *Wire {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
 	must(t, err)
 	must(t, netlink.LinkSetMTU(l, ip.MaxPacket))
-	w := &wireEnd{name: name, tun: true, ifi: l.Attrs().Index, outIndex: l.Attrs().Index}
+	w := &Wire{name: name, tun: true, ifi: l.Attrs().Index, outIndex: l.Attrs().Index}
 	w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
 	t.Cleanup(func() { unix.Close(w.fd) })
@@ -102,8 +119,8 @@ func device(t *testing.T, name string) *wireEnd {
 	return w
 }
 
-// wireEnd is the test's end of one link of the router, or of its TUN device: there, what is sent is read by the plane.
-type wireEnd struct {
+// Wire is the test's end of one link of the router, or of its TUN device: there, what is sent is read by the plane.
+type Wire struct {
 	tun      bool
 	name     string // of the router's end
 	fd       int

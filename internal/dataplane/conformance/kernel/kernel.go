@@ -1,0 +1,487 @@
+// Package kernel puts a back end among real interfaces for the conformance suite: the router in a network namespace, its neighbours
+// played by packet sockets at the other ends of its links. It needs root, and is for tests only.
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"iter"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+	"kedge/internal/dataplane/conformance"
+	"kedge/wire"
+	"kedge/wire/ip"
+)
+
+// Config of the back end under test.
+type Config struct {
+	conformance.Options
+	Local  []netip.Addr
+	Access []dataplane.Link
+	Now    func() time.Duration
+}
+
+// Plane is a back end. If it has a method Ticked, that is called when Now has moved on.
+type Plane interface {
+	core.Dataplane
+	Device() string
+	Dropped(wire.Reason) uint64
+	Keepalives() uint64
+	Signal() core.Port
+	SignalsWaiting() int
+}
+
+// Markers is the first of the session ids that the harness uses itself: their packets show that all before them have passed.
+const Markers core.ID = 1 << 40
+
+// Factory makes routers of what open opens, for conformance.Run.
+func Factory(open func(Config) (Plane, error)) conformance.Factory {
+	return func(t *testing.T, o conformance.Options) conformance.Router { return newRouter(t, o, open) }
+}
+
+// router is a plane in a namespace of its own.
+type router struct {
+	Plane
+	t        *testing.T
+	o        conformance.Options
+	clock    atomic.Int64
+	native   []*Wire // anchor: one; gateway: links 1 and 2; node: its device
+	core     *Wire
+	marks    uint32
+	got      []conformance.Packet
+	icmpSent map[bool]bool // by "is IPv4": since the last Drain
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Namespaces makes two, and leaves the thread in the router's until the test ends.
+func Namespaces(t *testing.T) (outside, inside netns.NsHandle) {
+	t.Helper()
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	must(t, err)
+	outside, err = netns.New()
+	if err != nil {
+		t.Fatalf("network namespaces are needed, and root: %v", err)
+	}
+	inside, err = netns.New()
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, netns.Set(home))
+		for _, n := range []netns.NsHandle{home, outside, inside} {
+			n.Close()
+		}
+		runtime.UnlockOSThread()
+	})
+	return outside, inside
+}
+
+func sysctl(t *testing.T, name, value string) {
+	t.Helper()
+	must(t, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0))
+}
+
+var (
+	markGW   = netip.MustParseAddr("2001:db8:a::fe")
+	markGW4  = netip.MustParseAddr("198.51.100.254")
+	mark6    = netip.MustParseAddr("2001:db8:1000:fe::1")
+	mark4    = netip.MustParseAddr("10.20.254.1")
+	markMAC  = core.MAC{2, 0, 0, 0, 0, 0xfe}
+	markMAC2 = core.MAC{2, 0, 0, 0, 0, 0xfd}
+	mark26   = netip.MustParseAddr("2001:db8:1000:fd::1")
+	mark24   = netip.MustParseAddr("10.20.253.1")
+)
+
+func newRouter(t *testing.T, o conformance.Options, open func(Config) (Plane, error)) conformance.Router {
+	outside, inside := Namespaces(t)
+	r := &router{t: t, o: o, icmpSent: map[bool]bool{}}
+	r.clock.Store(int64(time.Hour))
+	for _, s := range [][2]string{
+		{"ipv4/conf/all/rp_filter", "0"}, {"ipv4/conf/default/rp_filter", "0"}, {"ipv4/ip_forward", "1"}, {"ipv6/conf/all/forwarding", "1"},
+		{"ipv4/icmp_ratemask", "0"}, {"ipv6/icmp/ratelimit", "0"},
+	} {
+		sysctl(t, s[0], s[1])
+	}
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	cfg := Config{Options: o, Now: func() time.Duration { return time.Duration(r.clock.Load()) }}
+	r.core = Link(t, outside, inside, "core0")
+	r.core.neighbour(t, conformance.LMAA.Next(), conformance.CoA2, conformance.Alien, conformance.Alien4, conformance.NAT4, markGW, markGW4)
+	var own []netip.Addr
+	switch o.Role {
+	case dataplane.Node: // its care-of addresses are on the link, and nothing else is
+		own = []netip.Addr{conformance.CoA1, conformance.CoA4}
+		r.core.neighbour(t, conformance.LMAA, conformance.LMAA4)
+		sysctl(t, "ipv4/ip_forward", "0")
+		sysctl(t, "ipv6/conf/all/forwarding", "0")
+		for _, p := range []netip.Prefix{conformance.Pool6, conformance.Pool4} { // or the kernel answers for addresses that it has not
+			must(t, netlink.RouteReplace(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}))
+		}
+	case dataplane.Anchor:
+		cfg.Local = []netip.Addr{conformance.LMAA, conformance.LMAA4}
+		w := linkMTU(t, outside, inside, "eth0", ip.MaxPacket)
+		w.neighbour(t, conformance.CN6, conformance.CN4)
+		r.native = []*Wire{w}
+		r.core.neighbour(t, conformance.CoA1, conformance.CoA4)
+		own = cfg.Local
+	default:
+		cfg.Local = []netip.Addr{conformance.CoA1}
+		r.core.neighbour(t, conformance.LMAA, conformance.CN6)
+		for _, name := range []string{"acc1", "acc2"} {
+			w := Link(t, outside, inside, name)
+			r.native = append(r.native, w)
+			cfg.Access = append(cfg.Access, dataplane.Link{Name: name, MAC: conformance.RouterMAC, LinkLocal: conformance.LinkLocal})
+		}
+		own = cfg.Local
+	}
+	for _, a := range own {
+		must(t, netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Flags: unix.IFA_F_NODAD}))
+	}
+	r.Plane, err = open(cfg)
+	must(t, err)
+	t.Cleanup(func() { must(t, r.Close()) })
+	if o.Role == dataplane.Anchor {
+		tun, err := netlink.LinkByName(r.Device())
+		must(t, err)
+		for _, p := range []netip.Prefix{conformance.Pool6, conformance.Pool4} {
+			must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: tun.Attrs().Index, Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}))
+		}
+	}
+	if o.Role == dataplane.Node {
+		r.native = []*Wire{device(t, r.Device())}
+	}
+	must(t, r.Plane.Update(r.markers()))
+	r.warm()
+	return r
+}
+
+// markers are sessions of the test itself: their packets show that everything before them has passed.
+func (r *router) markers() []core.Op {
+	ch := func(local, remote netip.Addr) core.Chain {
+		return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(remote, 0)}}}
+	}
+	var ops []core.Op
+	if r.o.Role != dataplane.Gateway {
+		// One session for each pair of addresses, and in UDP: over IPv4 the plain framing is let in as well.
+		six, four := r.ends()
+		for i, c := range []core.Chain{ch(six, markGW), ch4191(six, markGW), ch4191(four, markGW4)} {
+			id := Markers + core.ID(i)
+			ops = append(ops, core.SetSession{ID: id, Chain: c})
+			for _, a := range []netip.Addr{markAddr(i, true), markAddr(i, false)} {
+				m := core.Match{Src: netip.PrefixFrom(a, a.BitLen())}
+				if r.o.Role == dataplane.Anchor {
+					m.Src, m.Dst = netip.Prefix{}, m.Src
+				}
+				ops = append(ops, core.SetKey{ID: id, Match: m, Up: true, Down: true})
+			}
+		}
+		return ops
+	}
+	for i, h := range []struct {
+		mac  core.MAC
+		keys []netip.Addr
+	}{{markMAC, []netip.Addr{mark6, mark4}}, {markMAC2, []netip.Addr{mark26, mark24}}} {
+		id := Markers + core.ID(i)
+		ops = append(ops, core.SetSession{ID: id, Chain: ch(conformance.CoA1, markGW), If: r.native[i].ifi, MAC: h.mac})
+		for _, a := range h.keys {
+			ops = append(ops, core.SetKey{ID: id, Match: core.Match{Src: netip.PrefixFrom(a, a.BitLen()), If: r.native[i].ifi, MAC: h.mac}, Up: true, Down: true})
+		}
+	}
+	return ops
+}
+
+// ends are the router's own of the marker sessions.
+func (r *router) ends() (six, four netip.Addr) {
+	if r.o.Role == dataplane.Node {
+		return conformance.CoA1, conformance.CoA4
+	}
+	return conformance.LMAA, conformance.LMAA4
+}
+
+func ch4191(local, remote netip.Addr) core.Chain {
+	return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 4191), Remote: netip.AddrPortFrom(remote, 4191)}}}
+}
+
+// markAddr is the i-th home address of the markers of a family.
+func markAddr(i int, six bool) netip.Addr {
+	a := mark4
+	if six {
+		a = mark6
+	}
+	for range i {
+		a = a.Next()
+	}
+	return a
+}
+
+func (r *router) Sync(all iter.Seq[core.Op]) error {
+	return r.Plane.Sync(func(yield func(core.Op) bool) {
+		for op := range all {
+			if !yield(op) {
+				return
+			}
+		}
+		for _, op := range r.markers() {
+			if !yield(op) {
+				return
+			}
+		}
+	})
+}
+
+func (r *router) If(link int) int { return r.native[link-1].ifi }
+func (r *router) Advance(d time.Duration) {
+	r.clock.Add(int64(d))
+	if p, ok := r.Plane.(interface{ Ticked() }); ok {
+		p.Ticked()
+	}
+}
+
+func (r *router) Send(p conformance.Packet) {
+	r.t.Helper()
+	switch {
+	case p.Side == conformance.Tunnel:
+		switch {
+		case p.B[0]>>4 == 6 && p.B[6] == ip.ICMPv6:
+			r.icmpSent[false] = true
+		case p.B[0]>>4 == 4 && p.B[9] == ip.ICMPv4:
+			r.icmpSent[true] = true
+		}
+		r.core.frame(r.t, r.core.peer, r.core.mac, p.B, p.VNet)
+	case r.o.Role != dataplane.Gateway:
+		r.native[0].frame(r.t, r.native[0].peer, r.native[0].mac, p.B, p.VNet)
+	default:
+		dst := conformance.RouterMAC
+		if p.Other != (core.MAC{}) {
+			dst = p.Other
+		}
+		r.native[p.Link-1].frame(r.t, dst, p.MAC, p.B, p.VNet)
+	}
+}
+
+// Drain sends a marker on every way into the router and collects until all have come out, twice: the first round shows that the
+// router has finished, the second that what it sent has arrived.
+func (r *router) Drain() []conformance.Packet {
+	r.t.Helper()
+	for range 2 {
+		if waiting := r.collect(r.markAll(), 5*time.Second); len(waiting) > 0 {
+			r.t.Fatalf("markers %v of %d did not come through in 5 s; so far %+v", waiting, r.marks, r.got)
+		}
+	}
+	clear(r.icmpSent)
+	got := append(r.got, r.signalled()...)
+	r.got = nil
+	return got
+}
+
+// signalled is what waits at the signalling port. The markers went through the same sockets, so all that came is there.
+func (r *router) signalled() (got []conformance.Packet) {
+	into := make([]core.Packet, 64)
+	for r.SignalsWaiting() > 0 {
+		n, err := r.Plane.Signal().Read(into)
+		must(r.t, err)
+		for i := range into[:n] {
+			got = append(got, conformance.Packet{Side: conformance.Signal, Outer: into[i].Outer, B: bytes.Clone(into[i].B)})
+		}
+	}
+	return got
+}
+
+func (r *router) Signal(p core.Packet) error {
+	n, err := r.Plane.Signal().Write([]core.Packet{p})
+	if (err == nil) != (n == 1) {
+		r.t.Errorf("%d packets of one were sent: %v", n, err)
+	}
+	return err
+}
+
+// warm waits until the links carry and the addresses are in use: for a moment the kernel drops what is sent on a link that came up,
+// and knows no route to an address that it was given.
+func (r *router) warm() {
+	r.t.Helper()
+	for range 100 {
+		if len(r.collect(r.markAll(), 100*time.Millisecond)) == 0 {
+			r.got = nil
+			return
+		}
+	}
+	r.t.Fatal("the links do not carry")
+}
+
+// markAll sends a marker on every way in.
+func (r *router) markAll() (waiting map[uint32]bool) {
+	r.t.Helper()
+	waiting = map[uint32]bool{}
+	mark := func(src, dst netip.Addr) []byte {
+		r.marks++
+		waiting[r.marks] = true
+		udp, err := ip.AppendUDP(nil, netip.AddrPortFrom(src, 9), netip.AddrPortFrom(dst, 9), binary.BigEndian.AppendUint32([]byte("kedge marker"), r.marks))
+		must(r.t, err)
+		h := ip.Header{Src: src, Dst: dst, Proto: ip.UDP, TTL: 9}
+		b, err := h.Append(nil, len(udp))
+		must(r.t, err)
+		return append(b, udp...)
+	}
+	outer := func(src, dst netip.Addr, proto uint8, in []byte) []byte {
+		h := ip.Header{Src: src, Dst: dst, Proto: proto, TTL: 9}
+		b, err := h.Append(nil, len(in))
+		must(r.t, err)
+		return append(b, in...)
+	}
+	wrap := func(local netip.Addr, in []byte) []byte {
+		remote, proto := markGW, uint8(ip.IPv6)
+		if local.Is4() {
+			remote = markGW4
+		}
+		if in[0]>>4 == 4 {
+			proto = ip.IPv4
+		}
+		return outer(remote, local, proto, in)
+	}
+	wrapUDP := func(local, remote netip.Addr, in []byte) []byte {
+		b, err := ip.AppendUDP(nil, netip.AddrPortFrom(remote, 4191), netip.AddrPortFrom(local, 4191), in)
+		must(r.t, err)
+		return outer(remote, local, ip.UDP, b)
+	}
+	into := func(w *Wire, dst, src core.MAC, b []byte) { w.frame(r.t, dst, src, b, ip.VNet{}) }
+	c, n := r.core, r.native[0]
+	if r.o.Role != dataplane.Gateway {
+		six, four := r.ends()
+		// On an anchor the home addresses are destinations on the native side, on a node sources.
+		native := func(i int) []byte { return mark(conformance.CN6, markAddr(i, true)) }
+		tunnel := func(i int, six bool) []byte {
+			if six {
+				return mark(markAddr(i, true), conformance.CN6)
+			}
+			return mark(markAddr(i, false), conformance.CN4)
+		}
+		if r.o.Role == dataplane.Node {
+			native = func(i int) []byte { return mark(markAddr(i, true), conformance.CN6) }
+			tunnel = func(i int, six bool) []byte {
+				if six {
+					return mark(conformance.CN6, markAddr(i, true))
+				}
+				return mark(conformance.CN4, markAddr(i, false))
+			}
+		}
+		into(n, n.peer, n.mac, native(0))
+		for _, b := range [][]byte{
+			wrap(six, tunnel(0, true)), wrap(six, tunnel(0, false)), wrap(four, tunnel(2, true)), wrap(four, tunnel(2, false)),
+			wrapUDP(six, markGW, tunnel(1, true)), wrapUDP(four, markGW4, tunnel(2, true)),
+		} {
+			into(c, c.peer, c.mac, b)
+		}
+		if r.icmpSent[false] {
+			into(c, c.peer, c.mac, r.icmpMark(six, native(0)))
+		}
+		if r.icmpSent[true] {
+			into(c, c.peer, c.mac, r.icmpMark(four, native(2)))
+		}
+		return waiting
+	}
+	into(n, conformance.RouterMAC, markMAC, mark(mark6, conformance.CN6))
+	into(r.native[1], conformance.RouterMAC, markMAC2, mark(mark26, conformance.CN6))
+	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN6, mark6)))
+	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN4, mark24)))
+	if r.icmpSent[false] {
+		into(c, c.peer, c.mac, r.icmpMark(conformance.CoA1, mark(mark6, conformance.CN6)))
+	}
+	return waiting
+}
+
+// icmpMark is an ICMP error about a marker in its tunnel: over IPv4 in UDP.
+func (r *router) icmpMark(local netip.Addr, inner []byte) []byte {
+	remote, proto, icmp, code := markGW, uint8(ip.IPv6), uint8(ip.ICMPv6), []byte{1, 3, 0, 0, 0, 0, 0, 0}
+	if local.Is4() {
+		remote, proto, icmp, code = markGW4, ip.UDP, ip.ICMPv4, []byte{3, 1, 0, 0, 0, 0, 0, 0}
+		b, err := ip.AppendUDP(nil, netip.AddrPortFrom(local, 4191), netip.AddrPortFrom(remote, 4191), inner)
+		must(r.t, err)
+		inner = b
+	}
+	o := ip.Header{Src: local, Dst: remote, Proto: proto, TTL: 9}
+	quoted, err := o.Append(nil, len(inner))
+	must(r.t, err)
+	msg := append(code, append(quoted, inner...)...)
+	sum := ip.Checksum(msg)
+	if !local.Is4() {
+		sum = ip.PseudoChecksum(remote, local, ip.ICMPv6, msg)
+	}
+	binary.BigEndian.PutUint16(msg[2:], sum)
+	h := ip.Header{Src: remote, Dst: local, Proto: icmp, TTL: 9}
+	b, err := h.Append(nil, len(msg))
+	must(r.t, err)
+	r.Advance(200 * time.Millisecond) // a token for the error that comes back
+	return append(b, msg...)
+}
+
+// collect takes what comes out until no marker is waited for, or the time is over; it returns those still missing.
+func (r *router) collect(waiting map[uint32]bool, patience time.Duration) map[uint32]bool {
+	r.t.Helper()
+	ends := append([]*Wire{r.core}, r.native...)
+	fds := make([]unix.PollFd, len(ends))
+	for i, w := range ends {
+		fds[i] = unix.PollFd{Fd: int32(w.fd), Events: unix.POLLIN}
+	}
+	buf := make([]byte, bufferSize)
+	for deadline := time.Now().Add(patience); len(waiting) > 0 && time.Now().Before(deadline); {
+		if _, err := unix.Poll(fds, 20); err != nil && !errors.Is(err, unix.EINTR) {
+			r.t.Fatal(err)
+		}
+		for i, w := range ends {
+			for {
+				n, from, err := unix.Recvfrom(w.fd, buf, 0)
+				if err != nil {
+					break
+				}
+				if sll, ok := from.(*unix.SockaddrLinklayer); ok && sll.Pkttype == unix.PACKET_OUTGOING {
+					continue
+				}
+				r.frameOut(i, w, bytes.Clone(buf[ip.VNetLen:n]), waiting)
+			}
+		}
+	}
+	return waiting
+}
+
+func (r *router) frameOut(i int, w *Wire, f []byte, waiting map[uint32]bool) {
+	if w.tun {
+		f = append(make([]byte, 14, 14+len(f)), f...)
+	}
+	// A marker that the kernel could not deliver comes back quoted, "no route": that is none.
+	if at := bytes.Index(f, []byte("kedge marker")); at >= 0 && at+16 == len(f) && !(f[20] == ip.ICMPv6 && f[55] == 0) {
+		delete(waiting, binary.BigEndian.Uint32(f[at+12:]))
+		return
+	}
+	if len(f) < 14 || f[0]&1 != 0 {
+		return // the kernel's own: MLD
+	}
+	p := conformance.Packet{Side: conformance.Native, B: f[14:]}
+	if i == 0 {
+		p.Side = conformance.Tunnel
+	} else if r.o.Role == dataplane.Gateway {
+		p.Link, p.MAC = i, core.MAC(f[:6])
+		if src := core.MAC(f[6:12]); src != conformance.RouterMAC {
+			r.t.Errorf("a frame to a host comes from %v, want the router's MAC", src)
+		}
+	}
+	r.got = append(r.got, p)
+}
