@@ -220,6 +220,25 @@ func TestBlockedTunnel(t *testing.T) {
 	}
 }
 
+// TestFilteredAndRefused: plain framing does not pass and UDP is refused. There is no way, so the node tries ever more seldom,
+// and is there when one opens.
+func TestFilteredAndRefused(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent.noForce = true
+	n := r.net(1, "192.0.2.7")
+	r.show(n)
+	r.run(10 * sec)
+	n.noPlain = true
+	r.run(10 * time.Minute)
+	if us, _ := r.updates(); len(us) > 60 || !r.m.path.dead {
+		t.Errorf("%d Binding Updates in ten minutes, path %+v", len(us), r.m.path)
+	}
+	n.noPlain = false
+	if !r.until(35*sec, r.ok) {
+		t.Errorf("not bound: %s", r.story())
+	}
+}
+
 // TestSuspend: after a time without a clock everything is asked anew, at once.
 func TestSuspend(t *testing.T) {
 	r := newRig(t, nil)

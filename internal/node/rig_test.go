@@ -363,6 +363,7 @@ type agent struct {
 	option   func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) // instead of the usual options
 	mute     bool                                                      // registers, and does not answer
 	auth     core.Auth
+	noForce  bool // the F flag is refused
 }
 
 type heard struct {
@@ -395,6 +396,9 @@ func (g *agent) take(n *netw, seen seenAt, f framing, s core.Send) {
 func (g *agent) update(n *netw, seen seenAt, f framing, path core.Path, bu *mobility.BindingUpdate) {
 	g.heard = append(g.heard, heard{g.r.elapsed(), bu, path})
 	ba := &mobility.BindingAck{Sequence: bu.Sequence, Lifetime: bu.Lifetime, Status: g.status}
+	if g.noForce && bu.Flags&mobility.BUForceUDP != 0 {
+		ba.Status = mobility.IDMismatch
+	}
 	switch {
 	case g.seqKnown && !newer(bu.Sequence, g.seq):
 		ba.Status, ba.Sequence = mobility.SequenceOutOfWindow, g.seq
