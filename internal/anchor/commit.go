@@ -329,9 +329,11 @@ func (m *Machine) undo(i binding.Index, back []byte) {
 	extra := without(now, was)
 	m.giveBack(e.Domain, node, extra, false)
 	homes := rec.homes
+	var lost []netip.Prefix // somebody else has them by now
 	for _, k := range without(was, now) { // rests, for this mobile node
 		if p := m.pools.Around(e.Domain, k.Addr()); p == nil || m.takeUnit(e.Domain, p, k, node) != nil {
 			homes = homes.Without(k)
+			lost = append(lost, k)
 		}
 	}
 	if err := m.cache.SetHomes(i, homes); err != nil {
@@ -348,7 +350,7 @@ func (m *Machine) undo(i binding.Index, back []byte) {
 		m.serve(e, netip.Addr{}, netip.Addr{})
 	}
 	m.setState(i, rec.state, "undone", addr(rec.entry.CareOf), "")
-	m.repair(i, extra)
+	m.repair(i, append(lost, extra...))
 	m.defend(e.Domain, extra, true)
 	m.defend(e.Domain, without(was, now), false)
 }

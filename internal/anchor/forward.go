@@ -115,7 +115,8 @@ func (m *Machine) stillServed(d core.Domain, k netip.Prefix) bool {
 	return ok && m.cache.At(i).State == binding.Active
 }
 
-// onLink says whether a prefix overlaps what is on-link on the home link.
+// onLink says whether all of a prefix is on-link on the home link: the kernel has a route to there that no other is to take the
+// place of.
 func (m *Machine) onLink(p netip.Prefix) bool {
-	return slices.ContainsFunc(m.cfg.HomePort.Prefixes, func(o netip.Prefix) bool { return o.Overlaps(p) })
+	return slices.ContainsFunc(m.cfg.HomePort.Prefixes, func(o netip.Prefix) bool { return o.Bits() <= p.Bits() && o.Contains(p.Addr()) })
 }

@@ -48,6 +48,11 @@ func newHosts(cfg *Config) hosts {
 // hostUpdate takes a Binding Update without the P flag. Nothing is answered, and nothing but a counter changes, before
 // somebody vouches for it who may.
 func (m *Machine) hostUpdate(path core.Path, bu *mobility.BindingUpdate) {
+	if path.If != m.cfg.HomePort.If || path.Outer.N > 0 {
+		// The answer goes where routes lead. To who is on the home link it goes there, whatever route leads his home address
+		// elsewhere (RFC 6275 10.3.2).
+		path.If = 0
+	}
 	req, unreadable := homeagent.Read(path, bu, &m.hosts.rules)
 	r := &hostRequest{Request: req}
 	r.profile, _ = m.subs.Home(r.Home)

@@ -53,8 +53,8 @@ type HomePort struct {
 	If        int
 	MAC       core.MAC
 	LinkLocal netip.Addr // of that interface: the source of Neighbor Advertisements
-	// Prefixes are on-link there. Pools that overlap one are routed to the Device address by address, for nodes that are
-	// away, and not as a whole.
+	// Prefixes are on-link there. Pools that lie in one are routed to the Device address by address, for nodes that are away,
+	// and not as a whole.
 	Prefixes []netip.Prefix
 	// DADTransmits is DupAddrDetectTransmits (RFC 4862 5.1), 1; negative = none. RetransTimer is RFC 4861 10's, 1 s.
 	DADTransmits int

@@ -426,3 +426,41 @@ func TestHostDefenceAfterRestart(t *testing.T) {
 	}
 	r.leakless()
 }
+
+// TestHostHomeLinkAnswers: a node on the home link is answered there, although its home address still leads to the device; who
+// comes by another link is answered as routes lead.
+func TestHostHomeLinkAnswers(t *testing.T) {
+	r := startHosts(t, homeLink, func(c *Config) { c.HomePort.DADTransmits = -1 })
+	from := func(b bu, link int) int {
+		t.Helper()
+		msg := r.hostMessage(b)
+		msg.Path.If = link
+		r.frames()
+		n := len(r.sent)
+		r.handle(msg)
+		r.frames()
+		if len(r.sent) != n+1 {
+			t.Fatalf("sent %v", r.sent[n:])
+		}
+		return r.sent[n].Path.If
+	}
+	if got := from(native(hoa1, coa1).numbered(9), 3); got != 0 {
+		t.Errorf("by link %d", got)
+	}
+	if got := from(atHome(hoa1).numbered(9), 7); got != 7 { // 135
+		t.Errorf("by link %d, want the home link", got)
+	}
+	if got := from(atHome(hoa1).numbered(10), 7); got != 7 {
+		t.Errorf("by link %d, want the home link", got)
+	}
+}
+
+// TestHostHomeLinkPools: a pool inside what is on-link is routed address by address, a wider one as a whole.
+func TestHostHomeLinkPools(t *testing.T) {
+	r := startHosts(t, homeLink)
+	for p, want := range map[string]bool{"10.20.0.0/16": false, "10.30.0.0/24": true, "2001:db8:1000::/36": true} {
+		if got := slices.Contains(r.host, core.HostOp{Kind: "route", Prefix: pfx(p), Name: "kedge0"}); got != want {
+			t.Errorf("route to %s: %v", p, got)
+		}
+	}
+}

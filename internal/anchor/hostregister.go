@@ -101,7 +101,7 @@ func (m *Machine) registerHost(r *hostRequest) {
 // longer lifetime than the stored one is none: a restart would cut it.
 func same(a, b *homeagent.Registration) bool {
 	return a.State == binding.Active && a.Lifetime >= b.Lifetime && a.Both == b.Both && a.NAT == b.NAT && a.Chain() == b.Chain() && a.Framing == b.Framing &&
-		len(without(a.Keys(), b.Keys()))+len(without(b.Keys(), a.Keys())) == 0
+		len(a.V4) == len(b.V4) && !slices.ContainsFunc(a.V4, func(v homeagent.V4Home) bool { return !b.Has(v.Prefix) })
 }
 
 // reason names a change of a registration.
@@ -287,6 +287,7 @@ func (m *Machine) undoHost(h *homeagent.Registration, back []byte) {
 	for _, k := range without(to.Keys(), now) { // rests, for this mobile node
 		if !m.takeAgain(&to, k) {
 			to.V4 = withoutV4(to.V4, k)
+			extra = append(extra, k)
 		}
 	}
 	to.Expires = m.now.Boot + max(expires.Sub(m.now.Wall), 0)

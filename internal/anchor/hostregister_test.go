@@ -21,6 +21,7 @@ func TestHostNative(t *testing.T) {
 		"S004-4-03", "S004-4-04")
 	r := startHosts(t)
 	b := native(hoa1, coa1, opt29("10.20.0.21", 32))
+	b.flags |= mobility.BUKeyMgmt // which stays clear in the answer: keys do not move by themselves
 	b.seq = 4711
 	a := r.status(b, mobility.Accepted)
 	if a.Sequence != 4711 || a.Lifetime != 75 || a.Flags != 0 {

@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -137,6 +138,7 @@ func TestHostReported(t *testing.T) {
 
 // TestHostTold: status, bindings, explanation and revocation know both kinds of registration.
 func TestHostTold(t *testing.T) {
+	spec.Covers(t, "S004-3.4-10")
 	r := startHosts(t)
 	r.ok(attach(mag1, "x@example.net", mac1))
 	r.status(native(hoa1, coa1, opt29("10.20.0.10", 32)), mobility.Accepted)
@@ -209,7 +211,7 @@ func TestHostTold(t *testing.T) {
 // TestHostAnswerOnTheWire: the octets of answers over IPv4: protocol 41 with the mapped address and the home address in a type
 // 2 routing header (draft-soliman-v4v6-mipv6 3.4), UDP without either (RFC 5555 4.2).
 func TestHostAnswerOnTheWire(t *testing.T) {
-	spec.Covers(t, "S004-3.4-17", "S004-3.4-18", "S004-3.4-19", "S004-3.4-23")
+	spec.Covers(t, "S004-3.2.1-01", "S004-3.2.1-03", "S004-3.4-17", "S004-3.4-18", "S004-3.4-19", "S004-3.4-23")
 	seen := netip.MustParseAddrPort("203.0.113.5:50123")
 	r := startHosts(t)
 	packet := func(b bu) (core.Chain, []byte) {
@@ -239,6 +241,10 @@ func TestHostAnswerOnTheWire(t *testing.T) {
 	}
 	if outer.N != 1 || outer.Layer[0] != layer4(v4coa) {
 		t.Errorf("in %+v", outer)
+	}
+	// The acknowledgement option: type, the draft's length, status, reserved octet, address, on an octet that four divides.
+	if at := bytes.Index(b[64:], []byte{30, 1, 0, 0, 10, 20, 0, 21}); at < 12 || at%4 != 0 {
+		t.Errorf("option at octet %d of the Mobility Header %x", at, b[64:])
 	}
 	// Data of the node never has the mapped form.
 	if got, _ := r.chain(hoa1); got != layer4(v4coa) {
