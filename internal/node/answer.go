@@ -46,6 +46,9 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 		m.ignored(p, wire.WrongTunnel, careOf.String()+" instead of "+want.String())
 		return
 	}
+	if ba.Status == mobility.MIPv6AuthFail && m.spoiled(&s) {
+		return
+	}
 	m.acked = s.seq
 	m.sent = slices.DeleteFunc(m.sent, func(o sent) bool { return !newer(o.seq, s.seq) })
 	m.nets.measured(&s.careOf, m.now.Boot-s.at)
@@ -100,7 +103,7 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	}
 	again := m.take4(s, ba)
 	m.losers(s)
-	m.tries, m.resyncs, m.retryAt = 0, 0, never
+	m.tries, m.resyncs, m.retryAt, m.unverified = 0, 0, never, m.unverified[:0]
 	settled := m.settled()
 	why := "acknowledged"
 	m.endRace()

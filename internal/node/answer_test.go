@@ -139,7 +139,6 @@ func TestRefusals(t *testing.T) {
 		{139, wire.NotAuthorized, []time.Duration{0, 32020 * ms}},
 		{143, wire.RefusedByAnchor, []time.Duration{0, 2020 * ms, 6040 * ms, 14060 * ms, 30080 * ms}},
 		{144, wire.TimestampMismatch, []time.Duration{0, 2020 * ms, 6040 * ms, 14060 * ms, 30080 * ms}},
-		{146, wire.NotAuthorized, []time.Duration{0, 32020 * ms}},
 		{174, wire.BadSource, []time.Duration{0, 2020 * ms, 6040 * ms, 14060 * ms, 30080 * ms}},
 		{250, wire.RefusedByAnchor, []time.Duration{0, 2020 * ms, 6040 * ms, 14060 * ms, 30080 * ms}},
 	} {

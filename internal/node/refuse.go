@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"kedge/internal/core"
@@ -16,6 +17,8 @@ const (
 	lastingFirst   = 32 * time.Second // refusals that a person has to mend
 	lastingMax     = 5 * time.Minute
 	refusedForever = never
+	// maxUnverified is how many Binding Updates in a row the home agent may call not authentic before that is believed.
+	maxUnverified = 3
 	// maxResyncs is how often in a row a home agent may correct the sequence number.
 	maxResyncs = 4
 )
@@ -72,6 +75,23 @@ func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 	default:
 		m.wait(min(refusedFirst<<min(m.tries, 10), m.cfg.Timers.RetransmitMax), r.reason)
 	}
+}
+
+// spoiled takes status 146, which the home agent must send for every Binding Update whose authenticator is wrong (RFC 4285 5.3):
+// also for a copy that somebody who saw ours has spoiled, and that overtook it. So ours stays outstanding, and is sent again in
+// its time. Only when as many in a row as maxUnverified were refused so does the node conclude that it has the wrong key.
+func (m *Machine) spoiled(s *sent) bool {
+	if slices.Contains(m.unverified, s.seq) {
+		m.count(wire.AuthFailed)
+		return true
+	}
+	if len(m.unverified) >= maxUnverified-1 {
+		m.unverified = m.unverified[:0]
+		return false
+	}
+	m.unverified = append(m.unverified, s.seq)
+	m.refusal(wire.AuthFailed, mobility.MIPv6AuthFail, "perhaps a spoiled copy")
+	return true
 }
 
 // refusal tells of a status.
