@@ -329,7 +329,7 @@ func (m *Machine) undo(i binding.Index, back []byte) {
 	extra := without(now, was)
 	m.giveBack(e.Domain, node, extra, false)
 	homes := rec.homes
-	var lost []netip.Prefix // somebody else has them by now
+	var lost []netip.Prefix               // somebody else has them by now
 	for _, k := range without(was, now) { // rests, for this mobile node
 		if p := m.pools.Around(e.Domain, k.Addr()); p == nil || m.takeUnit(e.Domain, p, k, node) != nil {
 			homes = homes.Without(k)
