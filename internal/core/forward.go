@@ -57,7 +57,9 @@ type (
 		Grace  time.Duration
 	}
 	// SetKey ties inner packets to a session. Down: packets to the key are delivered by the session; Up: packets from
-	// it are let in. Neither: the key is known and its packets are dropped silently (RFC 5213 5.3.5).
+	// it are let in. Neither: the key is known and its packets are dropped silently (RFC 5213 5.3.5). On a node,
+	// while another session delivers the key, one with neither expects its packets: they are let in, by a care-of address
+	// that the home agent is being told of.
 	SetKey struct {
 		Match    Match
 		ID       ID

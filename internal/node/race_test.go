@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -95,7 +96,7 @@ func TestLostAnswer(t *testing.T) {
 }
 
 // TestMakeBeforeBreak: with two links the tunnel changes when the home agent has acknowledged, and the old one is let in for
-// a while.
+// a while. The new one is let in before: the home agent uses it as soon as it has accepted it.
 func TestMakeBeforeBreak(t *testing.T) {
 	r := newRig(t, nil)
 	a, b := r.net(1, "2001:db8:1::7"), r.net(2, "192.0.2.7")
@@ -106,19 +107,20 @@ func TestMakeBeforeBreak(t *testing.T) {
 	r.show(a, b)
 	r.wantState(updating)
 	r.run(19 * ms)
-	if len(r.ops) != 0 || !r.m.session.up || r.m.bind.careOf.Addr != a.care.Addr {
-		t.Fatalf("the tunnel was touched before the acknowledgement: %+v", r.ops)
+	expects := []core.Op{
+		core.SetSession{ID: 2, Chain: r.m.chain(b.care.Addr, inIPv4)},
+		core.SetKey{ID: 2, Match: core.Match{Src: host(hoa6)}}, core.SetKey{ID: 2, Match: core.Match{Src: host(hoa4)}},
 	}
+	if !slices.Equal(r.ops, expects) || !r.m.session.up || r.m.bind.careOf.Addr != a.care.Addr {
+		t.Fatalf("before the acknowledgement: %+v, want %+v", r.ops, expects)
+	}
+	r.forget()
 	r.run(ms)
 	r.wantState(active)
-	if len(r.ops) != 1 {
-		t.Fatalf("forwarding %+v", r.ops)
+	want := []core.Op{core.SetSession{ID: 1, Chain: r.m.session.chain, Grace: 5 * sec}, core.Drop{ID: 2}}
+	if !slices.Equal(r.ops, want) || !r.ok() || r.m.bind.framing != inUDP {
+		t.Errorf("forwarding %+v, want %+v", r.ops, want)
 	}
-	want := core.SetSession{ID: 1, Chain: r.m.session.chain, Grace: 5 * sec}
-	if r.ops[0] != core.Op(want) || !r.ok() || r.m.bind.framing != inUDP {
-		t.Errorf("forwarding %+v", r.ops[0])
-	}
-	r.wantTimes(sec)
 
 	// The better link goes: the other one is registered at once.
 	r.forget()
@@ -141,7 +143,12 @@ func TestBetterLinkThatDoesNotWork(t *testing.T) {
 	r.show(a, b)
 	r.run(11 * sec)
 	r.wantTimes(sec, 2*sec, 4*sec, 8*sec) // three, and one that confirms
-	if len(r.ops) != 0 || !r.ok() {
+	for _, op := range r.ops {
+		if s, ok := op.(core.SetSession); ok && s.ID == 1 {
+			t.Errorf("the tunnel moved: %+v", s)
+		}
+	}
+	if n := len(r.ops); n == 0 || r.ops[n-1] != core.Op(core.Drop{ID: 2}) || len(r.m.session.expected) != 0 || !r.ok() {
 		t.Errorf("forwarding %+v, %s", r.ops, r.story())
 	}
 	b.down = false

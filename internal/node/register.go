@@ -140,6 +140,9 @@ func (m *Machine) hasten() {
 
 // sendDue sends the Binding Updates whose time has come, as the rate allows.
 func (m *Machine) sendDue() {
+	if !m.racing() && len(m.session.expected) > 0 {
+		m.out = append(m.out, core.Forward{Ops: m.unexpect(nil)})
+	}
 	for i := range m.race.attempts {
 		a := &m.race.attempts[i]
 		if a.next > m.now.Boot {
@@ -222,6 +225,7 @@ func (m *Machine) transmit(a *attempt) {
 		m.sent = slices.Delete(m.sent, 0, 1)
 	}
 	m.sent = append(m.sent, s)
+	m.expect(&s)
 	m.out = append(m.out, core.Send{Path: path, Body: bu})
 	m.persist()
 }

@@ -36,6 +36,15 @@ type session struct {
 	chain core.Chain
 	keys  []netip.Prefix
 	retry time.Duration // when to tell it again after a failure; 0 = it knows
+
+	expected []expected
+}
+
+// expected is a tunnel that packets are let in from before there is an acknowledgement: the home agent uses a care-of address as
+// soon as it has accepted it (RFC 6275 10.4.2), and what it sends then is on its way together with the acknowledgement.
+type expected struct {
+	id    core.ID
+	chain core.Chain
 }
 
 // Refs of effects whose result is wanted.
@@ -79,15 +88,54 @@ func (m *Machine) forward() {
 		}
 	}
 	s.up, s.chain, s.keys, s.retry = true, chain, keys, 0
+	if !m.racing() { // after the session has moved, so that no packet comes between
+		ops = m.unexpect(ops)
+	}
 	if len(ops) > 0 {
 		m.out = append(m.out, core.Forward{Ops: ops, Ref: refForward})
 	}
 }
 
+// expect lets packets in that come by a care-of address which the home agent is being told of, while another one is bound.
+func (m *Machine) expect(c *sent) {
+	s := &m.session
+	if !s.up || c.kind != register || len(s.expected) == maxAttempts {
+		return
+	}
+	f := inIPv6
+	switch {
+	case c.careOf.Addr.Is4() && c.force:
+		f = inUDP
+	case c.careOf.Addr.Is4():
+		f = inIPv4 // in UDP too: the data plane takes both over IPv4
+	}
+	chain := m.chain(c.careOf.Addr, f)
+	if s.chain.Layer == chain.Layer || slices.ContainsFunc(s.expected, func(e expected) bool { return e.chain == chain }) {
+		return
+	}
+	m.sessions++
+	e := expected{id: core.ID(m.restart)<<32 | core.ID(m.sessions), chain: chain}
+	ops := []core.Op{core.SetSession{ID: e.id, Chain: chain}}
+	for _, k := range s.keys {
+		ops = append(ops, core.SetKey{Match: core.Match{Src: k}, ID: e.id})
+	}
+	s.expected = append(s.expected, e)
+	m.out = append(m.out, core.Forward{Ops: ops})
+}
+
+// unexpect ends that, when a race is over.
+func (m *Machine) unexpect(ops []core.Op) []core.Op {
+	for _, e := range m.session.expected {
+		ops = append(ops, core.Drop{ID: e.id})
+	}
+	m.session.expected = nil
+	return ops
+}
+
 // unforward ends the session.
 func (m *Machine) unforward() {
 	if m.session.up {
-		m.out = append(m.out, core.Forward{Ops: []core.Op{core.Drop{ID: m.session.id}}, Ref: refForward})
+		m.out = append(m.out, core.Forward{Ops: m.unexpect([]core.Op{core.Drop{ID: m.session.id}}), Ref: refForward})
 	}
 	m.session = session{}
 	m.path.stop()

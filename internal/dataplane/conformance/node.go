@@ -34,6 +34,23 @@ var nodeCases = []testCase{
 		b.pass("up", Packet{Side: Native, B: udpPacket(H36, CN6, hdr{}, 100)}, toCore(f.wrapDF(udpPacket(H36, CN6, hdr{}, 100))))
 		b.pass("down", fromCore(f.back().wrap(udpPacket(CN6, H36, hdr{}, 100), hdr{})), toCN(udpPacket(CN6, H36, hdr{}, 100)))
 	}},
+	{name: "node/expected care-of address", o: node, f: func(b *bench) { // its home agent may use it before the node has heard so
+		f, g := framingsOf(dataplane.Node)[1], framingsOf(dataplane.Node)[3]
+		b.update(core.SetSession{ID: sessionOne, Chain: f.chain()})
+		down := udpPacket(CN6, H16, hdr{}, 100)
+		b.dropped(wire.WrongTunnel, 1, func() { b.pass("not expected", fromCore(g.back().wrap(down, hdr{}))) })
+		b.r.Advance(time.Second)
+		b.reports()
+		key := core.Match{Src: netip.PrefixFrom(H16, 128)}
+		b.update(core.SetSession{ID: 77, Chain: g.chain()}, core.SetKey{ID: 77, Match: key})
+		b.pass("expected", fromCore(g.back().wrap(down, hdr{})), toCN(down))
+		up := udpPacket(H16, CN6, hdr{}, 100)
+		b.pass("still sent by the other", Packet{Side: Native, B: up}, toCore(f.wrapDF(up)))
+		b.pass("which still takes", fromCore(f.back().wrap(down, hdr{})), toCN(down))
+		b.update(core.SetSession{ID: sessionOne, Chain: g.chain()}, core.Drop{ID: 77})
+		b.pass("moved", fromCore(g.back().wrap(down, hdr{})), toCN(down))
+		b.pass("and sent there", Packet{Side: Native, B: up}, toCore(g.wrapDF(up)))
+	}},
 	{name: "node/home agent", o: node, f: func(b *bench) { // its address is a destination as any: the probe and whatever else
 		f := framingsOf(dataplane.Node)[1]
 		b.update(core.SetSession{ID: sessionOne, Chain: f.chain()})

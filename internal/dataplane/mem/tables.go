@@ -236,6 +236,13 @@ func (t *tables) down(d core.Domain, a netip.Addr) (to *binding, known bool) {
 	return nil, known
 }
 
+// expected reports whether another session, one that neither sends nor delivers, takes packets for the key out of tunnel t: a
+// node's anchor uses the care-of address that it is being told of before its answer is here (RFC 6275 10.4.2, 11.7.3).
+func (t *tables) expected(to *binding, tun *tunnel, now time.Duration) bool {
+	n := t.keys[prefixKey{to.s.domain, to.prefix}]
+	return n != nil && slices.ContainsFunc(n.bindings, func(b *binding) bool { return !b.up && !b.down && b.s.accepts(tun, now) })
+}
+
 // up finds the session that may send from a out of tunnel tun. other: there is a key, but its session, one that it may send in,
 // is not in that tunnel. dead: there is one of a session in it, but without Up.
 func (t *tables) up(d core.Domain, tun *tunnel, a netip.Addr, now time.Duration) (from, other *binding, dead bool) {

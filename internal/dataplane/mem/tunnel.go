@@ -230,7 +230,7 @@ func (e *Engine) downlink(now time.Duration, tun *tunnel, o Outer, pkt []byte, h
 	case to == nil: // silently, RFC 5213 6.10.5
 		e.drops[unknownHome].Add(1)
 		return
-	case !to.s.accepts(tun, now):
+	case !to.s.accepts(tun, now) && !(e.cfg.Role == dataplane.Node && e.tables.expected(to, tun, now)):
 		e.drops[wrongTunnel].Add(1)
 		e.tellTunnel(now, wrongTunnel, o, h, to, tun.domain, out)
 		return
