@@ -455,11 +455,69 @@ func (r *router) collect(waiting map[uint32]bool, patience time.Duration) map[ui
 				if sll, ok := from.(*unix.SockaddrLinklayer); ok && sll.Pkttype == unix.PACKET_OUTGOING {
 					continue
 				}
-				r.frameOut(i, w, bytes.Clone(buf[ip.VNetLen:n]), waiting)
+				for _, f := range r.finished(w, buf[:n]) {
+					r.frameOut(i, w, f, waiting)
+				}
 			}
 		}
 	}
 	return waiting
+}
+
+// finished does to a frame what a back end left to the device: sums, and cuts super packets, in tunnels as well.
+func (r *router) finished(w *Wire, b []byte) (out [][]byte) {
+	r.t.Helper()
+	v, err := ip.ParseVNet(b)
+	must(r.t, err)
+	f := bytes.Clone(b[ip.VNetLen:])
+	if v.Type == ip.GSONone {
+		if v.NeedsChecksum {
+			must(r.t, ip.CompleteChecksum(f, v.CsumStart, v.CsumOffset))
+		}
+		return [][]byte{f}
+	}
+	link, in := 14, 0
+	if w.tun {
+		link = 0
+	}
+	h, err := ip.Parse(f[link:])
+	must(r.t, err)
+	switch in = link + h.HdrLen; {
+	case h.Proto == ip.UDP && v.Type != gsoUDP:
+		in += ip.UDPLen
+	case h.Proto != ip.IPv4 && h.Proto != ip.IPv6:
+		in = link
+	}
+	s, err := ip.NewSegmenter(f[in:], v.Type, v.Size)
+	must(r.t, err)
+	for i := 0; ; i++ {
+		seg, ok := s.Next(nil)
+		if !ok {
+			return out
+		}
+		seg = append(bytes.Clone(f[:in]), seg...)
+		if in > link {
+			outer(seg[link:], h, i)
+		}
+		out = append(out, seg)
+	}
+}
+
+const gsoUDP = 5 // VIRTIO_NET_HDR_GSO_UDP_L4
+
+// outer makes the outer headers of a super packet those of its i-th segment.
+func outer(b []byte, h ip.Header, i int) {
+	if !h.Is4() {
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ip.IPv6Len))
+		return
+	}
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	binary.BigEndian.PutUint16(b[4:], h.ID+uint16(i))
+	binary.BigEndian.PutUint16(b[10:], 0)
+	binary.BigEndian.PutUint16(b[10:], ip.Checksum(b[:ip.IPv4Len]))
+	if h.Proto == ip.UDP {
+		binary.BigEndian.PutUint16(b[ip.IPv4Len+4:], uint16(len(b)-ip.IPv4Len))
+	}
 }
 
 func (r *router) frameOut(i int, w *Wire, f []byte, waiting map[uint32]bool) {

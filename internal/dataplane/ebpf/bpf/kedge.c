@@ -274,15 +274,6 @@ int access(struct __sk_buff *skb)
 	e = at(skb, 0, ETH_LEN);
 	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->tun)))
 		return PASS;
-	if (is4 && in.proto == P_UDP) { /* DHCP is of the link */
-		struct udp *u = at(skb, ETH_LEN + V4_LEN, UDP_LEN);
-
-		if (!u || u->dst == bpf_htons(67) || u->dst == bpf_htons(68))
-			return PASS;
-		e = at(skb, 0, ETH_LEN);
-		if (!e)
-			return PASS;
-	}
 	__builtin_memcpy((__u8 *)&who + 2, e->src, 6);
 	l = s ? link_at(s->link) : 0;
 	if (!l || l->ifindex != skb->ifindex)

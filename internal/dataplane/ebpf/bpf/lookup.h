@@ -5,15 +5,6 @@
 
 #include "packet.h"
 
-/* Set when the programs are loaded. */
-const volatile __u8 role;
-const volatile __u32 domain;
-const volatile __u8 fake_clock;
-const volatile __u8 through_stack; /* what leaves a tunnel goes through the kernel, as the daemon's packets do */
-const volatile __u8 local_routing;
-const volatile __u8 no_v6_outer;   /* outer IPv6 packets have an option: the daemon makes them */
-const volatile __u8 cross;         /* the kernel can change the family of a packet that leaves a tunnel */
-
 /* Verdicts, the same for tcx and for a classifier with direct action. */
 #define PASS (-1) /* to the next program, and in the end to the kernel */
 #define DROP 2

@@ -208,6 +208,8 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, int is4, stru
 		struct udp *h = at(skb, off + l4, UDP_LEN);
 		if (!h)
 			return 0;
+		if (role == GATEWAY && is4 && (h->dst == bpf_htons(67) || h->dst == bpf_htons(68)))
+			return 0; /* DHCP is of the link */
 		in->unsummed = h->check == 0;
 		head += UDP_LEN;
 		break;

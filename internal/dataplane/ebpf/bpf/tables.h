@@ -110,4 +110,13 @@ MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of
 MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
 
+/* Set when the programs are loaded. */
+const volatile __u8 role;
+const volatile __u32 domain;
+const volatile __u8 fake_clock;
+const volatile __u8 through_stack; /* what leaves a tunnel goes through the kernel, as the daemon's packets do */
+const volatile __u8 local_routing;
+const volatile __u8 no_v6_outer;   /* outer IPv6 packets have an option: the daemon makes them */
+const volatile __u8 cross;         /* the kernel can change the family of a packet that leaves a tunnel */
+
 #endif
