@@ -198,7 +198,7 @@ func TestOptimisticLinkLocal(t *testing.T) {
 		ll := core.HostChanged{Op: core.HostOp{Kind: "address", If: 2, Name: "eth0", Prefix: netip.MustParsePrefix("fe80::a2/64"), Value: value}, Up: true}
 		r.handle(ll)
 		r.carrier(2, n)
-		r.run(5 * time.Second)
+		r.run(5*time.Second + 17*time.Millisecond)
 		for _, s := range r.sent {
 			var options nd.Options
 			switch b := s.f.Body.(type) {
@@ -246,6 +246,21 @@ func TestKernelLosesAddress(t *testing.T) {
 	r.wantWay(r.m.CareOfs()[0])
 }
 
+// TestKernelLosesRoute: somebody removes a route of ours; it is set again.
+func TestKernelLosesRoute(t *testing.T) {
+	r, _ := attached(t, Config{})
+	for k, op := range r.kernel.routes {
+		delete(r.kernel.routes, k)
+		r.kernel.tell(core.HostChanged{Op: op, Gone: true})
+	}
+	if r.m.CareOfs()[0].Table != DefaultTable {
+		t.Fatal("not the first table")
+	}
+	r.run(wireDelay)
+	r.want("eth0 2001:db8:a::/64")
+	r.wantWay(r.m.CareOfs()[0])
+}
+
 // TestRefused: the kernel refuses an address; it is tried again, and the settings of the link do not wait for it.
 func TestRefused(t *testing.T) {
 	r := newRig(t, Config{})
@@ -270,6 +285,18 @@ func TestRefused(t *testing.T) {
 	r.run(retryMax)
 	r.want("eth0 2001:db8:a::/64")
 	r.wantWay(r.m.CareOfs()[0])
+	// The next refusal is tried again after a second, not after what the last one had come to.
+	no = true
+	r.kernel.lose(r.kernel.links[2], r.m.CareOfs()[0].Addr)
+	r.run(900 * time.Millisecond)
+	r.want("")
+	no = false
+	r.run(200 * time.Millisecond)
+	r.want("eth0 2001:db8:a::/64 optimistic")
+	// An error that does not say which operation failed is one of all of them.
+	r.handle(core.Done{Ref: r.m.host.ref, Err: errors.New("no")})
+	r.run(2 * time.Second)
+	r.want("eth0 2001:db8:a::/64")
 }
 
 // TestAdopt: after a crash the kernel still has the address; the restarted machine, with the same secret, offers it without

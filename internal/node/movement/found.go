@@ -142,7 +142,6 @@ func (m *Machine) found(l *link) {
 			m.dropRouter(r, "no default route names it any more")
 		}
 	}
-	m.judgeHome(l)
 }
 
 // take brings one candidate in, or up to date.
@@ -178,8 +177,8 @@ func (m *Machine) take(l *link, c candidate) {
 	}
 }
 
-// candidates4 gives each IPv4 default route of the link its address: the one it has, one in whose network the gateway is, or
-// any.
+// candidates4 gives each IPv4 default route of the link its address: one in whose network the gateway is, or any; of equals
+// the one that has been there longest.
 func (m *Machine) candidates4(l *link, want []candidate) []candidate {
 	defs := slices.Clone(l.defs)
 	slices.SortStableFunc(defs, func(a, b defRoute) int { return a.metric - b.metric })
@@ -195,10 +194,7 @@ func (m *Machine) candidates4(l *link, want []candidate) []candidate {
 			}
 			r := 1
 			if d.via.IsValid() && h.p.Contains(d.via) {
-				r += 2
-			}
-			if slices.ContainsFunc(l.addrs, func(x *addr) bool { return x.a == a }) {
-				r++ // the one that is there stays, among equals
+				r = 2
 			}
 			if r > rank {
 				best, rank = h, r

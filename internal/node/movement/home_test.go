@@ -62,6 +62,28 @@ func TestHomeDetection(t *testing.T) {
 	}
 }
 
+// TestHomeOnLinkLifetime: the address of a prefix that is announced to end lives on for two hours (RFC 4862 5.5.3 e), the
+// prefix is on-link as long as it was said (RFC 4861 6.3.4).
+func TestHomeOnLinkLifetime(t *testing.T) {
+	r := newRig(t, homeConfig)
+	n := newNet(1, "2001:db8:1::/64")
+	r.add(2, "eth0", false)
+	r.carrier(2, n)
+	r.run(3 * time.Second)
+	n.advertise(r, setPrefix(pi("2001:db8:1::/64", 5, 0)))
+	n.routers[0].ra = nil
+	r.run(5*time.Second - 1)
+	r.want("eth0 2001:db8:1::/64 deprecated home")
+	r.run(1)
+	r.want("eth0 2001:db8:1::/64 deprecated")
+	if _, is := r.m.AtHome(); is {
+		t.Error("at home")
+	}
+	if got := r.emitted("home-link"); !slices.Equal(got, []string{"away>home", "home>away"}) {
+		t.Errorf("told %v", got)
+	}
+}
+
 // TestHomeIPv4: an address in the home network shows the home link, if the gateway is the one that was told; a private
 // network may be anywhere, so there the gateway's MAC decides.
 func TestHomeIPv4(t *testing.T) {
@@ -152,14 +174,20 @@ func TestClaimHome(t *testing.T) {
 			t.Errorf("%s: %+v", p, x)
 		}
 	}
-	defaults := map[string]bool{}
+	table := map[string]bool{}
 	for _, op := range r.kernel.routes {
-		if op.Table == 900 && op.Prefix.Bits() == 0 {
-			defaults[op.Via.String()+" from "+op.Src.String()] = true
+		if op.Table == 900 {
+			table[op.Prefix.String()+" via "+op.Via.String()+" from "+op.Src.String()] = true
 		}
 	}
-	if len(defaults) != 2 || !defaults["fe80::1 from 2001:db8:1::5"] || !defaults["203.0.113.1 from 203.0.113.5"] {
-		t.Errorf("default routes %v", defaults)
+	for _, want := range []string{"::/0 via fe80::1 from 2001:db8:1::5", "0.0.0.0/0 via 203.0.113.1 from 203.0.113.5",
+		"2001:db8:1::/64 via invalid IP from invalid IP", "203.0.113.0/24 via invalid IP from invalid IP"} {
+		if !table[want] || len(table) != 4 {
+			t.Errorf("home table %v lacks %q", table, want)
+		}
+	}
+	if got := r.emitted("home-link"); !slices.Equal(got, []string{"away>home"}) {
+		t.Errorf("told %v", got)
 	}
 	r.run(10 * time.Second)
 	want := []time.Duration{since, since, since + time.Second, since + time.Second, since + 2*time.Second, since + 2*time.Second}
@@ -259,6 +287,25 @@ func TestExpectHome(t *testing.T) {
 	r.effects(r.m.ReleaseHome(r.clock(), nil))
 	if got := ask("fe80::99", home); len(got) > 0 {
 		t.Errorf("answered after: %v", got)
+	}
+}
+
+// TestEffectsBefore: what the parent has gathered stays in front.
+func TestEffectsBefore(t *testing.T) {
+	r, _ := athome(t)
+	first := core.Emit{Name: "first"}
+	a := r.m.CareOfs()[0].Addr
+	for name, f := range map[string]func(out []core.Effect) []core.Effect{
+		"handle":  func(out []core.Effect) []core.Effect { return r.m.Handle(r.clock(), core.Tick{}, out) },
+		"suspect": func(out []core.Effect) []core.Effect { return r.m.Suspect(r.clock(), a, out) },
+		"expect":  func(out []core.Effect) []core.Effect { return r.m.ExpectHome(r.clock(), 2, homeAddrs, out) },
+		"claim":   func(out []core.Effect) []core.Effect { return r.m.ClaimHome(r.clock(), 2, homeAddrs, out) },
+		"release": func(out []core.Effect) []core.Effect { return r.m.ReleaseHome(r.clock(), out) },
+		"close":   func(out []core.Effect) []core.Effect { return r.m.Close(r.clock(), out) },
+	} {
+		if out := f([]core.Effect{first}); len(out) == 0 || out[0] != core.Effect(first) {
+			t.Errorf("%s: %v", name, out)
+		}
 	}
 }
 

@@ -56,6 +56,7 @@ func TestIPv4Choice(t *testing.T) {
 		{"gateway outside", []set{{"192.0.2.7/32", "198.51.100.1"}}, "eth0 192.0.2.7/32"},
 		{"on-link default route", []set{{"192.0.2.7/24", ""}}, "eth0 192.0.2.0/24"},
 		{"link-local beside a good one", []set{{"169.254.7.7/16", ""}, {"192.0.2.7/24", "192.0.2.1"}}, "eth0 192.0.2.0/24"},
+		{"the second address is the gateway's network's", []set{{"198.51.100.7/24", ""}, {"192.0.2.7/24", "192.0.2.1"}}, "eth0 192.0.2.0/24, eth0 198.51.100.0/24"},
 		{"two networks, each with a gateway", []set{{"192.0.2.7/24", "192.0.2.1"}, {"198.51.100.7/24", "198.51.100.1"}}, "eth0 192.0.2.0/24, eth0 198.51.100.0/24"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,6 +69,15 @@ func TestIPv4Choice(t *testing.T) {
 			r.want(c.want)
 			for _, x := range r.m.CareOfs() {
 				r.wantWay(x)
+			}
+			toGateway := 0
+			for _, op := range r.kernel.routes {
+				if op.Prefix.String() == "198.51.100.1/32" {
+					toGateway++
+				}
+			}
+			if toGateway != boolRank(c.name == "gateway outside") {
+				t.Errorf("routes %v", r.kernel.routes)
 			}
 		})
 	}
@@ -181,6 +191,55 @@ func TestSameAddressTwice(t *testing.T) {
 	r.run(0)
 	r.want("eth1 192.168.1.0/24")
 	r.wantWay(r.m.CareOfs()[0])
+	// And without carrier nobody keeps it.
+	r.dhcp(2, "192.168.1.7/24", "192.168.1.1")
+	r.want("eth1 192.168.1.0/24")
+	r.carrier(3, nil)
+	r.run(0)
+	r.want("eth0 192.168.1.0/24")
+	r.wantWay(r.m.CareOfs()[0])
+}
+
+// TestIPv4Secondary: of two addresses, the gateway's network decides, not their order.
+func TestIPv4Secondary(t *testing.T) {
+	r := newRig(t, Config{})
+	r.add(2, "eth0", false)
+	r.carrier(2, net4(1, "192.0.2.1"))
+	l := r.kernel.links[2]
+	for _, p := range []string{"198.51.100.7/24", "192.0.2.7/24", "192.0.2.8/24"} {
+		x := &kaddr{p: netip.MustParsePrefix(p)}
+		l.addrs[x.p.Addr()] = x
+		r.kernel.show(l, x)
+	}
+	r.kernel.tell(core.HostChanged{Op: defaultRoute(l.op, netip.MustParseAddr("192.0.2.7"), "192.0.2.1"), Up: true})
+	r.run(0)
+	r.want("eth0 192.0.2.0/24")
+	if c := r.m.CareOfs()[0]; c.Addr.String() != "192.0.2.7" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestManyStatic: a host with more addresses of its own than are offered.
+func TestManyStatic(t *testing.T) {
+	r := newRig(t, Config{})
+	r.check = r.invariants
+	r.add(4, "wwan0", false)
+	r.carrier(4, newNet(1))
+	for i := range 20 {
+		r.dhcp(4, netip.PrefixFrom(netip.MustParseAddr("2001:db8:c::1").Next(), 64).Addr().String()[:12]+string(rune('a'+i%6))+string(rune('0'+i/6))+"/64", "")
+		r.dhcp(4, netip.AddrFrom4([4]byte{10, 0, byte(i), 1}).String()+"/24", netip.AddrFrom4([4]byte{10, 0, byte(i), 2}).String())
+	}
+	v6, v4 := 0, 0
+	for _, c := range r.m.CareOfs() {
+		if c.Addr.Is4() {
+			v4++
+		} else {
+			v6++
+		}
+	}
+	if v6 != MaxAddresses || v4 != MaxIPv4 {
+		t.Errorf("%d IPv6, %d IPv4: %s", v6, v4, r.list())
+	}
 }
 
 // TestPointToPoint: a modem's link has no frames and no router; what its driver configures is used as it is, of both
@@ -227,11 +286,18 @@ func TestStaticIPv6(t *testing.T) {
 	n = newNet(1, "2001:db8:c::/64")
 	n.routers[0].ra.Options[1].(*nd.PrefixInformation).Autonomous = false
 	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * wireDelay)
-	r.want("")
 	x := &kaddr{p: netip.MustParsePrefix("2001:db8:c::7/128")}
 	l := r.kernel.links[2]
+	l.addrs[x.p.Addr()] = x
+	r.kernel.show(l, x)
+	r.run(0)
+	r.want("")
+	r.carrier(2, n)
+	r.run(3 * wireDelay)
+	r.want("eth0 2001:db8:c::/64")
+	r.kernel.lose(l, x.p.Addr())
+	r.run(0)
+	r.want("")
 	l.addrs[x.p.Addr()] = x
 	r.kernel.show(l, x)
 	r.run(0)

@@ -7,6 +7,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/spec"
+	"kedge/wire/nd"
 )
 
 const (
@@ -97,6 +98,35 @@ func TestFlap(t *testing.T) {
 			t.Errorf("the router is asked at %s", s.f.Dst)
 		}
 	}
+}
+
+// TestFlapAdvertisement: the advertisement of the old router is as good as its answer (RFC 6059 5.4). If it does not hear us,
+// it is dead after the questions all the same.
+func TestFlapAdvertisement(t *testing.T) {
+	r := newRig(t, Config{})
+	n := newNet(1, netA)
+	r.add(2, "eth0", false)
+	r.carrier(2, n)
+	r.run(3 * time.Second)
+	n.routers[0].deaf = true
+	r.carrier(2, nil)
+	r.carrier(2, n)
+	r.want("")
+	n.routers[0].advertise(r, n, 2, nil)
+	r.run(wireDelay)
+	r.want("eth0 2001:db8:a::/64")
+	r.run(fastProbes * askAgain)
+	r.want("")
+	// Dead, and suspected again: it is asked at once, by a question to all.
+	r.sent, n.routers[0].deaf = nil, false
+	r.run(100 * time.Millisecond)
+	r.effects(r.m.Suspect(r.clock(), r.m.links[2].addrs[0].a, nil))
+	asked := slices.IndexFunc(r.sent, func(s sentFrame) bool { return s.f.Kind() == "ns" })
+	if len(r.frames("ns")) != 1 || r.sent[asked].f.Dst != multicastMAC(nd.SolicitedNode(n.routers[0].ll)) {
+		t.Errorf("sent %v", r.sent)
+	}
+	r.run(2 * wireDelay)
+	r.want("eth0 2001:db8:a::/64")
 }
 
 // TestMoved: the carrier comes back to another network. The new address is there after one round trip, the old one goes when
@@ -247,5 +277,88 @@ func TestSleep(t *testing.T) {
 		}
 		r.run(1500 * time.Millisecond)
 		r.want(want)
+	}
+}
+
+// TestVerdictIsNotPutOff: doubts that keep coming do not put the verdict off; a sign of life from above ends them at once.
+func TestVerdictIsNotPutOff(t *testing.T) {
+	r := newRig(t, Config{})
+	n := newNet(1, netA)
+	r.add(2, "eth0", false)
+	r.carrier(2, n)
+	r.run(3 * time.Second)
+	a := r.m.CareOfs()[0].Addr
+	n.routers[0].silent = true
+	for range 3 {
+		r.effects(r.m.Suspect(r.clock(), a, nil))
+		r.run(200 * time.Millisecond)
+	}
+	r.want("eth0 2001:db8:a::/64 suspect")
+	r.m.Changed()
+	r.m.Confirm(r.clock(), a)
+	r.want("eth0 2001:db8:a::/64")
+	if at, ok := r.m.Deadline(); !r.m.Changed() || !ok || at < r.now+200*time.Millisecond {
+		t.Errorf("after the sign of life: deadline in %s", at-r.now)
+	}
+	for range 5 {
+		r.effects(r.m.Suspect(r.clock(), a, nil))
+		r.run(200 * time.Millisecond)
+	}
+	r.want("")
+	r.m.Confirm(r.clock(), a) // nothing can have come through a router that is given up
+	r.want("")
+}
+
+// TestDeadRouter: it is asked ever more seldom. Its advertisements to all show that it can be heard, and no more; one to us
+// alone answers our solicitation.
+func TestDeadRouter(t *testing.T) {
+	r := newRig(t, Config{})
+	n := newNet(1, netA)
+	r.add(2, "eth0", false)
+	r.carrier(2, n)
+	r.run(3 * time.Second)
+	n.routers[0].deaf = true
+	r.effects(r.m.Suspect(r.clock(), r.m.CareOfs()[0].Addr, nil))
+	r.run(fastProbes * askAgain)
+	r.want("")
+	since := r.now - start
+	r.sent = nil
+	r.run(2 * time.Minute)
+	// Nine tenths of 1, 2, 4, 8, 16 and 30 s.
+	want := []time.Duration{900, 2700, 6300, 13500, 27900, 54900, 81900, 108900}
+	for i := range want {
+		want[i] = since + want[i]*time.Millisecond
+	}
+	if got := r.frames("ns"); !slices.Equal(got, want) {
+		t.Errorf("asked at %v, want %v", got, want)
+	}
+	if got := r.emitted("link"); !slices.Equal(got, []string{"down>up"}) {
+		t.Errorf("told %v", got)
+	}
+	n.routers[0].advertise(r, n, 2, nil)
+	r.run(wireDelay)
+	r.want("")
+	n.routers[0].unicast = true
+	n.routers[0].advertise(r, n, 2, r.lastFrame("rs"))
+	r.run(wireDelay)
+	r.want("eth0 2001:db8:a::/64")
+}
+
+// TestRetransTimer: what a router advertises is how long its answer may take, within bounds (RFC 4861 6.3.4).
+func TestRetransTimer(t *testing.T) {
+	for advertised, want := range map[uint32]time.Duration{0: time.Second, 100: time.Second, 250: 250 * time.Millisecond, 2000: 2 * time.Second, 3600000: maxRetrans} {
+		r := newRig(t, Config{})
+		n := newNet(1, netA)
+		n.routers[0].ra.RetransTimer = advertised
+		r.add(2, "eth0", false)
+		r.carrier(2, n)
+		r.run(3 * time.Second)
+		n.routers[0].silent = true
+		r.sent = nil
+		r.run(DefaultVerify + 20*time.Second)
+		got := r.frames("ns")
+		if len(got) < 3 || got[1]-got[0] != want || got[2]-got[1] != want {
+			t.Errorf("%d: asked at %v, want every %s", advertised, got, want)
+		}
 	}
 }

@@ -117,11 +117,7 @@ func (m *Machine) neighborAdvertised(l *link, f *access.Frame, na *nd.NeighborAd
 // answered takes a proof that the way to a router and back works.
 func (m *Machine) answered(r *router, mac core.MAC) {
 	if mac == r.mac || r.mac == (core.MAC{}) {
-		first := r.mac == core.MAC{}
 		r.mac = mac
-		if first && r.is4() {
-			m.judgeHome(r.l)
-		}
 		m.alive(r, "it answers")
 		m.bury(r.l)
 		return
@@ -142,9 +138,6 @@ func (m *Machine) macChanged(r *router, mac core.MAC) {
 	}
 	if r.state == fresh {
 		m.probe(r, r.l.retrans, slowProbes)
-	}
-	if r.is4() {
-		m.judgeHome(r.l)
 	}
 }
 

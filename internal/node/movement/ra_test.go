@@ -85,6 +85,20 @@ func TestPrefixRules(t *testing.T) {
 			r.carrier(2, n)
 			r.run(3 * wireDelay)
 			r.want(c.want)
+			for _, x := range r.kernel.links[2].addrs {
+				if want := map[bool]string{true: "optimistic", false: "optimistic noprefixroute"}[c.o.OnLink]; x.ours && x.flags != want {
+					t.Errorf("set as %q, want %q", x.flags, want)
+				}
+			}
+			local := 0
+			for _, op := range r.kernel.routes {
+				if op.Prefix == c.o.Prefix.Masked() && op.Prefix.Bits() == 64 {
+					local++
+				}
+			}
+			if want := boolRank(c.want != "" && c.o.OnLink); local != want {
+				t.Errorf("%d on-link routes, want %d: %v", local, want, r.kernel.routes)
+			}
 			if got := r.m.Counters(); c.reason != "" && got[string(c.reason)] != 1 || c.reason == "" && len(got) > 0 {
 				t.Errorf("counted %v, want %q", got, c.reason)
 			}
@@ -162,8 +176,13 @@ func TestLifetimesEnd(t *testing.T) {
 	}
 
 	r, n = attached(t, Config{})
+	r.sent = nil
+	n.routers[0].deaf = true
 	n.advertise(r, func(ra *nd.RouterAdvertisement) { ra.RouterLifetime = 0 })
 	r.want("")
+	if len(r.frames("rs")) != 1 {
+		t.Errorf("solicited at %v", r.frames("rs"))
+	}
 }
 
 // TestPreference: of two routers with the same prefix, the preferred one is used (RFC 4191 3.2), and an equal one never
@@ -345,8 +364,14 @@ func TestStorm(t *testing.T) {
 			if counts["rate-limit"] < 1000 || counts["prefix-limit"] == 0 {
 				t.Errorf("counted %v", counts)
 			}
+			if n := strings.Count(strings.Join(r.emitted("message-ignored"), " "), ">"); n < 1000 {
+				t.Errorf("told of %d", n)
+			}
 			if len(r.sent) > 400 { // 16 routers, each asked a few times
 				t.Errorf("the storm made us send %d frames", len(r.sent))
+			}
+			if !c.first && r.m.links[2].routers[0].lastRA < r.now-200*time.Millisecond {
+				t.Errorf("the storm drowned the router in use: last heard %s ago", r.now-r.m.links[2].routers[0].lastRA)
 			}
 			n.routers[0].silent = false
 			for range 20 { // at most once in a second, as routers do
@@ -470,6 +495,53 @@ func TestAdvertisementInterval(t *testing.T) {
 	r.want("eth0 2001:db8:a::/64 suspect")
 	r.run(2 * time.Second)
 	r.want("")
+}
+
+// TestAnotherMAC: a known router advertises, or says by an override, another MAC address. It is asked there, at once, and
+// counts as usable meanwhile; also if it was not to be used before.
+func TestAnotherMAC(t *testing.T) {
+	for _, by := range []string{"advertisement", "override", "no override", "advertisement after carrier"} {
+		t.Run(by, func(t *testing.T) {
+			r, n := attached(t, Config{})
+			rt := n.routers[0]
+			was, other := rt.mac, core.MAC{2, 0, 0, 0, 8, 8}
+			if by == "advertisement after carrier" {
+				n.lose = func() bool { return true }
+				r.carrier(2, nil)
+				r.carrier(2, n)
+				r.run(100 * time.Millisecond)
+				r.want("")
+				n.lose = nil
+			}
+			r.sent = nil
+			rt.mac = other
+			switch by {
+			case "override", "no override":
+				n.send(r, 2, &access.Frame{Dst: multicastMAC(nd.AllNodes), Src: other, SrcIP: rt.ll, DstIP: nd.AllNodes,
+					Body: &nd.NeighborAdvertisement{Router: true, Override: by == "override", Target: rt.ll, Options: nd.Options{nd.TargetLinkLayer(other)}}})
+				r.run(wireDelay)
+			default:
+				n.advertise(r, func(ra *nd.RouterAdvertisement) { ra.Options[0] = nd.SourceLinkLayer(other) })
+			}
+			r.want("eth0 2001:db8:a::/64")
+			if by == "no override" {
+				if got := r.m.links[2].routers[0].mac; got != was || len(r.sent) > 0 {
+					t.Errorf("%s: %s, sent %v", by, got, r.sent)
+				}
+				return
+			}
+			if len(r.sent) != 1 || r.sent[0].f.Dst != other {
+				t.Errorf("%s: sent %+v", by, r.sent)
+			}
+			if c := r.m.CareOfs()[0]; c.Network != "2001:db8:a::/64 "+other.String() {
+				t.Errorf("%s: %+v", by, c)
+			}
+			r.run(2 * wireDelay)
+			if got := r.m.Links()[0].Routers[0].State; got != "reachable" {
+				t.Errorf("%s: %s", by, got)
+			}
+		})
+	}
 }
 
 // TestNoRouterAnyMore: an answer without the Router flag (RFC 4861 7.2.5).

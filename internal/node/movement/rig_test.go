@@ -219,6 +219,18 @@ func (r *rig) frames(kind string) (at []time.Duration) {
 	return at
 }
 
+// lastFrame is the newest frame of a kind that was sent.
+func (r *rig) lastFrame(kind string) *access.Frame {
+	r.t.Helper()
+	for _, s := range slices.Backward(r.sent) {
+		if s.f.Kind() == kind {
+			return s.f
+		}
+	}
+	r.t.Fatalf("no %s was sent", kind)
+	return nil
+}
+
 // kernel is a model of what Linux does with addresses, routes and rules.
 type kernel struct {
 	r      *rig
@@ -238,6 +250,7 @@ type klink struct {
 type kaddr struct {
 	p     netip.Prefix
 	value string
+	flags string // that it was set with
 	ours  bool
 	gen   int
 }
@@ -287,6 +300,9 @@ func (k *kernel) one(op core.HostOp) error {
 		if l.op.Value == "down" {
 			return fmt.Errorf("link is down")
 		}
+		if op.Via.Is4() && !k.reaches(op) {
+			return fmt.Errorf("%s is out of reach", op.Via)
+		}
 		k.routes[keyOf(op)] = op
 	case "address":
 		k.address(l, op)
@@ -294,6 +310,16 @@ func (k *kernel) one(op core.HostOp) error {
 		return fmt.Errorf("kind %q", op.Kind)
 	}
 	return nil
+}
+
+// reaches says whether the next hop of a route is on-link by another one of its table.
+func (k *kernel) reaches(op core.HostOp) bool {
+	for _, o := range k.routes {
+		if o.Table == op.Table && !o.Via.IsValid() && o.If == op.If && o.Prefix.Contains(op.Via) {
+			return true
+		}
+	}
+	return op.Table == 900 // the test's HomeTable: the main table reaches it
 }
 
 func (k *kernel) address(l *klink, op core.HostOp) {
@@ -308,7 +334,7 @@ func (k *kernel) address(l *klink, op core.HostOp) {
 	if have != nil {
 		return
 	}
-	x := &kaddr{p: op.Prefix, ours: true}
+	x := &kaddr{p: op.Prefix, flags: op.Value, ours: true}
 	l.addrs[a] = x
 	k.begin(l, x, op.Value)
 }
