@@ -35,10 +35,12 @@ func openAnchor(ctx context.Context, cfg *config.Config, firstStart bool) (*role
 		return nil, err
 	}
 	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Anchor.Addresses}
-	if ac.DSMIP6.On && ac.HomePort.If != 0 {
+	byIf := ac.DSMIP6.On && ac.HomePort.If != 0
+	if byIf {
 		r.ports = append(r.ports, loop.Port{Kind: "links", Ifs: []string{ac.HomeLink}})
 	}
-	if r.host, err = openHost(cfg, system.Options{Local: sixes(r.local)}, 0); err != nil {
+	// What came by the home link, from a node that returns, is answered there, whatever routes say of its home address.
+	if r.host, err = openHost(cfg, system.Options{Local: sixes(r.local), SendByIf: byIf}, 0); err != nil {
 		return nil, err
 	}
 	// An anchor is a router between the core and its home networks.
@@ -117,8 +119,8 @@ func openNode(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 		home = append(home, nc.Home.V4.Addr())
 	}
 	r.data, err = user.New(user.Config{
-		Role: dataplane.Node, Device: cfg.Dataplane.Device, Persist: true, Home: home, ProbeID: nc.ProbeID, Unreachable: true, MTU: cfg.Dataplane.MTU,
-		Sysctl: r.sysctl,
+		Role: dataplane.Node, Device: cfg.Dataplane.Device, Persist: true, Home: home, Anchors: []netip.Addr{nc.Anchor.V6}, ProbeID: nc.ProbeID,
+		Unreachable: true, MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
 	})
 	if err != nil {
 		r.close()
