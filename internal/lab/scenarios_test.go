@@ -19,19 +19,22 @@ import (
 // atOnce is how many scenarios run at the same time: they wait more than they compute.
 const atOnce = 4
 
-// build makes the binary that the scenarios run; with KEDGE_LONG it has the race detector.
-func build(t *testing.T) string {
+// build makes the binary that the scenarios run, with KEDGE_LONG with the race detector and with what figures compare to.
+func build(t *testing.T) (bin, wgpeer string) {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "kedge")
-	args := []string{"build", "-o", bin}
+	dir := t.TempDir()
+	bin = filepath.Join(dir, "kedge")
+	args := [][]string{{"build", "-o", bin, "../../cmd/kedge"}}
 	if os.Getenv("KEDGE_LONG") != "" {
-		args = append(args, "-race")
+		wgpeer = filepath.Join(dir, "wgpeer")
+		args = [][]string{{"build", "-race", "-o", bin, "../../cmd/kedge"}, {"build", "-o", wgpeer, "./wgpeer"}}
 	}
-	cmd := exec.Command("go", append(args, "../../cmd/kedge")...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	for _, a := range args {
+		if out, err := exec.Command("go", a...).CombinedOutput(); err != nil {
+			t.Fatalf("build: %v\n%s", err, out)
+		}
 	}
-	return bin
+	return bin, wgpeer
 }
 
 // TestScenarios runs every scenario against the real binary, four at a time. What a scenario covers is claimed when it
@@ -44,7 +47,7 @@ func TestScenarios(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin := build(t)
+	bin, wgpeer := build(t)
 	out := os.Getenv("KEDGE_LAB_OUT")
 	if out == "" {
 		out = "../../lab-out"
@@ -78,7 +81,7 @@ func TestScenarios(t *testing.T) {
 			wg.Go(func() {
 				o := outcomes[j]
 				defer func() { <-slots; close(o.done) }()
-				o.res, o.err = Scenario(ctx, j.Scenario, Options{Binary: bin, Out: j.Out(out), Files: templates(""), Dataplane: j.Dataplane, Log: &o.log, MHCheck: "../../tools/mhcheck"})
+				o.res, o.err = Scenario(ctx, j.Scenario, Options{Binary: bin, WireGuard: wgpeer, Out: j.Out(out), Files: templates(""), Dataplane: j.Dataplane, Log: &o.log, MHCheck: "../../tools/mhcheck"})
 			})
 		}
 	})
