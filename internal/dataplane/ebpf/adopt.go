@@ -18,7 +18,7 @@ func newMirror(cfg *Config, k *collection) *mirror {
 	m := &mirror{
 		domain: cfg.Domain, slow: cfg.slow, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
 		tunnels: newSlots(uint32(len(k.tunnels)), restTunnel),
-		links:   map[int]uint16{}, foreign: map[core.ID]bool{},
+		links:   map[int]uint16{}, foreign: map[core.ID]bool{}, hosts: map[host]int{}, locals: map[addr]int{},
 	}
 	m.clock = func(t time.Duration) uint64 {
 		if !cfg.fakeClock { // the programs have the monotonic clock only
@@ -79,6 +79,16 @@ func (m *mirror) sweep(e *mem.Engine) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.remove(gone)
+	var a addr
+	var left []addr
+	for all := m.is.locals.Iterate(); all.Next(&a, new(uint8)); {
+		if m.locals[a] == 0 {
+			left = append(left, a)
+		}
+	}
+	for _, a := range left {
+		_ = m.is.locals.Delete(&a)
+	}
 	for _, slot := range m.old {
 		m.is.sessions[slot] = session{}
 		m.sessions.give(slot, m.now())

@@ -195,11 +195,17 @@ func (p *Plane) start() {
 		c.seed = rand.Uint64()
 	}
 	clear(p.k.peers)
+	var h host
+	var hs []host
+	for all := p.k.hosts.Iterate(); all.Next(&h, new(uint8)); {
+		hs = append(hs, h)
+	}
+	for _, h := range hs {
+		_ = p.k.hosts.Delete(&h)
+	}
 	atomic.StoreUint32(&c.partial, 0)
-	one := uint8(1)
 	for _, a := range p.cfg.Local {
-		k := addrOf(a)
-		_ = p.k.locals.Update(&k, &one, 0) // there is room for 64; of more, tunnels to them go the other way
+		p.m.local(a, 1)
 	}
 	p.tick()
 }

@@ -24,6 +24,7 @@ type maps struct {
 	all      map[string]*ebpf.Map
 	keys     *ebpf.Map
 	locals   *ebpf.Map
+	hosts    *ebpf.Map
 	drops    *ebpf.Map
 	control  *control
 	sessions []session
@@ -52,7 +53,7 @@ func load(c *Config) (_ *collection, err error) {
 	for peers < 4*sessions {
 		peers *= 2
 	}
-	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "peers": peers} {
+	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "hosts": sessions, "peers": peers} {
 		spec.Maps[name].MaxEntries = n
 	}
 	for name, v := range map[string]any{
@@ -77,7 +78,7 @@ func load(c *Config) (_ *collection, err error) {
 		return nil, fmt.Errorf("data plane: load programs: %w", err)
 	}
 	k := &collection{adopted: len(old) > 0, core: loaded.Programs["core"], access: loaded.Programs["access"], device: loaded.Programs["device"]}
-	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], drops: loaded.Maps["drops"]}
+	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], hosts: loaded.Maps["hosts"], drops: loaded.Maps["drops"]}
 	defer func() {
 		if err != nil {
 			k.close()

@@ -40,6 +40,8 @@ type mirror struct {
 	oldTun   map[tunnelName]uint32
 	links    map[int]uint16 // by the index that the engine uses
 	foreign  map[core.ID]bool
+	hosts    map[host]int // sessions of each
+	locals   map[addr]int // tuples of each; the configured addresses have one more
 	refused  bool
 }
 
@@ -59,11 +61,28 @@ var _ mem.Mirror = (*mirror)(nil)
 func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if known {
+		m.local(local.Addr(), 1)
+	} else {
+		m.local(local.Addr(), -1)
+	}
 	n := &m.is.peers[peerHash(m.is.control.seed, local, remote)&uint64(m.is.control.peersMask)]
 	if known {
 		atomic.AddUint64(n, 1)
 	} else {
 		atomic.AddUint64(n, ^uint64(0))
+	}
+}
+
+// local counts uses of an address of this router.
+func (m *mirror) local(a netip.Addr, n int) {
+	k, one := addrOf(a), uint8(1)
+	switch m.locals[k] += n; {
+	case n > 0 && m.locals[k] == n:
+		_ = m.is.locals.Update(&k, &one, ebpf.UpdateAny) // if there are too many, tunnels to the others go the slow way
+	case m.locals[k] == 0:
+		delete(m.locals, k)
+		_ = m.is.locals.Delete(&k)
 	}
 }
 
@@ -144,7 +163,12 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		}
 		atomic.StoreUint64(&r.until, until)
 	}
-	r.twin, r.mtu, r.link, r.mac = port(s.Twin), s.MTU, m.links[s.If], s.MAC
+	r.twin, r.mtu = port(s.Twin), s.MTU
+	if h := (host{m.links[s.If], s.MAC}); adopted || h != (host{r.link, r.mac}) {
+		m.host(host{r.link, r.mac}, !adopted, false)
+		m.host(h, true, true)
+		r.link, r.mac = h.link, h.mac
+	}
 	atomic.StoreUint32(&r.tun, s.Tunnel) // the handover
 	return slot
 }
@@ -156,7 +180,8 @@ func (m *mirror) DropSession(slot uint32) {
 	delete(m.foreign, core.ID(r.id))
 	atomic.StoreUint32(&r.tun, 0)
 	atomic.StoreUint64(&r.until, 0)
-	r.id = 0
+	m.host(host{r.link, r.mac}, true, false)
+	r.id, r.link, r.mac = 0, 0, [6]byte{}
 	m.write() // no key may lead to a slot that rests
 	m.sessions.give(slot, m.now())
 }
@@ -172,11 +197,32 @@ func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
 	if k.Many {
 		c.w.flags |= keyMany
 	}
+	if k.Silent {
+		c.w.flags |= keySilent
+	}
 	if k.Missing {
 		c.w.flags |= keyAsk
 	}
 	if m.changes = append(m.changes, c); len(m.changes) >= keyBatch {
 		m.write()
+	}
+}
+
+// host counts a session of a host in or out.
+func (m *mirror) host(h host, counted, in bool) {
+	if h.link == 0 || !counted {
+		return
+	}
+	if in {
+		if m.hosts[h]++; m.hosts[h] == 1 {
+			one := uint8(1)
+			_ = m.is.hosts.Update(&h, &one, ebpf.UpdateAny) // else its drops have another name
+		}
+		return
+	}
+	if m.hosts[h]--; m.hosts[h] <= 0 {
+		delete(m.hosts, h)
+		_ = m.is.hosts.Delete(&h)
 	}
 }
 

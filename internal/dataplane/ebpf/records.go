@@ -14,6 +14,7 @@ const (
 	maxLinks   = 256
 	keyMany    = 1
 	keyAsk     = 2
+	keySilent  = 4
 )
 
 // reasons are those of drops that the programs make, in the order of enum reason.
@@ -88,6 +89,11 @@ type session struct {
 	twin, prevTwin, mtu, link uint16
 	mac                       [6]byte
 	_                         [2]byte
+}
+
+type host struct {
+	link uint16
+	mac  [6]byte
 }
 
 type accessLink struct {

@@ -38,10 +38,10 @@ type MirrorSession struct {
 }
 
 // MirrorKey says which sessions a key leads to. Many: who may send from it is not said with one. Missing: one of its sessions has no
-// slot.
+// slot. Silent: nobody may send from it, and Up is a session that has it.
 type MirrorKey struct {
-	Gone, Many, Missing bool
-	Down, Up            uint32 // slots, 0 = none
+	Gone, Many, Missing, Silent bool
+	Down, Up                    uint32 // slots, 0 = none
 }
 
 func (e *Engine) mirrorTunnel(t *tunnel) uint32 {
@@ -99,13 +99,15 @@ func (e *Engine) mirrorKey(d core.Domain, p netip.Prefix) {
 	}
 	k := MirrorKey{Gone: true}
 	if n := e.tables.keys[prefixKey{d, p}]; n != nil {
-		k.Gone = false
+		k.Gone, k.Silent = false, true
 		for _, b := range n.bindings {
 			if b.down {
 				k.Down = b.s.slot
 			}
 			if b.up {
-				k.Many = k.Many || k.Up != 0
+				k.Many = k.Many || !k.Silent
+				k.Up, k.Silent = b.s.slot, false
+			} else if k.Silent {
 				k.Up = b.s.slot
 			}
 			if e.cfg.Role == dataplane.Gateway && (len(n.bindings) > 1 || b.s.access == (hostKey{})) {

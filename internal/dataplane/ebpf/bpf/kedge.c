@@ -16,10 +16,10 @@ static __always_inline int native(struct __sk_buff *skb, const struct control *c
 {
 	struct info in;
 	struct session *s;
-	int known, many;
-	__u32 i;
+	__u32 i, known;
+	int many;
 
-	if (!inner(skb, mac, is4, &in))
+	if (!inner(skb, mac, skb->len, is4, &in))
 		return PASS;
 	i = find(c, in.dst, is4, 0, &known, &many);
 	s = session_at(i);
@@ -37,10 +37,10 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 {
 	struct info in;
 	struct session *s;
-	int known, many;
-	__u32 i;
+	__u32 i, known;
+	int many;
 
-	if (!inner(skb, 0, is4, &in))
+	if (!inner(skb, 0, skb->len, is4, &in))
 		return PASS;
 	i = find(c, in.src, is4, 1, &known, &many);
 	s = session_at(i);
@@ -140,11 +140,11 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 {
 	struct info in;
 	struct session *s, *to;
-	int known, many, tos;
+	int many, tos;
 	__u64 now = clock(c);
-	__u32 i, j;
+	__u32 i, j, known;
 
-	if (!inner(skb, o->off, is4, &in))
+	if (!inner(skb, o->off, o->end, is4, &in))
 		return PASS;
 	i = find(c, role == ANCHOR ? in.src : in.dst, is4, role == ANCHOR, &known, &many);
 	s = session_at(i);
@@ -153,8 +153,13 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	if (!s || !accepts(s, now, o->local, o->remote, o->is4, o->udp, o->port)) {
 		__u32 why = WRONG_TUNNEL;
 
-		if (peer(c, o->local, o->remote, o->udp ? PORT_UDP : 0, o->port))
-			why = s ? WRONG_TUNNEL : known ? DEPRECATED : role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
+		if (!s && peer(c, o->local, o->remote, o->udp ? PORT_UDP : 0, o->port)) {
+			why = role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
+			if (known) {
+				s = session_at(known);
+				why = role != ANCHOR || (s && accepts(s, now, o->local, o->remote, o->is4, o->udp, o->port)) ? DEPRECATED : WRONG_TUNNEL;
+			}
+		}
 		return suspect(c, now, o->remote, why);
 	}
 	tos = congestion(in.tos, o->tos);
@@ -198,7 +203,7 @@ static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, cons
 	o->off = ETH_LEN + V4_LEN + UDP_LEN;
 	if (!check)
 		return 1;
-	if (!inner(skb, o->off, *is4, &in) || !checked(&in) || in.segs != 1 || in.len != n - V4_LEN - UDP_LEN)
+	if (!inner(skb, o->off, o->end, *is4, &in) || !checked(&in) || in.segs != 1 || in.len != n - V4_LEN - UDP_LEN)
 		return 0;
 	sum = rest(&in) + src + dst + bpf_htons(P_UDP) + len + port + PORT_UDP + len + check;
 	return fold(sum) == 0xffff;
@@ -219,7 +224,8 @@ int core(struct __sk_buff *skb)
 		if (!h || (*(__u8 *)h & 0xf0) != 0x60)
 			return PASS;
 		is4 = h->proto == P_V4;
-		tunnel = (is4 || h->proto == P_V6) && bpf_ntohs(h->len) + V6_LEN + ETH_LEN <= skb->len;
+		o.end = ETH_LEN + V6_LEN + bpf_ntohs(h->len);
+		tunnel = (is4 || h->proto == P_V6) && o.end <= skb->len;
 		o.local = h->dst;
 		o.remote = h->src;
 		o.tos = bpf_ntohl(h->flow) >> 20;
@@ -232,7 +238,7 @@ int core(struct __sk_buff *skb)
 		if (!h || h->version != 0x45)
 			return PASS;
 		if ((h->proto == P_V4 || h->proto == P_V6 || h->proto == P_UDP) && !(h->frag & bpf_htons(0xbfff)) && fold(sum4(h)) == 0xffff &&
-		    bpf_ntohs(h->len) + ETH_LEN <= skb->len) {
+		    (o.end = ETH_LEN + bpf_ntohs(h->len)) <= skb->len) {
 			o.is4 = 1;
 			o.local = mapped(h->dst);
 			o.remote = mapped(h->src);
@@ -247,9 +253,29 @@ int core(struct __sk_buff *skb)
 	if (!tunnel)
 		return PASS;
 	/* A tunnel of others goes by. */
-	if (role != NODE && !bpf_map_lookup_elem(&locals, &o.local))
+	if (!bpf_map_lookup_elem(&locals, &o.local))
 		return PASS;
 	return arrived(skb, c, &o, is4);
+}
+
+/* at_home reports whether a frame comes from the host of a session, on its link. */
+static __always_inline int at_home(struct __sk_buff *skb, const struct session *s, const __u8 *mac)
+{
+	struct access_link *l = link_at(s->link);
+	const __u16 *a = (const void *)s->mac, *b = (const void *)mac;
+
+	return l && l->ifindex == skb->ifindex && a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+}
+
+static __always_inline __u16 link_of(__u32 ifindex)
+{
+	for (__u32 i = 1; i < LINKS; i++) {
+		struct access_link *l = link_at(i);
+
+		if (!l || l->ifindex == ifindex)
+			return i;
+	}
+	return 0;
 }
 
 SEC("tc")
@@ -261,29 +287,32 @@ int access(struct __sk_buff *skb)
 	struct addr who = {};
 	struct info in;
 	struct eth *e;
-	int is4, known, many;
-	__u32 i, j;
+	int is4, many;
+	__u32 i, j, known;
 
 	if (!c || skb->vlan_present || clock(c) > c->alive_until)
 		return PASS;
 	is4 = skb->protocol == ETH_V4;
-	if ((!is4 && skb->protocol != ETH_V6) || !inner(skb, ETH_LEN, is4, &in))
+	if ((!is4 && skb->protocol != ETH_V6) || !inner(skb, ETH_LEN, skb->len, is4, &in))
 		return PASS;
 	i = find(c, in.src, is4, 1, &known, &many);
 	s = session_at(i);
 	e = at(skb, 0, ETH_LEN);
 	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->tun)))
 		return PASS;
-	__builtin_memcpy((__u8 *)&who + 2, e->src, 6);
 	l = s ? link_at(s->link) : 0;
-	if (!l || l->ifindex != skb->ifindex)
-		return suspect(c, clock(c), who, known ? WRONG_SOURCE : UNKNOWN_HOST);
-	for (int k = 0; k < 6; k++) {
-		if (s->mac[k] != e->src[k])
-			return suspect(c, clock(c), who, WRONG_SOURCE);
-		if (l->mac[k] != e->dst[k])
-			return PASS;
+	if (!s || !at_home(skb, s, e->src)) {
+		struct host h = {};
+		struct session *of = session_at(known);
+
+		h.link = link_of(skb->ifindex);
+		__builtin_memcpy(h.mac, e->src, 6);
+		__builtin_memcpy(&who, &h, sizeof(h));
+		return suspect(c, clock(c), who, !bpf_map_lookup_elem(&hosts, &h) ? UNKNOWN_HOST : !s && of && at_home(skb, of, h.mac) ? DEPRECATED : WRONG_SOURCE);
 	}
+	for (int k = 0; k < 6; k++)
+		if (!l || l->mac[k] != e->dst[k])
+			return PASS;
 	if (local_routing) {
 		j = find(c, in.dst, is4, 0, &known, &many);
 		if (j || known)

@@ -30,6 +30,8 @@ static __always_inline int drop(__u32 why)
 	return DROP;
 }
 
+#define NO_SESSION (~0u)
+
 static __always_inline struct session *session_at(__u32 i)
 {
 	return i ? bpf_map_lookup_elem(&sessions, &i) : 0;
@@ -45,8 +47,11 @@ static __always_inline struct access_link *link_at(__u32 i)
 	return i ? bpf_map_lookup_elem(&access_links, &i) : 0;
 }
 
-/* find walks the keys that hold an address, longest first, until one has a session in the direction. */
-static __always_inline __u32 find(const struct control *c, struct addr a, int is4, int up, int *known, int *many)
+/*
+ * find walks the keys that hold an address, longest first, until one has a session in the direction. known: there are keys; it is a
+ * session of one of them, if that is to be had.
+ */
+static __always_inline __u32 find(const struct control *c, struct addr a, int is4, int up, __u32 *known, int *many)
 {
 	const struct length *l = is4 ? c->four : c->six;
 	__u32 n = is4 ? c->n4 : c->n6, check = a.lo ^ a.lo >> 32 ^ a.hi ^ a.hi >> 32;
@@ -68,11 +73,15 @@ static __always_inline __u32 find(const struct control *c, struct addr a, int is
 			continue;
 		check = k.addr.lo ^ k.addr.lo >> 32 ^ k.addr.hi ^ k.addr.hi >> 32;
 		at = up ? w->up : w->down;
-		*known = 1;
+		*known = w->up;
+		if (!*known)
+			*known = NO_SESSION;
 		if (w->check != check || w->flags & (up ? KEY_MANY | KEY_ASK : KEY_ASK)) {
 			*many = 1;
 			return 0;
 		}
+		if (up && w->flags & KEY_SILENT)
+			at = 0;
 		if (at || (up && role == GATEWAY)) /* a host's longest key says whether it may send */
 			return at;
 	}

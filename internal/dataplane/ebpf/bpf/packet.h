@@ -149,10 +149,10 @@ static __always_inline int plain4(__u32 a)
 }
 
 /*
- * inner reads a packet that is to enter or has left a tunnel, at off. It says no to what the daemon must see: wrong packets,
+ * inner reads a packet that is to enter or has left a tunnel, from off to at most end. It says no to what the daemon must see: wrong packets,
  * fragments, options, extension headers, packets of one link, and protocols that may be signalling.
  */
-static __always_inline int inner(struct __sk_buff *skb, __u32 off, int is4, struct info *in)
+static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, int is4, struct info *in)
 {
 	__u32 l4, gso = skb->gso_size;
 
@@ -191,7 +191,7 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, int is4, stru
 		in->first = fold((__u64)h->flow + h->len + (__u16)(h->proto | (__u16)h->ttl << 8));
 		l4 = V6_LEN;
 	}
-	if (in->len > skb->len - off || in->len < l4)
+	if (off + in->len > end || in->len < l4)
 		return 0;
 	__u32 head = l4;
 	switch (in->proto) {
@@ -236,7 +236,7 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, int is4, stru
 	in->seg = in->octets = in->len;
 	in->segs = 1;
 	if (gso) {
-		if (in->len != skb->len - off || in->len <= head)
+		if (off + in->len != skb->len || in->len <= head)
 			return 0;
 		in->seg = head + gso;
 		in->segs = (in->len - head + gso - 1) / gso;

@@ -46,6 +46,7 @@ struct key {
 
 #define KEY_MANY 1 /* several sessions may send from the key: the daemon decides */
 #define KEY_ASK 2  /* a session of the key is not held here: the daemon decides */
+#define KEY_SILENT 4 /* nobody may send from it; up is one that has it */
 
 struct where {
 	__u32 down, up; /* sessions: who delivers to the key, and who may send from it */
@@ -82,6 +83,11 @@ struct tunnel {
 	__u64 pad;
 };
 
+struct host {
+	__u16 link;
+	__u8 mac[6];
+};
+
 struct counter {
 	__u64 packets_in, octets_in, packets_out, octets_out;
 };
@@ -106,7 +112,8 @@ MAP(tunnels, BPF_MAP_TYPE_ARRAY, 1, __u32, struct tunnel, BPF_F_MMAPABLE);
 MAP(access_links, BPF_MAP_TYPE_ARRAY, LINKS, __u32, struct access_link, BPF_F_MMAPABLE);
 MAP(counters, BPF_MAP_TYPE_ARRAY, 1, __u32, struct counter, BPF_F_MMAPABLE);
 MAP(peers, BPF_MAP_TYPE_ARRAY, 1, __u32, __u64, BPF_F_MMAPABLE); /* sessions in tuples of a hash: 0 = none knows the tuple */
-MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of this router */
+MAP(hosts, BPF_MAP_TYPE_HASH, 1, struct host, __u8, BPF_F_NO_PREALLOC); /* on access links: those that sessions are of */
+MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of this router, a node's those of its tunnels */
 MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
 

@@ -200,7 +200,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 /* outer is what the outer headers of a packet said. */
 struct outer {
 	struct addr local, remote;
-	__u32 off; /* of the inner packet */
+	__u32 off, end; /* of the inner packet, and of what is around it */
 	__u16 port;
 	__u8 is4, udp, tos;
 };
