@@ -99,6 +99,8 @@ type inbound struct {
 	stored  Numbers       // what the store has
 	at      time.Duration // when it was asked to,
 	counted uint64        // and how many packets there had been
+	second  time.Duration // when the one began in which
+	within  int           // so many packets came
 	pending bool
 	failed  error
 	retry   time.Duration
@@ -141,11 +143,17 @@ func (i *inbound) open(now core.Now, b, esp []byte, low uint32) (out []byte, nex
 	i.packets++
 	i.octets += uint64(len(esp))
 	i.behind, i.rising = 0, 0
+	if now.Boot-i.second >= time.Second || now.Boot < i.second {
+		i.second, i.within = now.Boot, 0
+	}
+	i.within++
 	return out, next, seq, i.save(now, false), reason
 }
 
 // save says what to store. While packets are rare the highest number is stored at once and exactly, so that a restart refuses
-// neither too little nor the peer's next packet. When many come, it is stored with a slack of what two seconds bring.
+// neither too little nor the peer's next packet: a mobile node in trouble may send several in a second (MAX_UPDATE_RATE, RFC 6275
+// 12), and if a restart refused as many of the next ones, it would be cut off for as long as its back-off grows meanwhile. When
+// more come, it is stored with a slack of what two seconds bring.
 func (i *inbound) save(now core.Now, tick bool) *store {
 	if !i.durable || i.pending || i.failed != nil && now.Boot < i.retry {
 		return nil
@@ -158,6 +166,7 @@ func (i *inbound) save(now core.Now, tick bool) *store {
 	}
 	n := Numbers{High: i.win.top}
 	switch came := i.packets - i.counted; {
+	case !tick && i.within <= exactRate:
 	case since < time.Second:
 		n.Slack = 2 * came
 	case came > 1:
@@ -181,6 +190,9 @@ func (i *inbound) save(now core.Now, tick bool) *store {
 		}
 	}}
 }
+
+// exactRate is how many packets of a second have their numbers stored one by one.
+const exactRate = 8
 
 // maxSlack bounds what a restart may refuse of a fast peer: he is past it within a block.
 const maxSlack = Block

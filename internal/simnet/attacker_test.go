@@ -113,9 +113,6 @@ func (a *mallory) send(pkts ...[]byte) {
 	}
 }
 
-// careOf is the node's care-of address.
-func (a *mallory) careOf() netip.Addr { return a.bindings(a.mn)[0].CareOf }
-
 // captured is the newest packet on the core from one node to another that says yes.
 func (a *mallory) captured(src netip.Addr, yes func(b []byte, h *ip.Header) bool) []byte {
 	for _, b := range slices.Backward(a.seen) {

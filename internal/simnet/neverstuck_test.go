@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"kedge/internal/ipsec"
 )
 
 // backOff is the longest time that a node waits between two tries: MAX_BINDACK_TIMEOUT, RFC 6275 12.
@@ -38,9 +40,12 @@ func TestNeverStuck(t *testing.T) {
 	t.Logf("%d seeds: reachable again after %v on the average, %v at worst", seeds, (sum / time.Duration(seeds)).Round(ms), worst.Round(ms))
 }
 
+// protections of signalling, in turn.
+var protections = []ipsec.Protection{"", ipsec.ESP, ipsec.RFC4285}
+
 // stuck does twenty random things to a roaming node, ends in a usable network, and gives the time until it is reachable.
 func stuck(t *testing.T, seed uint64, verbose bool) time.Duration {
-	r := newRoam(t, roamOptions{seed: seed, quiet: true})
+	r := newRoam(t, roamOptions{seed: seed, quiet: true, protection: protections[seed%3]})
 	if verbose {
 		r.Trace.Max = 0 // all of it
 	}

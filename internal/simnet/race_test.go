@@ -37,3 +37,32 @@ func TestSpoiledCopies(t *testing.T) {
 		})
 	}
 }
+
+// TestCrashAmidHandovers: a home agent, or a node, that dies just after several registrations in a second refuses old sequence
+// numbers of ESP when it is back, but not the next ones.
+func TestCrashAmidHandovers(t *testing.T) {
+	for _, p := range secured {
+		for _, crash := range []string{"ha1", "mn1"} {
+			t.Run(string(p)+" "+crash, func(t *testing.T) {
+				r := newRoam(t, roamOptions{seed: 15, protection: p})
+				wl := r.mn.Iface("wl0")
+				wl.Attach(r.nets["six"])
+				r.bound(5 * sec)
+				r.Run(10 * sec)
+				for _, name := range []string{"six2", "nat", "dual", "six", "four", "six2"} {
+					wl.Attach(r.nets[name])
+					r.Run(300 * ms)
+				}
+				n := r.ha
+				if crash == "mn1" {
+					n = r.mn
+				}
+				n.Kill()
+				r.Run(100 * ms)
+				r.start(n)
+				wl.Attach(r.nets["nat"])
+				t.Logf("reachable after %v", r.bound(sec))
+			})
+		}
+	}
+}

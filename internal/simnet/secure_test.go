@@ -3,6 +3,7 @@ package simnet
 import (
 	"bytes"
 	"net/netip"
+	"time"
 
 	"kedge/internal/ipsec"
 	"kedge/internal/ipsec/rfc4285"
@@ -46,7 +47,25 @@ func (r *roam) codecOf(name string) (*signal.Codec, error) {
 	}
 	e, err := ipsec.New(ipsec.Config{Peers: peers, Rand: r.entropy("vectors of "+name, r.serie)}, r.numbers[name])
 	cfg.IPsec = e
-	return signal.NewCodec(cfg), err
+	c := signal.NewCodec(cfg)
+	if err == nil {
+		r.tick(name, c, e)
+	}
+	return c, err
+}
+
+// tick has sequence numbers stored once a second, as the daemon does, while the node lives that has the codec.
+func (r *roam) tick(name string, c *signal.Codec, e *ipsec.Engine) {
+	r.After(time.Second, func() {
+		for _, n := range r.Nodes() {
+			if n.Name == name && n.Up() && n.codec == Codec(c) {
+				if !n.frozen {
+					e.Tick(n.Now())
+				}
+				r.tick(name, c, e)
+			}
+		}
+	})
 }
 
 // peer is the policy between a node and the home agent, on either side.
