@@ -68,7 +68,7 @@ func (m *mirror) sweep(e *mem.Engine) error {
 	var gone []change
 	all := m.is.keys.Iterate()
 	for all.Next(&k, &w) {
-		if !e.HasKey(core.Domain(k.domain), k.prefix()) {
+		if !e.HasKey(core.Domain(k.Domain), k.prefix()) {
 			gone = append(gone, change{k: k, gone: true})
 		}
 	}

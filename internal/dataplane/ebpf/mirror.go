@@ -167,7 +167,7 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 	if h := (host{m.links[s.If], s.MAC}); adopted || h != (host{r.link, r.mac}) {
 		m.host(host{r.link, r.mac}, !adopted, false)
 		m.host(h, true, true)
-		r.link, r.mac = h.link, h.mac
+		r.link, r.mac = h.Link, h.MAC
 	}
 	atomic.StoreUint32(&r.tun, s.Tunnel) // the handover
 	return slot
@@ -193,15 +193,15 @@ func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := change{k: keyOf(uint32(d), p), gone: k.Gone}
-	c.w = where{down: k.Down, up: k.Up, check: c.k.addr.check()}
+	c.w = where{Down: k.Down, Up: k.Up, Check: c.k.Addr.check()}
 	if k.Many {
-		c.w.flags |= keyMany
+		c.w.Flags |= keyMany
 	}
 	if k.Silent {
-		c.w.flags |= keySilent
+		c.w.Flags |= keySilent
 	}
 	if k.Missing {
-		c.w.flags |= keyAsk
+		c.w.Flags |= keyAsk
 	}
 	if m.changes = append(m.changes, c); len(m.changes) >= keyBatch {
 		m.write()
@@ -210,7 +210,7 @@ func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
 
 // host counts a session of a host in or out.
 func (m *mirror) host(h host, counted, in bool) {
-	if h.link == 0 || !counted {
+	if h.Link == 0 || !counted {
 		return
 	}
 	if in {

@@ -20,7 +20,7 @@ const (
 // reasons are those of drops that the programs make, in the order of enum reason.
 var reasons = [...]wire.Reason{wire.UnknownHome, wire.UnknownHost, wire.WrongSource, wire.WrongTunnel, wire.Deprecated}
 
-type addr struct{ hi, lo uint64 }
+type addr struct{ Hi, Lo uint64 }
 
 func addrOf(a netip.Addr) addr {
 	b := a.As16()
@@ -29,12 +29,12 @@ func addrOf(a netip.Addr) addr {
 
 func (a addr) netip() netip.Addr {
 	var b [16]byte
-	binary.NativeEndian.PutUint64(b[:8], a.hi)
-	binary.NativeEndian.PutUint64(b[8:], a.lo)
+	binary.NativeEndian.PutUint64(b[:8], a.Hi)
+	binary.NativeEndian.PutUint64(b[8:], a.Lo)
 	return netip.AddrFrom16(b).Unmap()
 }
 
-func (a addr) check() uint32 { return uint32(a.lo ^ a.lo>>32 ^ a.hi ^ a.hi>>32) }
+func (a addr) check() uint32 { return uint32(a.Lo ^ a.Lo>>32 ^ a.Hi ^ a.Hi>>32) }
 
 func port(p uint16) uint16 {
 	var b [2]byte
@@ -69,8 +69,8 @@ type control struct {
 }
 
 type key struct {
-	domain, bits uint32
-	addr         addr
+	Domain, Bits uint32
+	Addr         addr
 }
 
 func keyOf(domain uint32, p netip.Prefix) key {
@@ -81,7 +81,7 @@ func keyOf(domain uint32, p netip.Prefix) key {
 	return key{domain, uint32(n), addrOf(p.Addr())}
 }
 
-type where struct{ down, up, check, flags uint32 }
+type where struct{ Down, Up, Check, Flags uint32 }
 
 type session struct {
 	id, until                 uint64
@@ -92,8 +92,8 @@ type session struct {
 }
 
 type host struct {
-	link uint16
-	mac  [6]byte
+	Link uint16
+	MAC  [6]byte
 }
 
 type accessLink struct {
@@ -123,13 +123,13 @@ func mix(x uint64) uint64 {
 // peerHash is that of a tuple as the programs have it.
 func peerHash(seed uint64, local, remote netip.AddrPort) uint64 {
 	l, r := addrOf(local.Addr()), addrOf(remote.Addr())
-	return mix(mix(mix(mix(mix(seed^l.hi)^l.lo)^r.hi)^r.lo) ^ (uint64(port(local.Port()))<<16 ^ uint64(port(remote.Port()))))
+	return mix(mix(mix(mix(mix(seed^l.Hi)^l.Lo)^r.Hi)^r.Lo) ^ (uint64(port(local.Port()))<<16 ^ uint64(port(remote.Port()))))
 }
 
 func (k *key) prefix() netip.Prefix {
-	a := k.addr.netip()
+	a := k.Addr.netip()
 	if a.Is4() {
-		return netip.PrefixFrom(a, int(k.bits)-96)
+		return netip.PrefixFrom(a, int(k.Bits)-96)
 	}
-	return netip.PrefixFrom(a, int(k.bits))
+	return netip.PrefixFrom(a, int(k.Bits))
 }
