@@ -143,6 +143,7 @@ func (m *Machine) improve(better []movement.CareOf, moved bool, why string) {
 		case m.racing() && m.race.refresh: // goes on
 		case m.state == refused:
 			m.requested(why)
+		case !m.race.narrow && m.keepBound(): // what was begun without a tunnel: that there is one is no answer
 		default:
 			m.endRace()
 			m.confirm(why)
@@ -151,6 +152,17 @@ func (m *Machine) improve(better []movement.CareOf, moved bool, why string) {
 		m.setState(updating, why)
 		m.startRace(better, register, true, false)
 	}
+}
+
+// keepBound makes a refresh of a race whose Binding Update for the bound care-of address is not answered yet: the home agent
+// may not have heard it, and of a binding that an earlier run left nobody knows yet when to refresh it.
+func (m *Machine) keepBound() bool {
+	i := slices.IndexFunc(m.race.attempts, func(a attempt) bool { return a.tries > 0 && keyOf(&a.careOf) == keyOf(&m.bind.careOf) })
+	if i < 0 {
+		return false
+	}
+	m.race = race{attempts: []attempt{m.race.attempts[i]}, begun: m.race.begun, refresh: true}
+	return true
 }
 
 // recheck sets the time at which a care-of address that is avoided would be better than the bound one.

@@ -50,6 +50,25 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestRestartUnanswered: the tunnel of an earlier run works, and more links appear. The registration is repeated until it is answered
+// all the same: without the answer nobody knows of a NAT, or when to refresh.
+func TestRestartUnanswered(t *testing.T) {
+	r, n := v6rig(t, nil)
+	r.run(10 * sec)
+	r.boot(baseConfig())
+	r.forget()
+	r.agent.mute = true
+	r.show(n)
+	r.run(5 * ms)
+	r.show(n, r.net(2, "192.0.2.7"))
+	r.run(200 * ms)
+	r.agent.mute = false
+	r.run(2 * sec)
+	if us, _ := r.updates(); !r.ok() || len(us) != 2 || r.m.bind.refreshAt == never {
+		t.Errorf("%d Binding Updates, refresh at %v; %s", len(us), r.m.bind.refreshAt, r.story())
+	}
+}
+
 // TestRestartElsewhere: the network is another one by now.
 func TestRestartElsewhere(t *testing.T) {
 	r, _ := v6rig(t, nil)
