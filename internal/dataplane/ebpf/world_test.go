@@ -351,3 +351,9 @@ func total(pl *Plane, id core.ID) core.Counter {
 	_ = pl.Counters([]core.ID{id}, c[:])
 	return c[0]
 }
+
+// command runs a program in the namespace of the calling thread.
+func command(args ...string) (string, error) {
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	return string(out), err
+}
