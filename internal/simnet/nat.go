@@ -48,7 +48,7 @@ func ports(b []byte) (src, dst netip.AddrPort, off int, ok bool) {
 		return
 	}
 	u, err := ip.FindUpper(b, &h)
-	if err != nil || u.Fragment || len(b) < u.Off+ip.UDPLen {
+	if err != nil || u.Fragment || h.Len < u.Off+ip.UDPLen {
 		return
 	}
 	port := func(at int) uint16 { return binary.BigEndian.Uint16(b[u.Off+at:]) }
