@@ -219,6 +219,8 @@ func (p *stepParser) probe(kind string, v value) Probe {
 	})
 	if name, fam, ok := strings.Cut(pr.To, "."); ok && (fam == "v4" || fam == "v6") {
 		pr.To, pr.Family = name, fam
+	} else if a, err := netip.ParseAddr(pr.To); err == nil && a.Is6() {
+		pr.Family = "v6"
 	}
 	switch {
 	case pr.Name == "" || pr.From == "" || pr.To == "":

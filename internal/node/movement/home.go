@@ -62,19 +62,30 @@ func (m *Machine) linkIsHome(l *link) bool {
 	return l.home6 && !m.doubtful(l) || slices.ContainsFunc(l.addrs, func(x *addr) bool { return m.isHome4(l, x) })
 }
 
-// doubtful: the carrier was away, of the routers that advertise the home subnet prefix none has answered since, and another
-// one has. The link may be one of another network by now.
+// doubtful: the carrier was away, and of the routers that advertise the home subnet prefix none has answered since, while another
+// router has, or all of them were asked in vain. The link may be one of another network by now.
 func (m *Machine) doubtful(l *link) bool {
-	other := false
+	isHome := func(r *router) bool {
+		return slices.ContainsFunc(l.prefixes, func(p *prefix) bool { return m.isHomePrefix(p.p) && p.advertisedBy(r) })
+	}
+	gone, waiting, other := false, false, false
 	for _, r := range l.routers {
-		switch home := slices.ContainsFunc(l.prefixes, func(p *prefix) bool { return m.isHomePrefix(p.p) && p.advertisedBy(r) }); {
-		case home && r.state != unsure && r.state != dead:
+		switch home := isHome(r); {
+		case home && r.state == dead:
+			gone = gone || r.heard < l.upSince // else it died at home, and the link is still what it was
+		case home && r.state == unsure:
+			waiting = true
+		case home:
 			return false
-		case !home && !r.is4() && r.offered():
+		case r.is4():
+			// The home router may be that of IPv4 as well: it answers by another protocol, with the same address.
+			same := slices.ContainsFunc(l.routers, func(x *router) bool { return isHome(x) && x.mac == r.mac })
+			other = other || r.state == reachable && r.heard >= l.upSince && !same
+		case r.offered():
 			other = true
 		}
 	}
-	return other
+	return other || gone && !waiting
 }
 
 // isHome4 says whether an address shows that its link is the IPv4 home link.

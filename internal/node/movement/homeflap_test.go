@@ -39,6 +39,45 @@ func TestHomeLinkChangesUnderneath(t *testing.T) {
 	}
 }
 
+// TestHomeLinkBecomesIPv4: the network behind the carrier that comes back has no IPv6 router, so that nobody contradicts the
+// home router's old advertisement. Its silence does, and before that an IPv4 router that is another machine.
+func TestHomeLinkBecomesIPv4(t *testing.T) {
+	for _, dhcp := range []time.Duration{50 * time.Millisecond, 3 * time.Second} {
+		r := newRig(t, homeConfig)
+		r.add(2, "eth0", false)
+		r.carrier(2, newNet(1, "2001:db8:1::/64"))
+		r.run(3 * time.Second)
+		if _, is := r.m.AtHome(); !is {
+			t.Fatal("not at home")
+		}
+		n := newNet(2)
+		n.routers[0].ra = nil
+		n.routers[0].v4 = netip.MustParseAddr("192.168.1.1")
+		r.carrier(2, nil)
+		r.carrier(2, n)
+		r.run(dhcp)
+		r.dhcp(2, "192.168.1.77/24", "192.168.1.1")
+		r.run(100 * time.Millisecond)
+		for _, c := range r.m.CareOfs() {
+			if c.Addr.Is4() && c.Home {
+				t.Errorf("DHCP after %v: %+v", dhcp, c)
+			}
+		}
+		r.run(2 * time.Second)
+		if at, is := r.m.AtHome(); is {
+			t.Errorf("DHCP after %v: still at home: %+v", dhcp, at)
+		}
+		r.want("eth0 192.168.1.0/24")
+		r.carrier(2, nil)
+		r.undhcp(2, "192.168.1.77/24", "192.168.1.1")
+		r.carrier(2, newNet(1, "2001:db8:1::/64"))
+		r.run(3 * time.Second)
+		if _, is := r.m.AtHome(); !is {
+			t.Errorf("DHCP after %v: not at home again", dhcp)
+		}
+	}
+}
+
 // TestAtHomeByIPv6: whatever else is on the home link, what the node is told of it serves a deregistration, which is IPv6.
 func TestAtHomeByIPv6(t *testing.T) {
 	r := newRig(t, homeConfig)
