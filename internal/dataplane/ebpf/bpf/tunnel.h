@@ -111,6 +111,12 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		return PASS; /* perhaps a loop, RFC 2473 4.1.2, RFC 2003 3.2 */
 	if (out4 ? 0 : udp || no_v6_outer)
 		return PASS;
+	/*
+	 * Of a device that sums nothing the kernel takes UDP super packets that say where their sum belongs without saying that it is
+	 * missing (udp_send_skb), and forgets the place when they get more headroom: nobody can cut them afterwards.
+	 */
+	if (!mac && skb->gso_size && in->proto == P_UDP)
+		return PASS;
 	if (udp && in->segs == 1 && !checked(in))
 		return PASS;
 	found = route(skb, &f, out4, t->local, t->remote, in->seg + head, in->tos);
