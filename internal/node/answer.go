@@ -103,7 +103,7 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	}
 	again := m.take4(s, ba)
 	m.losers(s)
-	m.tries, m.resyncs, m.retryAt, m.unverified = 0, 0, never, m.unverified[:0]
+	m.tries, m.resyncs, m.unverified, m.retryAt = 0, 0, 0, never
 	settled := m.settled()
 	why := "acknowledged"
 	m.endRace()

@@ -50,7 +50,7 @@ func (m *Machine) roam(link string) error {
 	if link != "" && !slices.ContainsFunc(m.move.CareOfs(), func(c movement.CareOf) bool { return c.Link == link }) {
 		return fmt.Errorf("%w: %s has no care-of address", wire.InterfaceUnsupported, link)
 	}
-	m.preferred, m.seen, m.tries, m.resyncs, m.deaf, m.refusesUDP = link, nil, 0, 0, 0, false
+	m.preferred, m.seen, m.tries, m.resyncs, m.unverified, m.deaf, m.refusesUDP = link, nil, 0, 0, 0, 0, false
 	m.nets.forget()
 	m.retryAt, m.barred = never, false
 	m.evaluate("roam")

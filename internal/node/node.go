@@ -32,16 +32,17 @@ type Machine struct {
 	nets       memory
 	host       hostState
 
-	seq        uint16        // of the last Binding Update
-	acked      uint16        // of the newest one that was acknowledged
-	sent       []sent        // without an acknowledgement, newest last
-	tries      int           // refusals in a row
-	resyncs    int           // corrections of the sequence number in a row
-	unverified []uint16      // Binding Updates in a row that the home agent could not authenticate (RFC 4285 5.3)
-	deaf       int           // registrations in a row whose tunnel never answered an echo
-	echoes     bool          // the home agent answers them
-	retryAt    time.Duration // after a refusal
-	barred     bool          // refused for good: only core.Roam ends it
+	seq          uint16        // of the last Binding Update
+	acked        uint16        // of the newest one that was acknowledged
+	sent         []sent        // without an acknowledgement, newest last
+	tries        int           // refusals in a row
+	resyncs      int           // corrections of the sequence number in a row
+	unverified   int           // Binding Updates in a row that the home agent could not authenticate (RFC 4285 5.3)
+	unverifiedAt time.Duration // when it said so last
+	deaf         int           // registrations in a row whose tunnel never answered an echo
+	echoes       bool          // the home agent answers them
+	retryAt      time.Duration // after a refusal
+	barred       bool          // refused for good: only core.Roam ends it
 	// recheckAt is when a care-of address that is avoided may be tried again.
 	recheckAt  time.Duration
 	livesUntil time.Duration // until then the home agent may have a binding

@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"kedge/internal/core"
@@ -78,18 +77,19 @@ func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 }
 
 // spoiled takes status 146, which the home agent must send for every Binding Update whose authenticator is wrong (RFC 4285 5.3):
-// also for a copy that somebody who saw ours has spoiled, and that overtook it. So ours stays outstanding, and is sent again in
-// its time. Only when as many in a row as maxUnverified were refused so does the node conclude that it has the wrong key.
+// also for a copy that somebody who saw ours has spoiled, and that overtook it, or that he sends much later. So ours stays
+// outstanding, and is sent again in its time. Only when maxUnverified were refused so, each sent after the one before was, does the
+// node conclude that it has the wrong key.
 func (m *Machine) spoiled(s *sent) bool {
-	if slices.Contains(m.unverified, s.seq) {
+	if m.unverified > 0 && s.at <= m.unverifiedAt {
 		m.count(wire.AuthFailed)
 		return true
 	}
-	if len(m.unverified) >= maxUnverified-1 {
-		m.unverified = m.unverified[:0]
+	if m.unverified++; m.unverified == maxUnverified {
+		m.unverified = 0
 		return false
 	}
-	m.unverified = append(m.unverified, s.seq)
+	m.unverifiedAt = m.now.Boot
 	m.refusal(wire.AuthFailed, mobility.MIPv6AuthFail, "perhaps a spoiled copy")
 	return true
 }
