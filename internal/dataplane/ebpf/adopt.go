@@ -20,12 +20,11 @@ func newMirror(cfg *Config, k *collection) *mirror {
 		tunnels: newSlots(uint32(len(k.tunnels)), restTunnel),
 		links:   map[int]uint16{}, foreign: map[core.ID]bool{}, hosts: map[host]int{}, locals: map[addr]int{},
 	}
-	m.clock = func(t time.Duration) uint64 {
-		if !cfg.fakeClock { // the programs have the monotonic clock only
-			t += clockOf(unix.CLOCK_MONOTONIC) - cfg.Now()
-		}
-		return uint64(max(t, 0))
+	m.mono = m.now
+	if !cfg.fakeClock { // the programs have the monotonic clock only
+		m.mono = func() time.Duration { return clockOf(unix.CLOCK_MONOTONIC) }
 	}
+	m.begin()
 	for i, l := range cfg.Access {
 		if i+1 < maxLinks {
 			m.links[l.If] = uint16(i + 1)
@@ -91,10 +90,10 @@ func (m *mirror) sweep(e *mem.Engine) error {
 	}
 	for _, slot := range m.old {
 		m.is.sessions[slot] = session{}
-		m.sessions.give(slot, m.now())
+		m.sessions.give(slot, m.at)
 	}
 	for _, slot := range m.oldTun {
-		m.tunnels.give(slot, m.now())
+		m.tunnels.give(slot, m.at)
 	}
 	m.old, m.oldTun, m.kept = nil, nil, [2][]length{}
 	return nil

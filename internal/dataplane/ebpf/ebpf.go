@@ -216,7 +216,7 @@ func (p *Plane) tick() {
 	if p.cfg.fakeClock {
 		atomic.StoreUint64(&p.k.control.fakeNow, uint64(now))
 	}
-	atomic.StoreUint64(&p.k.control.aliveUntil, p.m.clock(now+p.cfg.Hold))
+	atomic.StoreUint64(&p.k.control.aliveUntil, uint64(p.m.mono()+p.cfg.Hold))
 }
 
 // follow keeps the programs on the interfaces.
@@ -283,6 +283,7 @@ func (p *Plane) set(name, value string) error {
 func (p *Plane) Update(ops []core.Op) error {
 	p.updating.Lock()
 	defer p.updating.Unlock()
+	p.m.begin()
 	err := p.Plane.Update(ops)
 	p.m.flush(p.Engine)
 	return err
@@ -292,6 +293,7 @@ func (p *Plane) Update(ops []core.Op) error {
 func (p *Plane) Sync(all iter.Seq[core.Op]) error {
 	p.updating.Lock()
 	defer p.updating.Unlock()
+	p.m.begin()
 	err := p.Plane.Sync(all)
 	p.m.flush(p.Engine)
 	if err == nil {

@@ -28,13 +28,16 @@ type mirror struct {
 	domain core.Domain
 	slow   func(core.ID) bool   // sessions that are not held; nil = all are
 	now    func() time.Duration // of the engine
-	clock  func(time.Duration) uint64
+	mono   func() time.Duration // of the programs
 	is     maps
 
-	mu       sync.Mutex // guards what follows, and writers of the arrays
+	mu       sync.Mutex    // guards what follows, and writers of the arrays
+	at       time.Duration // the time of the update under way
+	ahead    time.Duration // the programs' clock before the engine's
 	sessions slots
 	tunnels  slots
 	changes  []change
+	dying    []uint32    // sessions that keys may lead to until write
 	kept     [2][]length // lengths that a former process had in use, of IPv6 and IPv4, until Sync
 	old      map[uint64]uint32
 	oldTun   map[tunnelName]uint32
@@ -57,6 +60,17 @@ type change struct {
 }
 
 var _ mem.Mirror = (*mirror)(nil)
+
+// begin notes the time of an update.
+func (m *mirror) begin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.at = m.now()
+	m.ahead = m.mono() - m.at
+}
+
+// clock is a time of the engine's as the programs have it.
+func (m *mirror) clock(t time.Duration) uint64 { return uint64(max(t+m.ahead, 0)) }
 
 func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
 	m.mu.Lock()
@@ -99,7 +113,7 @@ func (m *mirror) Tunnel(local, remote netip.AddrPort, secret uint64) uint32 {
 		atomic.StoreUint64(&m.is.tunnels[slot].secret, secret)
 		return slot
 	}
-	slot := m.tunnels.take(m.now())
+	slot := m.tunnels.take(m.at)
 	if slot == 0 {
 		m.refuse()
 		return 0
@@ -121,7 +135,7 @@ func (m *mirror) PathMTU(slot uint32, route, learned int, until time.Duration) {
 func (m *mirror) DropTunnel(slot uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.tunnels.give(slot, m.now())
+	m.tunnels.give(slot, m.at)
 }
 
 func (m *mirror) Session(s mem.MirrorSession) uint32 {
@@ -135,7 +149,7 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 	if m.slow != nil && m.slow(s.ID) {
 		return 0
 	}
-	now := m.now()
+	now := m.at
 	slot, adopted := s.Slot, false
 	if slot == 0 {
 		if slot = m.old[uint64(s.ID)]; slot != 0 {
@@ -182,8 +196,7 @@ func (m *mirror) DropSession(slot uint32) {
 	atomic.StoreUint64(&r.until, 0)
 	m.host(host{r.link, r.mac}, true, false)
 	r.id, r.link, r.mac = 0, 0, [6]byte{}
-	m.write() // no key may lead to a slot that rests
-	m.sessions.give(slot, m.now())
+	m.dying = append(m.dying, slot)
 }
 
 func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
@@ -304,6 +317,13 @@ func (m *mirror) write() {
 		}
 	}
 	m.changes = m.changes[:0]
+	if len(m.dying) == 0 {
+		return
+	}
+	for _, slot := range m.dying {
+		m.sessions.give(slot, m.at)
+	}
+	m.dying = m.dying[:0]
 }
 
 func (m *mirror) put(run []change) {
