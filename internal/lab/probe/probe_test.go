@@ -41,6 +41,7 @@ func TestProbesCountAnInterruption(t *testing.T) {
 		dst  string
 	}{
 		{"ping", "192.0.2.2"}, {"ping", "2001:db8::2"}, {"udp", "192.0.2.2"}, {"udp", "2001:db8::2"}, {"tcp", "192.0.2.2"}, {"tcp", "2001:db8::2"},
+		{"download", "192.0.2.2"},
 	} {
 		t.Run(tt.kind+" "+tt.dst, func(t *testing.T) {
 			t.Parallel()
@@ -54,7 +55,8 @@ func TestProbesCountAnInterruption(t *testing.T) {
 			// Cut the far end for a while: the near end keeps its route and its connection.
 			netns.Must(t, b.Down("eth0"))
 			until(t, p, "a gap", func(s Stats) bool { return s.Gap > 300*time.Millisecond })
-			if tt.kind != "tcp" {
+			stream := tt.kind == "tcp" || tt.kind == "download"
+			if !stream {
 				until(t, p, "a loss", func(s Stats) bool { return s.Lost > 10 })
 			}
 			netns.Must(t, b.Up("eth0"))
@@ -67,7 +69,7 @@ func TestProbesCountAnInterruption(t *testing.T) {
 			}
 			p.Stop()
 			s = p.Stats()
-			if tt.kind != "tcp" && (s.Sent != s.Received+s.Lost || s.Lost < 10) {
+			if !stream && (s.Sent != s.Received+s.Lost || s.Lost < 10) {
 				t.Errorf("at the end: %+v: sent must be received plus lost", s)
 			}
 			if tt.kind == "ping" && s.RTT50 <= 0 {
@@ -112,5 +114,21 @@ func TestQuantile(t *testing.T) {
 	ds := []time.Duration{5, 1, 4, 2, 3}
 	if Quantile(ds, 0.5) != 3 || Quantile(ds, 0.99) != 5 || Quantile(nil, 0.5) != 0 || ds[0] != 5 {
 		t.Error("quantiles are wrong, or the input was changed")
+	}
+}
+
+// TestSilenceAtTheEnd: what is lost after the last arrival is a gap too, although nothing ends it.
+func TestSilenceAtTheEnd(t *testing.T) {
+	q := &series{}
+	t0 := time.Unix(1000, 0)
+	for i := range 10 {
+		at := t0.Add(time.Duration(i) * time.Second)
+		if n := q.send(at); i < 4 {
+			q.arrive(n, at.Add(time.Millisecond))
+		}
+	}
+	q.end()
+	if s := q.stats(t0.Add(time.Minute)); s.Lost != 6 || s.Gap != 6*time.Second-time.Millisecond {
+		t.Errorf("%+v", s)
 	}
 }

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -145,16 +144,6 @@ func (n *Node) checkMobile(s *Scenario, v value) {
 	if n.Host == "" {
 		n.Host = "udhcpc"
 	}
-}
-
-// RouterOf finds the node that serves a LAN.
-func (s *Scenario) RouterOf(link string) *Node {
-	for i := range s.Nodes {
-		if n := &s.Nodes[i]; n.Serve != nil && slices.ContainsFunc(n.On, func(p Port) bool { return p.Link == link }) {
-			return n
-		}
-	}
-	return nil
 }
 
 // checkServe holds that a router is on exactly one LAN and on something else.

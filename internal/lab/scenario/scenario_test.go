@@ -205,6 +205,7 @@ func TestCompare(t *testing.T) {
 // FuzzParse: no input panics; a scenario without an error has what the runner relies on.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(valid))
+	f.Add([]byte(mobileValid))
 	files, err := filepath.Glob("../../../lab/scenarios/*.yaml")
 	if err != nil || len(files) == 0 {
 		f.Fatal("no scenario files: ", err)
