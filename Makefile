@@ -33,7 +33,8 @@ test-long: setup build ## more seeds, longer fuzzing, all scenarios
 
 bench: setup build ## figures, each beside a base line of the same run
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(UNIT) | grep -E '^(pkg|cpu|Benchmark|FAIL|panic)'
-	@tools/asroot $(BIN) lab run --quiet bench-handover
+	$(GO) build -o bin/wgpeer ./internal/lab/wgpeer
+	@tools/asroot $(BIN) lab run --quiet bench-handover bench-node
 
 fuzz: ## every parser for 20 s
 	@tools/fuzz 20s

@@ -145,7 +145,7 @@ const shownOfCrowd = 8
 // hostTable is a line for each host: client, place, addresses, traffic, last handover.
 func (r *Run) hostTable() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  %-8s %-9s %-6s %-12s %-26s %-18s %-16s %s\n", "host", "client", "at", "IPv4", "IPv6", "ping lost/sent", "tcp", "last handover, ms: link>sign>PBU>PBA>first packet")
+	fmt.Fprintf(&b, "  %-8s %-9s %-6s %-12s %-26s %-18s %-16s %s\n", "host", "client", "at", "IPv4", "IPv6", "ping lost/sent", "tcp", "last handover, ms: link>sign>update>answer>first packet")
 	for _, n := range r.nodes {
 		if n.host == nil || n.index >= shownOfCrowd {
 			continue
