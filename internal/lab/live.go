@@ -117,9 +117,9 @@ func (r *Run) screen() string {
 		if !s.Access {
 			continue
 		}
-		gw := "-"
+		gw, offers := "-", ""
 		if n := r.gatewayOf(s.Name); n != nil {
-			gw = n.name
+			gw, offers = n.name, n.router.String()
 		}
 		var here []string
 		for _, n := range r.nodes {
@@ -132,7 +132,11 @@ func (r *Run) screen() string {
 				}
 			}
 		}
-		fmt.Fprintf(&b, "  %-6s %-6s  %s\n", gw, s.Name, strings.Join(here, " "))
+		if !s.LAN {
+			fmt.Fprintf(&b, "  %-6s %-6s  %s\n", gw, s.Name, strings.Join(here, " "))
+			continue
+		}
+		fmt.Fprintf(&b, "  %-8s %-8s %-42s %s\n", gw, s.Name, offers, strings.Join(here, " "))
 	}
 	r.recMu.Unlock()
 	b.WriteString("\n" + r.hostTable())

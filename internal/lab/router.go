@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -27,9 +28,11 @@ type router struct {
 	lan      string // interface
 	uplinks  []string
 	dir, log string
-	v6, v4   netip.Prefix // as they are now; invalid = switched off
 	rebinds  int
-	closed   bool // captive portal
+
+	mu     sync.Mutex   // the live screen looks at these
+	v6, v4 netip.Prefix // as they are now; invalid = switched off
+	closed bool         // captive portal
 
 	radvd, dnsmasq *process
 }
@@ -62,6 +65,29 @@ func (r *Run) buildRouter(n *node) error {
 		}
 	}
 	return x.filter()
+}
+
+// String says for people what the network offers; "" without a router.
+func (x *router) String() string {
+	if x == nil {
+		return ""
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []string
+	if x.v6.IsValid() {
+		out = append(out, x.v6.String())
+	}
+	switch {
+	case x.v4.IsValid() && x.spec.NAT:
+		out = append(out, x.v4.String()+" behind a NAT")
+	case x.v4.IsValid():
+		out = append(out, x.v4.String())
+	}
+	if x.closed {
+		out = append(out, "captive portal")
+	}
+	return strings.Join(out, ", ")
 }
 
 // addresses are the router's own on the LAN: the first of each prefix.
@@ -211,7 +237,9 @@ func (r *Run) network(s *scenario.Network) error {
 		x.rebinds++
 		return errors.Join(x.filter(), x.forget())
 	case "open", "close":
+		x.mu.Lock()
 		x.closed = s.Do == "close"
+		x.mu.Unlock()
 		return errors.Join(x.filter(), x.forget())
 	case "v6-off":
 		return x.change(netip.Prefix{}, x.v4, true)
@@ -267,7 +295,9 @@ func (x *router) change(v6, v4 netip.Prefix, told bool) error {
 	if v4 != x.v4 {
 		errs = append(errs, end(x.dnsmasq))
 	}
+	x.mu.Lock()
 	x.v6, x.v4 = v6, v4
+	x.mu.Unlock()
 	now := x.addresses()
 	for _, p := range old {
 		if !slices.Contains(now, p) {
