@@ -109,10 +109,6 @@ type tunnel struct {
 	secret, _                  uint64
 }
 
-func (t *tunnel) same(o *tunnel) bool {
-	return t.local == o.local && t.remote == o.remote && t.lport == o.lport && t.rport == o.rport
-}
-
 type counter struct{ packetsIn, octetsIn, packetsOut, octetsOut uint64 }
 
 func mix(x uint64) uint64 {

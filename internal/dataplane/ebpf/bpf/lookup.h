@@ -129,7 +129,7 @@ static __always_inline int peer(const struct control *c, struct addr local, stru
 }
 
 #define PER_SOURCE 5000000ULL /* ns between two packets of one stranger that the daemon looks at */
-#define PER_ALL 100000ULL     /* of all */
+#define PER_ALL 200000ULL     /* of all */
 #define BURST 1000000000ULL   /* ns worth of them at once */
 
 /* take is one token of a bucket that refills one in every ns. Two processors may take the same one. */
