@@ -59,7 +59,7 @@ func (c *checkCmd) Run(e *env) error {
 	for _, w := range wrong {
 		report.Domain = append(report.Domain, w.Error())
 	}
-	report.Warnings = warnings
+	report.Warnings = append(warnings, keyPairs(good)...)
 	unable := false
 	if !c.NoHost {
 		report.Host = findings(good, c.Here)

@@ -207,3 +207,50 @@ anchor:
 		t.Errorf("%d %s", code, errs)
 	}
 }
+
+// TestKeysThatDoNotFit: check compares the key files of both ends where it finds them, and shows nothing of them.
+func TestKeysThatDoNotFit(t *testing.T) {
+	dir := t.TempDir()
+	writeFile := func(file, text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, suite := range []struct{ flag, here, there string }{
+		{"aes128-sha256", "esp: { spi-in: 0x501, spi-out: 0x502, suite: aes128-sha256, key-file: keys/laptop.here }",
+			"esp: { spi-in: 0x502, spi-out: 0x501, suite: aes128-sha256, key-file: FILE }"},
+		{"rfc4285", "rfc4285: { spi: 0x501, key-file: keys/laptop.here }", "rfc4285: { spi: 0x501, key-file: FILE }"},
+	} {
+		sub := filepath.Join(dir, suite.flag)
+		if err := os.Mkdir(sub, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		keysIn(t, sub, "--suite", suite.flag)
+		ha, node := filepath.Join(sub, "ha1.yaml"), filepath.Join(sub, "laptop.yaml")
+		writeFile(ha, "version: 1\nname: ha1\nsecurity: { peers: [ { name: laptop, "+suite.here+` } ] }
+anchor:
+  addresses: ["2001:db8:a::1"]
+  pools: [ { name: home, prefix: "2001:db8:2000::/48" } ]
+  services: { dsmip6: {} }
+  subscribers: { list: [ { id: laptop@example.net, families: [v6], hoa: "2001:db8:2000::5/64", peer: laptop } ] }
+`)
+		for _, c := range []struct {
+			file string
+			fits bool
+		}{{"keys/laptop.there", true}, {"keys/elsewhere", true}, {"other/keys/laptop.there", false}} {
+			if c.file[0] == 'o' {
+				keysIn(t, filepath.Join(sub, "other"), "--suite", suite.flag)
+			}
+			writeFile(node, "version: 1\nname: laptop\nsecurity: { peers: [ { name: ha1, "+strings.Replace(suite.there, "FILE", c.file, 1)+` } ] }
+node:
+  anchor: { name: ha1, addresses: ["2001:db8:a::1"] }
+  home: { v6: "2001:db8:2000::5/64", v4: none }
+  links: [ { match: "*" } ]
+`)
+			code, out, errs := kedge(t, "check", "--no-host", ha, node)
+			if code != 0 || strings.Contains(out, "the keys are not the other half") == c.fits || errs != "" {
+				t.Errorf("%s with %s: %d\n%s%s", suite.flag, c.file, code, out, errs)
+			}
+		}
+	}
+}

@@ -148,5 +148,9 @@ func (c *runCmd) Run(e *env) error {
 		}
 		return err
 	}
-	return runDaemon(e.ctx, cfg, warnings)
+	err = runDaemon(e.ctx, cfg, warnings)
+	if errors.Is(err, os.ErrPermission) && !errors.As(err, new(config.Errors)) {
+		err = fmt.Errorf("%w; run as root, or with CAP_NET_ADMIN and CAP_NET_RAW: \"kedge check --here %s\" says what is missing", err, c.Config)
+	}
+	return err
 }

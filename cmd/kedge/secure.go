@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"kedge/internal/config"
@@ -79,7 +80,10 @@ func loadKeys(path string, suite ipsec.Suite) (ipsec.Keys, error) {
 // wrongKeys says where the key file is named, what is wrong with it and what to do.
 func wrongKeys(cfg *config.Config, path, name string, err error) *config.Error {
 	want := fmt.Sprintf("make a pair with \"kedge keys %s\", and take the other half to the other side", name)
-	if errors.Is(err, errSuite) {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		want = "run as root, or as the owner of the file"
+	case errors.Is(err, errSuite):
 		return cfg.Wrong(path+".suite", err.Error(), "write the suite of the key file, on both sides")
 	}
 	return cfg.Wrong(path+".key-file", err.Error(), want)

@@ -242,7 +242,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("no daemon: there is no socket %s: start one with \"kedge run CONFIG\", or name its socket with --socket", c.socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon listens on %s: it ended without cleaning up: start it again with \"kedge run CONFIG\"", c.socket)
+		return fmt.Errorf("no daemon listens on %s: it ended without cleaning up: start it again with \"kedge run CONFIG\"; \"kedge stop\" then takes back what a mobile node has set", c.socket)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("you may not use %s: become root, or a member of the socket's group", c.socket)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/node/movement"
@@ -80,6 +81,10 @@ func (m *Machine) status() core.Status {
 	if m.state == refused {
 		note("%s refuses: %s", a.Name, m.reason)
 	}
+	if d := m.now.Wall.Sub(m.stateSince); m.state == registering && d >= silentAfter {
+		note("no answer from %s for %v: firewalls on the way (UDP port 4191, protocols 50 and 135), or keys that do not belong together: its log and status say what it refuses",
+			a.Name, d.Round(time.Second))
+	}
 	if m.silent() {
 		note("%s does not answer echoes through the tunnel: a dead path is noticed by Binding Updates only, every %v", a.Name, updateProbe)
 	}
@@ -98,6 +103,9 @@ func (m *Machine) status() core.Status {
 	}
 	return s
 }
+
+// silentAfter is how long the home agent may be silent until a status says what that may be: some Binding Updates were repeated.
+const silentAfter = 4 * time.Second
 
 // maxListed is how many care-of addresses a status shows.
 const maxListed = 16

@@ -116,3 +116,27 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusOfSilence: who waits for a first registration is told after a while what may be wrong.
+func TestStatusOfSilence(t *testing.T) {
+	r := newRig(t, nil)
+	r.agent.down = true
+	r.show(r.net(1, "2001:db8:1::7"))
+	told := func() bool {
+		st, err := r.command(core.GetStatus{})
+		return err == nil && strings.Contains(strings.Join(st.(core.Status).Notes, "\n"), "no answer from ha1 for")
+	}
+	r.run(silentAfter - ms)
+	if told() {
+		t.Error("too soon")
+	}
+	r.run(2 * ms)
+	if !told() {
+		t.Error("not told")
+	}
+	r.agent.down = false
+	r.run(60 * sec)
+	if told() || !r.ok() {
+		t.Errorf("told though it is bound; %s", r.story())
+	}
+}

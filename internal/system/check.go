@@ -131,7 +131,7 @@ func finding(f Finding, err error) Finding {
 
 // CheckMH opens and closes a raw socket for the Mobility Header with its checksum left to us.
 func CheckMH() Finding {
-	f := Finding{Name: "raw socket 135", Detail: "opens, checksums are ours", Feature: "signalling between gateways and anchors"}
+	f := Finding{Name: "raw socket 135", Detail: "opens, checksums are ours", Feature: "signalling"}
 	p, err := openMH(unspecified)
 	if err == nil {
 		err = p.Close()
@@ -151,7 +151,7 @@ func CheckPacket() Finding {
 
 // CheckTUN makes a TUN device and lets it go.
 func CheckTUN() Finding {
-	f := Finding{Name: "TUN", Detail: "/dev/net/tun makes devices", Feature: "the anchor's forwarding"}
+	f := Finding{Name: "TUN", Detail: "/dev/net/tun makes devices", Feature: "tunnels"}
 	err := func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
