@@ -64,6 +64,7 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	case m.race.refresh && keyOf(&s.careOf) != keyOf(&m.bind.careOf):
 		m.ignored(p, wire.SequenceOld, "another care-of address is being confirmed")
 	case ba.Lifetime == 0:
+		m.unbind() // what was bound before ended with that (RFC 6275 11.7.3)
 		m.refusedFor(m.cfg.Timers.RetransmitMax, wire.RefusedByAnchor, "accepted for no time")
 	default:
 		m.accepted(&s, ba)
@@ -92,9 +93,10 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	first, before := !m.bound(), m.bind
 	lifetime := min(time.Duration(ba.Lifetime)*mobility.LifetimeUnit, s.lifetime)
 	m.bind = binding{
-		careOf: s.careOf, framing: inIPv6, seq: s.seq, sentAt: s.at, lifetime: lifetime, expires: s.at + lifetime, ipv4: before.ipv4,
+		careOf: s.careOf, at: s.careOf, framing: inIPv6, seq: s.seq, sentAt: s.at, lifetime: lifetime, expires: s.at + lifetime, ipv4: before.ipv4,
 	}
-	if keyOf(&before.careOf) == keyOf(&s.careOf) {
+	stays := !first && keyOf(&before.careOf) == keyOf(&s.careOf) && !elsewhere(&before.at, &s.careOf)
+	if stays {
 		m.bind.mtu = before.mtu
 	}
 	m.bind.refreshAt = m.refreshTime(ba)
@@ -107,7 +109,7 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	settled := m.settled()
 	why := "acknowledged"
 	m.endRace()
-	if first || keyOf(&before.careOf) != keyOf(&m.bind.careOf) {
+	if !stays {
 		m.arrived(s, first)
 	}
 	chain := m.session.chain
@@ -159,6 +161,9 @@ func (m *Machine) frame(s *sent, ba *mobility.BindingAck) {
 		b.framing = inUDP
 	case s.force: // granted, by a home agent that does not say it again
 		b.framing = inUDP
+	}
+	if s.force && m.nets.plain(&s.careOf) == blocked {
+		m.nets.judge(&s.careOf, blocked, m.now.Wall) // while the node stays, what works is not interrupted to find out whether plain framing would
 	}
 	if b.framing == inUDP && (!ok || nat.Refresh != noKeepalive) {
 		b.keepalive = m.cfg.Timers.NATRefresh

@@ -80,6 +80,9 @@ func (m *Machine) evaluate(why string) {
 		}
 		m.bind.careOf = cs[cur]
 		m.forward()
+		if m.state == active && elsewhere(&m.bind.at, &cs[cur]) {
+			m.requested("the address is in another network") // echoes say whether the tunnel still works
+		}
 	case m.bound():
 		m.path = path{dead: true} // nothing can be sent from there
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"net/netip"
 
 	"kedge/internal/core"
 	"kedge/wire"
@@ -48,7 +49,19 @@ func (m *Machine) refreshRequest(p *core.Path) {
 		m.ignored(p, wire.Unsolicited, "Binding Refresh Request")
 		return
 	}
-	m.requested("binding refresh request")
+	// However fast they come: the answer to the last Binding Update may be on its way, or have been a refusal.
+	least := minRefresh
+	if m.state == refused {
+		least = refusedFirst
+	}
+	switch at := m.rate.latest() + least; {
+	case at <= m.now.Boot:
+		m.requested("binding refresh request")
+	case m.state == active:
+		m.bind.refreshAt = min(m.bind.refreshAt, at)
+	default:
+		m.ignored(p, wire.RateLimit, "Binding Refresh Request")
+	}
 }
 
 // minBindingError is the least time between Binding Updates that Binding Errors cause. Nothing protects those messages.
@@ -59,7 +72,9 @@ func (m *Machine) bindingError(p *core.Path, be *mobility.BindingError) {
 	switch {
 	case !m.bound() && len(m.sent) == 0: // no entry for the source
 		m.ignored(p, wire.Unsolicited, "Binding Error")
-	case be.Status == mobility.UnknownBinding && m.now.Boot >= m.bind.sentAt+minBindingError:
+	case !be.Home.IsUnspecified() && be.Home != m.hoa():
+		m.ignored(p, wire.UnknownHome, "Binding Error")
+	case be.Status == mobility.UnknownBinding && m.state != refused && m.now.Boot >= m.rate.latest()+minBindingError:
 		m.count(wire.UnknownHome)
 		m.requested("binding error")
 	case be.Status == mobility.UnrecognizedMHType:
@@ -77,5 +92,9 @@ func (m *Machine) unrecognized(p *core.Path) {
 	m.told = m.now.Boot
 	back := *p
 	back.Auth = core.Auth{Kind: "none"}
-	m.out = append(m.out, core.Send{Path: back, Body: &mobility.BindingError{Status: mobility.UnrecognizedMHType, Home: m.hoa()}})
+	home := netip.IPv6Unspecified()
+	if p.Home.IsValid() { // of the message's Home Address option, which a home agent does not send (RFC 6275 9.3.3)
+		home = p.Home
+	}
+	m.out = append(m.out, core.Send{Path: back, Body: &mobility.BindingError{Status: mobility.UnrecognizedMHType, Home: home}})
 }

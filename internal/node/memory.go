@@ -136,7 +136,7 @@ func (m *memory) back(c *movement.CareOf) {
 // avoided says until when a care-of address comes after all others.
 func (m *memory) avoided(c *movement.CareOf, now time.Time) (until time.Time, yes bool) {
 	n := m.find(c)
-	if n == nil || !n.avoid.After(now) {
+	if n == nil || !n.avoid.After(now) || n.avoid.After(now.Add(avoidMax)) { // else the clock was set back
 		return time.Time{}, false
 	}
 	return n.avoid, true
@@ -145,7 +145,7 @@ func (m *memory) avoided(c *movement.CareOf, now time.Time) (until time.Time, ye
 // blocked says whether plain protocols 4 and 41 are known not to work.
 func (m *memory) blocked(c *movement.CareOf, now time.Time) bool {
 	n := m.find(c)
-	return n != nil && n.plain == blocked && n.until.After(now)
+	return n != nil && n.plain == blocked && n.until.After(now) && !n.until.After(now.Add(blockedFor)) // nor was the clock set back
 }
 
 // judge notes whether plain protocols 4 and 41 work.

@@ -78,9 +78,13 @@ func (m *Machine) probeDue() {
 	p := &m.path
 	if m.silent() {
 		m.echo(len(probe{}.token)) // one that is answered ends this
-		p.waiting, p.next = false, m.bind.sentAt+updateProbe
-		if p.next <= m.now.Boot {
-			p.next = m.now.Boot + updateProbe
+		every := time.Duration(updateProbe)
+		if k := m.bind.keepalive; k > 0 {
+			every = min(every, k) // the echo keeps the NAT's mapping all the same
+		}
+		p.waiting, p.next = false, min(m.bind.sentAt+updateProbe, m.now.Boot+every)
+		if m.bind.sentAt+updateProbe <= m.now.Boot {
+			p.next = m.now.Boot + every
 			m.requested("probe")
 		}
 		return

@@ -77,6 +77,12 @@ type key struct {
 
 func keyOf(c *movement.CareOf) key { return key{c.If, c.Addr} }
 
+// elsewhere says whether an address is in another network now, or was lost in between: many networks give out the same private
+// addresses. Of one that an earlier run registered nothing is known.
+func elsewhere(was, is *movement.CareOf) bool {
+	return was.Network != "" && is.Network != "" && was.Network != is.Network || was.Since > 0 && was.Since != is.Since
+}
+
 // never is later than any deadline.
 const never = time.Duration(1<<63 - 1)
 
@@ -140,7 +146,7 @@ func (m *Machine) hasten() {
 
 // sendDue sends the Binding Updates whose time has come, as the rate allows.
 func (m *Machine) sendDue() {
-	if !m.racing() && len(m.session.expected) > 0 {
+	if len(m.session.expected) > 0 && !m.racing() && (m.settled() || m.state != updating) {
 		m.out = append(m.out, core.Forward{Ops: m.unexpect(nil)})
 	}
 	for i := range m.race.attempts {
@@ -338,6 +344,14 @@ func (r *rate) free(now time.Duration) time.Duration {
 		return now
 	}
 	return max(now, r.last[0]+time.Second)
+}
+
+// latest is when the last one went.
+func (r *rate) latest() time.Duration {
+	if r.used == 0 {
+		return -time.Hour
+	}
+	return r.last[r.used-1]
 }
 
 func (r *rate) take(now time.Duration) {

@@ -14,6 +14,7 @@ import (
 // and, if the home agent bound it, one for the IPv4 home address.
 type binding struct {
 	careOf    movement.CareOf
+	at        movement.CareOf // as it was when it was registered
 	framing   framing
 	nat       bool // one was detected
 	seq       uint16
@@ -88,7 +89,7 @@ func (m *Machine) forward() {
 		}
 	}
 	s.up, s.chain, s.keys, s.retry = true, chain, keys, 0
-	if !m.racing() { // after the session has moved, so that no packet comes between
+	if !m.racing() && m.settled() { // after the session has moved, so that no packet comes between
 		ops = m.unexpect(ops)
 	}
 	if len(ops) > 0 {
