@@ -197,6 +197,7 @@ func (r *Run) artifacts() error {
 	for _, c := range r.captures {
 		errs = append(errs, c.close())
 	}
+	errs = append(errs, r.writeKeys())
 	if len(r.captures) > 0 {
 		errs = append(errs, merge(filepath.Join(r.dir, "all.pcapng"), r.captures))
 	}

@@ -4,8 +4,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"kedge/internal/ipsec"
@@ -93,23 +95,39 @@ func (r *Run) associate(a, b *node, kind, suite string) (*association, error) {
 	return x, nil
 }
 
-// tsharkESP are the options with which tshark opens the ESP of this run and verifies its integrity.
-func (r *Run) tsharkESP() []string {
+// espTable are the associations of this run as Wireshark's table esp_sa has them.
+func (r *Run) espTable() (lines []string) {
 	r.recMu.Lock()
 	defer r.recMu.Unlock()
-	if len(r.sas) == 0 {
-		return nil
-	}
-	args := []string{"-o", "esp.enable_encryption_decode:TRUE", "-o", "esp.enable_authentication_check:TRUE"}
 	names := map[string]string{"sha1": "HMAC-SHA-1-96 [RFC2404]", "sha256": "HMAC-SHA-256-128 [RFC4868]", "sha384": "HMAC-SHA-384-192 [RFC4868]", "sha512": "HMAC-SHA-512-256 [RFC4868]"}
-	for spi, sa := range r.sas {
-		enc := "AES-CBC [RFC3602]"
+	for _, spi := range slices.Sorted(maps.Keys(r.sas)) {
+		sa, enc := r.sas[spi], "AES-CBC [RFC3602]"
 		if len(sa.Encryption) == 0 {
 			enc = "NULL"
 		}
-		args = append(args, "-o", fmt.Sprintf(`uat:esp_sa:"IPv6","*","*","0x%08x","%s","0x%x","%s","0x%x"`, spi, enc, sa.Encryption, names[sa.Hash], sa.Integrity))
+		lines = append(lines, fmt.Sprintf(`"IPv6","*","*","0x%08x","%s","0x%x","%s","0x%x"`, spi, enc, sa.Encryption, names[sa.Hash], sa.Integrity))
+	}
+	return lines
+}
+
+// tsharkESP are the options with which tshark opens the ESP of this run and verifies its integrity.
+func (r *Run) tsharkESP() (args []string) {
+	for i, line := range r.espTable() {
+		if i == 0 {
+			args = append(args, "-o", "esp.enable_encryption_decode:TRUE", "-o", "esp.enable_authentication_check:TRUE")
+		}
+		args = append(args, "-o", "uat:esp_sa:"+line)
 	}
 	return args
+}
+
+// writeKeys leaves the table beside the captures, for who looks into them: the keys were made for this run and die with it.
+func (r *Run) writeKeys() error {
+	lines := r.espTable()
+	if len(lines) == 0 {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(r.dir, "esp_sa.txt"), []byte(strings.Join(lines, "\n")+"\n"), 0o600)
 }
 
 // peersOf are the security.peers of a kedge node: an anchor knows its gateways and the mobile nodes, they know the anchors.

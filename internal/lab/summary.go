@@ -62,7 +62,11 @@ func (res *Result) Print(w io.Writer) {
 		}
 	}
 	printTable(w, res.Table)
-	fmt.Fprintf(w, "\n  captures  %s (all links: all.pcapng)\n  ladder    %s, ladder.svg\n", filepath.Join(res.Out, "*.pcap"), filepath.Join(res.Out, "ladder.txt"))
+	keys := ""
+	if slices.Contains(res.Files, "esp_sa.txt") {
+		keys = "; keys of ESP for Wireshark: esp_sa.txt"
+	}
+	fmt.Fprintf(w, "\n  captures  %s (all links: all.pcapng%s)\n  ladder    %s, ladder.svg\n", filepath.Join(res.Out, "*.pcap"), keys, filepath.Join(res.Out, "ladder.txt"))
 	if res.OK && len(res.Covers) > 0 {
 		fmt.Fprintf(w, "  covers: %s\n", strings.Join(res.Covers, " "))
 	}
