@@ -21,7 +21,7 @@ func (n *Needs) mobile() []Finding {
 		out = append(out, CheckUDP(udpPort))
 	}
 	if n.Node {
-		out = append(out, CheckReversePath(), CheckOptimistic())
+		out = append(out, CheckIPv6(), CheckReversePath(), CheckOptimistic())
 		if !n.Anchor {
 			out = append(out, CheckTUN())
 		}
@@ -61,6 +61,23 @@ func CheckUDP(port int) Finding {
 		return f
 	}
 	return finding(f, err)
+}
+
+// CheckIPv6 looks whether IPv6 is switched off on links. A node does without it on them: IPv4 carries both home addresses.
+func CheckIPv6() Finding {
+	f := Finding{Name: "net.ipv6.conf.all.disable_ipv6", Feature: "care-of addresses in IPv6 networks"}
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	f.Detail = "is " + strings.TrimSpace(string(b))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return finding(f, &hinted{errors.New("the kernel has no IPv6"), "boot it without ipv6.disable=1: home addresses are of IPv6 too"})
+	case err != nil:
+		return finding(f, err)
+	case f.Detail == "is 1":
+		f.Severity = Advice
+		f.Do = "set it to 0 where networks with IPv6 are to be used; Kedge switches IPv6 on for its own device only"
+	}
+	return f
 }
 
 // CheckReversePath looks whether the kernel drops packets that come by another link than it would answer by.

@@ -37,12 +37,13 @@ func find(t *testing.T, all []Finding, name string) Finding {
 func TestMobileChecks(t *testing.T) {
 	a := netns.Test(t, "a")
 	must(t, a.Sysctl("net.ipv4.conf.all.rp_filter", "1"))
+	must(t, a.Sysctl("net.ipv6.conf.all.disable_ipv6", "1"))
 	check := func(n Needs) (all []Finding) {
 		must(t, a.Do(func() error { all = Checks(n); return nil }))
 		return all
 	}
 	all := check(Needs{Node: true})
-	for name, want := range map[string]Severity{"TUN": Fine, "nftables": Fine, "UDP port 4191": Fine, "net.ipv4.conf.all.rp_filter": Advice} {
+	for name, want := range map[string]Severity{"TUN": Fine, "nftables": Fine, "UDP port 4191": Fine, "net.ipv4.conf.all.rp_filter": Advice, "net.ipv6.conf.all.disable_ipv6": Advice} {
 		if f := find(t, all, name); f.Severity != want || want != Fine && f.Do == "" {
 			t.Errorf("%+v", f)
 		}

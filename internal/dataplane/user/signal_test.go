@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 
 	"kedge/internal/core"
@@ -96,6 +97,24 @@ func TestNodeDevice(t *testing.T) {
 	if _, err := New(Config{Role: Node, Device: "a-name-that-is-too-long"}); err == nil {
 		t.Error("a name that is too long was accepted")
 	}
+}
+
+// TestNodeDeviceHasIPv6: also where IPv6 is switched off for all links, as some do against broken networks, and where the device of
+// an earlier run was switched off since.
+func TestNodeDeviceHasIPv6(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	namespaces(t)
+	for range 2 {
+		sysctl(t, "ipv6/conf/all/disable_ipv6", "1")
+		sysctl(t, "ipv6/conf/default/disable_ipv6", "1")
+		p, err := New(Config{Role: Node, Device: "mn0", Persist: true, Home: []netip.Addr{home6}, Now: func() time.Duration { return time.Hour }})
+		must(t, err)
+		l, err := netlink.LinkByName("mn0")
+		must(t, err)
+		must(t, netlink.AddrReplace(l, &netlink.Addr{IPNet: &net.IPNet{IP: home6.AsSlice(), Mask: net.CIDRMask(128, 128)}}))
+		must(t, p.Close())
+	}
+	must(t, RemoveDevice("mn0"))
 }
 
 // TestSendBatchAllocatesNothing: control messages for the source address as well as everything else.

@@ -61,7 +61,8 @@ func (p *Plane) openTUN() error {
 		return fail("find", err)
 	}
 	// Before it comes up, or the kernel starts to solicit routers on it.
-	settings := [][2]string{{"ipv6/conf/" + name + "/addr_gen_mode", "1"}, {"ipv6/conf/" + name + "/accept_ra", "0"}, {"ipv4/conf/" + name + "/rp_filter", "0"}}
+	// IPv6 may be switched off for new interfaces; this one has IPv6 addresses.
+	settings := [][2]string{{"ipv6/conf/" + name + "/addr_gen_mode", "1"}, {"ipv6/conf/" + name + "/disable_ipv6", "0"}, {"ipv6/conf/" + name + "/accept_ra", "0"}, {"ipv4/conf/" + name + "/rp_filter", "0"}}
 	if !node {
 		settings = append(settings, [2]string{"ipv4/conf/" + name + "/send_redirects", "0"}, [2]string{"ipv4/conf/" + name + "/forwarding", "1"})
 	}
