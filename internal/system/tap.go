@@ -118,6 +118,7 @@ func (t *tap) take(b []byte) []byte {
 	if err != nil && whole == nil {
 		t.refused.Add(1)
 	}
+	t.refused.Add(uint64(t.frags.Evicted()))
 	return whole
 }
 
