@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/wire/ether"
+	"kedge/wire/nd"
 )
 
 func TestConfig(t *testing.T) {
@@ -173,5 +176,39 @@ func TestUnknownIndex(t *testing.T) {
 	r.want("eth0 192.0.2.0/24")
 	if len(r.m.Links()) != 1 || !r.m.Links()[0].Up || !r.m.Links()[0].Addresses[0].Offered {
 		t.Errorf("%+v", r.m.Links())
+	}
+}
+
+// TestBusyLink: what others say to each other costs no memory, and next to no time.
+func TestBusyLink(t *testing.T) {
+	r, _ := attached(t, homeConfig)
+	x, y := core.MAC{2, 0, 0, 0, 6, 1}, core.MAC{2, 0, 0, 0, 6, 2}
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	var evs []core.Event
+	for _, f := range []*access.Frame{
+		{Src: x, Dst: ether.Broadcast, Body: &ether.ARP{Op: ether.ARPRequest, SenderHW: x, SenderIP: a, TargetIP: b}},
+		{Src: y, Dst: x, Body: &ether.ARP{Op: ether.ARPReply, SenderHW: y, SenderIP: b, TargetHW: x, TargetIP: a}},
+		{Src: x, Body: &nd.NeighborSolicitation{Target: netip.MustParseAddr("2001:db8:a::77")}},
+		{Src: y, Body: &nd.NeighborAdvertisement{Target: netip.MustParseAddr("2001:db8:a::77")}},
+		{Src: y, Body: &nd.RouterSolicitation{}},
+		{Src: y},
+	} {
+		evs = append(evs, core.Message{Path: core.Path{If: 2}, Body: f})
+	}
+	now := r.clock()
+	if n := testing.AllocsPerRun(100, func() {
+		for _, ev := range evs {
+			if out := r.m.Handle(now, ev, nil); len(out) > 0 {
+				t.Fatalf("%+v: %v", ev, out)
+			}
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	// One that is due all the same is served by the next frame.
+	at, _ := r.m.Deadline()
+	r.now = at
+	if out := r.m.Handle(r.clock(), evs[0], nil); len(out) == 0 {
+		t.Error("what was due has to wait for a tick")
 	}
 }

@@ -106,7 +106,11 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	case core.HostChanged:
 		m.hostChanged(&ev)
 	case core.Message:
-		m.message(&ev)
+		// Most of what is heard on a link is between others, and must cost next to nothing.
+		if !m.message(&ev) && now.Boot < m.wanted {
+			out, m.out = m.out, nil
+			return out
+		}
 	case core.Done:
 		m.done(ev)
 	}
@@ -154,11 +158,11 @@ func Ours(r core.Ref) bool { return r >= refBase }
 // refBase is the first Ref of ours.
 const refBase core.Ref = 1 << 63
 
-// message takes a frame of a managed link.
-func (m *Machine) message(msg *core.Message) {
+// message takes a frame of a managed link, and says whether it may have changed anything.
+func (m *Machine) message(msg *core.Message) bool {
 	l := m.links[msg.Path.If]
 	if l == nil || l.pat == nil || !l.carrier {
-		return
+		return false
 	}
 	f, ok := msg.Body.(*access.Frame)
 	if !ok || f == nil {
@@ -166,9 +170,9 @@ func (m *Machine) message(msg *core.Message) {
 	}
 	if msg.Err != nil {
 		m.ignored(l, f, reasonOf(msg.Err), msg.Err.Error())
-		return
+		return false
 	}
-	m.frame(l, f)
+	return m.frame(l, f)
 }
 
 // awake treats all that is known as hearsay, after the host slept.

@@ -67,23 +67,33 @@ func (m *Machine) sendARP(r *router, toAll bool) bool {
 	return true
 }
 
-// frame takes what came in on a managed link.
-func (m *Machine) frame(l *link, f *access.Frame) {
+// frame takes what came in on a managed link. It says false for what is of no concern.
+func (m *Machine) frame(l *link, f *access.Frame) bool {
 	if f.Src == l.mac { // looped back by a bridge or an access point (RFC 4862 Appendix A)
-		return
+		return false
 	}
 	switch b := f.Body.(type) {
 	case *nd.RouterAdvertisement:
-		if l.wants6() {
-			m.advertisement(l, f, b)
-		}
+		return l.wants6() && m.advertisement(l, f, b)
 	case *nd.NeighborAdvertisement:
+		if l.formed(b.Target) == nil && l.findRouter(b.Target) == nil {
+			return false
+		}
 		m.neighborAdvertised(l, f, b)
 	case *nd.NeighborSolicitation:
+		if l.formed(b.Target) == nil && m.home.l != l {
+			return false
+		}
 		m.neighborSolicited(l, f, b)
 	case *ether.ARP:
+		if b.Op != ether.ARPReply || l.findRouter(b.SenderIP) == nil {
+			return false
+		}
 		m.arp(l, f, b)
+	default:
+		return false
 	}
+	return true
 }
 
 // neighborAdvertised takes an answer to a question to a router, or the objection to an address of ours.
@@ -154,7 +164,7 @@ func (m *Machine) neighborSolicited(l *link, f *access.Frame, ns *nd.NeighborSol
 // arp takes an answer of an IPv4 gateway.
 func (m *Machine) arp(l *link, f *access.Frame, a *ether.ARP) {
 	r := l.findRouter(a.SenderIP)
-	if r == nil || a.Op != ether.ARPReply || a.TargetHW != l.mac || f.Dst != l.mac {
+	if r == nil || a.TargetHW != l.mac || f.Dst != l.mac {
 		return
 	}
 	m.answered(r, a.SenderHW)

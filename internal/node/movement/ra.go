@@ -53,15 +53,16 @@ func ends(now time.Duration, seconds uint32) time.Duration {
 	return now + time.Duration(seconds)*time.Second
 }
 
-// advertisement processes a Router Advertisement that package nd found valid (RFC 4861 6.1.2, 6.3.4).
-func (m *Machine) advertisement(l *link, f *access.Frame, ra *nd.RouterAdvertisement) {
+// advertisement processes a Router Advertisement that package nd found valid (RFC 4861 6.1.2, 6.3.4). It says false for one
+// that is thrown away.
+func (m *Machine) advertisement(l *link, f *access.Frame, ra *nd.RouterAdvertisement) bool {
 	mac, sll := ra.Options.SourceLL()
 	if !sll {
 		mac = f.Src
 	}
 	if ether.IsGroup(mac) || mac == (core.MAC{}) || mac == l.mac {
 		m.ignored(l, f, wire.BadSource, "link-layer address "+core.MAC(mac).String())
-		return
+		return false
 	}
 	r := l.findRouter(f.SrcIP)
 	// Routers that are in use have an allowance of their own, so that a storm does not drown them.
@@ -71,18 +72,18 @@ func (m *Machine) advertisement(l *link, f *access.Frame, ra *nd.RouterAdvertise
 	}
 	if !rate.take(m.now.Boot) {
 		m.ignored(l, f, wire.RateLimit, fmt.Sprintf("more than %d Router Advertisements a second", MaxRAs))
-		return
+		return false
 	}
 	if ra.RouterLifetime == 0 {
 		// Without a default router its prefixes are of no use to us (RFC 6275 11.5.4).
 		if r != nil && r.advertised {
 			m.dropRouter(r, "router lifetime 0")
 		}
-		return
+		return true
 	}
 	if r == nil {
 		if r = m.newRouter(l, f, mac); r == nil {
-			return
+			return false
 		}
 	}
 	r.advertised, r.sll = true, sll
@@ -91,6 +92,7 @@ func (m *Machine) advertisement(l *link, f *access.Frame, ra *nd.RouterAdvertise
 	m.linkParameters(l, f, ra)
 	m.prefixOptions(l, f, r, ra)
 	m.bury(l)
+	return true
 }
 
 // newRouter makes room for a router and takes it in. The others are asked whether they are still there: hearing a new one may
