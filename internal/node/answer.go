@@ -46,6 +46,10 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 		m.ignored(p, wire.WrongTunnel, careOf.String()+" instead of "+want.String())
 		return
 	}
+	if s.replayed(ba) {
+		m.ignored(p, wire.TimestampMismatch, "")
+		return
+	}
 	if ba.Status == mobility.MIPv6AuthFail && m.spoiled(&s) {
 		return
 	}
@@ -54,6 +58,7 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	m.nets.measured(&s.careOf, m.now.Boot-s.at)
 	m.move.Confirm(m.now, s.careOf.Addr)
 	switch {
+	case m.stamped(&s, ba):
 	case s.kind != register:
 		// Refused, too, the home agent has no binding: 133 says just that (RFC 6275 10.3.2).
 		m.deregistered(&s, ba)
@@ -105,7 +110,7 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	}
 	again := m.take4(s, ba)
 	m.losers(s)
-	m.tries, m.resyncs, m.unverified, m.retryAt = 0, 0, 0, never
+	m.tries, m.resyncs, m.unverified, m.retryAt, m.stamps.wrong = 0, 0, 0, never, 0
 	settled := m.settled()
 	why := "acknowledged"
 	m.endRace()

@@ -35,6 +35,7 @@ type Machine struct {
 	seq          uint16        // of the last Binding Update
 	acked        uint16        // of the newest one that was acknowledged
 	sent         []sent        // without an acknowledgement, newest last
+	stamps       stamps        // of Binding Updates
 	tries        int           // refusals in a row
 	resyncs      int           // corrections of the sequence number in a row
 	unverified   int           // Binding Updates in a row that the home agent could not authenticate (RFC 4285 5.3)

@@ -46,7 +46,7 @@ var refusals = map[mobility.Status]refusal{
 // refuse takes a Binding Acknowledgement with a status of 128 or more for a Binding Update that was outstanding.
 func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 	switch {
-	case ba.Status == mobility.IDMismatch && s.force:
+	case ba.Status == mobility.IDMismatch && s.force && !mismatch(s, ba):
 		// RFC 5555 gives the number to "cannot force UDP encapsulation" (3.2): without the F flag then.
 		m.refusesUDP = true
 		m.refusal(wire.UDPNotForced, ba.Status, "")

@@ -47,6 +47,7 @@ type sent struct {
 	force    bool       // with the F flag
 	asked    bool       // with an IPv4 Home Address option
 	ipv4     netip.Addr // what the option said
+	stamp    uint64     // timestamp of the message-id option; 0 = without one
 	lifetime time.Duration
 }
 
@@ -258,6 +259,7 @@ func (m *Machine) update(s *sent) *mobility.BindingUpdate {
 			bu.Flags |= mobility.BUForceUDP
 		}
 	}
+	m.stamp(s, bu)
 	if s.kind == register && m.wants4() {
 		s.asked, s.ipv4 = true, m.ask4()
 		bu.Options = bu.Options.Add(m.homeOption(s.ipv4))

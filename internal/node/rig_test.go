@@ -363,7 +363,8 @@ type agent struct {
 	option   func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) // instead of the usual options
 	mute     bool                                                      // registers, and does not answer
 	auth     core.Auth
-	noForce  bool // the F flag is refused
+	noForce  bool                                                      // the F flag is refused
+	judge    func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) // refuses
 }
 
 type heard struct {
@@ -398,6 +399,9 @@ func (g *agent) update(n *netw, seen seenAt, f framing, path core.Path, bu *mobi
 	ba := &mobility.BindingAck{Sequence: bu.Sequence, Lifetime: bu.Lifetime, Status: g.status}
 	if g.noForce && bu.Flags&mobility.BUForceUDP != 0 {
 		ba.Status = mobility.IDMismatch
+	}
+	if g.judge != nil {
+		g.judge(bu, ba)
 	}
 	switch {
 	case g.seqKnown && !newer(bu.Sequence, g.seq):

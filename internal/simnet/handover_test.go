@@ -4,10 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"kedge/internal/access"
+	"kedge/internal/anchor"
 	"kedge/internal/core"
 	"kedge/internal/ipsec"
 	"kedge/internal/node"
@@ -224,5 +226,30 @@ func TestFirstPacket(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestTimestampsOfAnotherClock: a home agent that wants timestamps (RFC 4285 6) serves a node whose clock is an hour off; only the
+// first registration takes longer for it.
+func TestTimestampsOfAnotherClock(t *testing.T) {
+	r := newRoam(t, roamOptions{seed: 5, protection: ipsec.RFC4285, anchor: func(c *anchor.Config) { c.DSMIP6.RequireMessageID = true }})
+	r.mn.Offset = -time.Hour
+	wl := r.mn.Iface("wl0")
+	var usable []float64
+	r.mn.Emits = func(_ core.Now, e core.Emit) {
+		if f, ok := e.Fields.(map[string]any); ok && e.Name == "handover" {
+			ms, _ := f["usable_ms"].(float64)
+			usable = append(usable, ms)
+		}
+	}
+	for _, name := range []string{"six", "four", "nat", "six2"} {
+		wl.Attach(nil)
+		r.Run(sec)
+		wl.Attach(r.nets[name])
+		r.bound(5 * sec)
+		r.Run(sec)
+	}
+	if want := []float64{60, 20, 20, 20}; !slices.Equal(usable, want) {
+		t.Errorf("registered %v ms after the care-of address was usable, want %v", usable, want)
 	}
 }
