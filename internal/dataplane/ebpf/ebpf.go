@@ -8,8 +8,9 @@
 // what an ICMP error has to be sent about, UDP over IPv6, and the first packets of strangers: so many that the plane reports them, the
 // others are dropped and counted in the kernel.
 //
-// A packet on the fast path passes no netfilter rule and no connection tracking of this host, as long as Config.ThroughStack is
-// not set. Packets of UDP framing that the kernel is to cut into segments have no UDP checksum.
+// A packet on the fast path passes no netfilter rule, no connection tracking and no reverse path filter of this host, as long as
+// Config.ThroughStack is not set; then those that leave a tunnel do. Packets of UDP framing that the kernel is to cut into segments
+// have no UDP checksum. What two registrations share (a shadow) is sent upward the slow way.
 //
 // The programs are attached by tcx, before Linux 6.6 by clsact. Tables and tcx links can be pinned: then programs go on when the
 // process ends, and the next one adopts them. They stop by themselves Config.Hold after the process did.
@@ -37,7 +38,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
-	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/user"
 	"kedge/wire"
 )
@@ -212,6 +212,7 @@ func (p *Plane) start() {
 
 // tick tells the programs that the process lives, and the time where it is not the kernel's.
 func (p *Plane) tick() {
+	p.m.begin() // the two clocks drift apart while the host sleeps
 	now := p.cfg.Now()
 	if p.cfg.fakeClock {
 		atomic.StoreUint64(&p.k.control.fakeNow, uint64(now))
@@ -430,5 +431,3 @@ func PinIn(name string) (string, error) {
 	}
 	return filepath.Join(root, "kedge", name), nil
 }
-
-var _ = dataplane.Anchor
