@@ -20,6 +20,10 @@ const (
 const (
 	mtuTries = 3                // MAX_PROBES, RFC 8899 5.1.2: of the link's size; of lesser ones one less, they are likely to pass
 	mtuRaise = 10 * time.Minute // PMTU_RAISE_TIMER, RFC 8899 5.1.1: then a larger size is tried again
+	// mtuConfirm is how often the size in use is asked again, because a path may change without a word, and come to drop what it
+	// carried (RFC 8899 4.3). It takes confirmTries without an answer to believe that: a lossy path is no smaller one.
+	mtuConfirm   = 20 * time.Second
+	confirmTries = 5
 )
 
 // mtuSizes are sizes of outer packets that paths are known to have: Ethernet, PPPoE, tunnels in tunnels, the least.
@@ -27,10 +31,12 @@ var mtuSizes = []int{1500, 1492, 1460, 1420, 1380, 1340, minIPv6}
 
 // search for the MTU of the path.
 type search struct {
-	size  int           // being tried: outer octets; 0 = no search
-	tries int           // of it, without an answer
-	at    time.Duration // of the last one
-	next  time.Duration // 0 = nothing to do
+	size    int           // being tried: outer octets; 0 = no search
+	tries   int           // of it, without an answer
+	at      time.Duration // of the last one
+	next    time.Duration // 0 = nothing to do
+	raise   time.Duration // when a larger size is tried
+	confirm bool          // size is the one in use
 }
 
 // linkMTU is what the link of the care-of address carries.
@@ -66,13 +72,17 @@ func (m *Machine) searchMTU() {
 func (m *Machine) searchDue() {
 	s := &m.path.search
 	switch {
-	case s.size == 0: // time to look for more
+	case s.size == 0 && m.now.Boot >= s.raise: // time to look for more
 		m.searchMTU()
+		return
+	case s.size == 0:
+		s.size, s.tries, s.confirm = m.outerMTU(), 0, true
+		m.searchDue()
 		return
 	case m.path.lost > 0 || m.path.dead: // says nothing about sizes
 		s.tries, s.next = 0, m.now.Boot+m.spacing()
 		return
-	case s.tries < mtuTries-1 || s.size >= m.linkMTU() && s.tries < mtuTries:
+	case s.tries < s.limit(m.linkMTU()):
 	case m.path.heard <= s.at: // first, does a small one come back?
 		s.next = m.now.Boot + m.spacing()
 		if !m.path.waiting {
@@ -80,7 +90,7 @@ func (m *Machine) searchDue() {
 		}
 		return
 	default:
-		s.size, s.tries = below(s.size), 0
+		s.size, s.tries, s.confirm = below(s.size), 0, false
 	}
 	inner := s.size - m.bind.framing.overhead()
 	if inner <= minIPv6 { // carried in any case, in fragments if need be
@@ -90,6 +100,17 @@ func (m *Machine) searchDue() {
 	s.tries++
 	s.at, s.next = m.now.Boot, m.now.Boot+m.spacing()
 	m.echo(inner - echoHead)
+}
+
+// limit is how often the size is tried.
+func (s *search) limit(link int) int {
+	switch {
+	case s.confirm:
+		return confirmTries
+	case s.size >= link:
+		return mtuTries
+	}
+	return mtuTries - 1
 }
 
 // below is the next lesser size.
@@ -103,7 +124,11 @@ func below(size int) int {
 
 // foundMTU: outer packets of that size pass.
 func (m *Machine) foundMTU(size int) {
-	m.path.search = search{next: m.now.Boot + mtuRaise}
+	raise := m.path.search.raise
+	if raise <= m.now.Boot || size < m.outerMTU() {
+		raise = m.now.Boot + mtuRaise
+	}
+	m.path.search = search{next: m.now.Boot + mtuConfirm, raise: raise}
 	if size >= m.linkMTU() {
 		size = 0
 	}

@@ -79,3 +79,45 @@ func TestDeadPathSaysNothingOfSizes(t *testing.T) {
 		t.Errorf("MTU %d: %s", r.m.bind.mtu, r.story())
 	}
 }
+
+// TestPathShrinks: a path that comes to drop what it carried, without a word, is found out in half a minute. One that loses a fifth
+// of all packets is no smaller one.
+func TestPathShrinks(t *testing.T) {
+	for _, addr := range []string{"2001:db8:1::7", "192.0.2.7"} {
+		for _, first := range []int{0, 1460} {
+			r := newRig(t, nil)
+			n := r.net(1, addr)
+			n.ownMTU = first
+			r.show(n)
+			r.run(95 * sec)
+			r.forget()
+			r.run(60 * sec)
+			if got := len(r.large()); got != 3 || r.m.bind.mtu != first {
+				t.Errorf("%s: %d large echoes in a minute, MTU %d", addr, got, r.m.bind.mtu)
+			}
+			n.ownMTU = 1400
+			r.run(30 * sec)
+			if got := r.m.session.chain.MTU; got != 1380 || !r.ok() {
+				t.Errorf("%s: MTU %d half a minute after the path shrank: %s", addr, got, r.story())
+			}
+			n.ownMTU = 0
+			r.run(mtuRaise + 10*sec)
+			if got := r.m.session.chain.MTU; got != 0 {
+				t.Errorf("%s: MTU %d after the path grew", addr, got)
+			}
+		}
+	}
+	r, n := v6rig(t, nil)
+	r.run(5 * sec)
+	n.loss = 0.2
+	shrunk := 0
+	for range 1000 {
+		r.run(sec)
+		if r.m.bind.mtu != 0 {
+			shrunk++
+		}
+	}
+	if shrunk > 0 {
+		t.Errorf("a lossy path counted as a smaller one for %d of 1,000 seconds", shrunk)
+	}
+}

@@ -22,8 +22,7 @@ type stream struct {
 	on   bool
 	last uint16            // number of the last packets
 	got  [4]map[uint16]int // by flow: how often each number arrived
-	at   [2]time.Duration  // when the last packet down arrived, by family: IPv6, IPv4
-	// first is called with each packet that arrives at the node.
+	// down is called with each packet that arrives at the node.
 	down func(is4 bool, seq uint16)
 }
 
