@@ -100,6 +100,7 @@ const (
 	CareOfHome          Reason = "care-of-is-a-home-address"
 	CareOfLocal         Reason = "care-of-is-the-anchor"
 	MissingCareOf       Reason = "missing-ipv4-care-of-option"
+	CareOfUncovered     Reason = "care-of-address-not-covered" // by ESP: the source alone, without the option that it is in
 	NotHomeSubnet       Reason = "not-home-subnet"
 	NotHomeAgentAddress Reason = "not-a-home-agent-address"
 	MobileRouterRefused Reason = "mobile-router-not-permitted"

@@ -24,6 +24,19 @@ type plan struct {
 	taken []netip.Prefix
 }
 
+// reserveOwn keeps the anchor's own addresses, and the home networks around them, from being handed out.
+func (m *Machine) reserveOwn() {
+	for _, a := range m.cfg.Addresses {
+		switch p := m.pools.Around(0, a); {
+		case p == nil:
+		case a.Is4():
+			_ = p.Exclude(netip.PrefixFrom(a, 32)) // it lies inside
+		default:
+			_ = p.Settle(a, "")
+		}
+	}
+}
+
 // reserveStatic takes the static addresses of the profiles out of the pools. They must lie in one: only there are they
 // routed to the anchor and have a default router.
 func (m *Machine) reserveStatic() (err error) {

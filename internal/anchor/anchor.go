@@ -19,9 +19,10 @@ package anchor
 import (
 	"errors"
 	"io"
-	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/gaissmai/bart"
 
 	"kedge/internal/anchor/lma"
 	"kedge/internal/anchor/revocation"
@@ -53,7 +54,8 @@ type Machine struct {
 	count [4]int // sessions by state
 
 	hosts        hosts
-	homeNetworks []netip.Prefix  // around the home addresses of profiles
+	domains      []core.Domain   // where subscribers are, in order
+	homeNetworks bart.Lite       // around the home addresses of profiles
 	shared       map[homeKey]int // IPv4 home addresses that several registrations of one subscriber have: how many beside one
 
 	peers    *peers
@@ -100,6 +102,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	if m.peers, err = newPeers(cfg); err != nil {
 		return nil, err
 	}
+	m.reserveOwn()
 	if err := m.reserveStatic(); err != nil {
 		return nil, err
 	}

@@ -83,6 +83,9 @@ type Heartbeat struct {
 	heartbeat.Config
 }
 
+// maxName is the octets of the longest name of a peer: records of registrations hold it.
+const maxName = 255
+
 // maxInterfaces limits the sessions of one mobile node: each of its requests looks at all of them.
 const maxInterfaces = 32
 
@@ -108,6 +111,9 @@ func (c Config) withDefaults() (Config, error) {
 			return bad("peer %q has no name of its own", p.Name)
 		}
 		names[p.Name] = true
+		if len(p.Name) > maxName {
+			return bad("the name of peer %.20q... has more than %d octets", p.Name, maxName)
+		}
 		if len(p.Addresses) == 0 && !c.isNode(p.Name) {
 			return bad("peer %q has no address", p.Name)
 		}

@@ -86,6 +86,7 @@ type rig struct {
 
 	failStore, failForward bool
 	failOnce               bool // the next forwarding fails
+	half                   bool // forwarding that fails was done all the same, as far as it got
 	hold                   bool // results are kept in pending
 	pending                []core.Event
 	keepLazy               bool   // lazy records are not written
@@ -152,7 +153,7 @@ func (r *rig) handle(ev core.Event) {
 				r.store[string(e.Key)] = e.Val
 			}
 		case core.Forward:
-			if failed == nil {
+			if failed == nil || r.half {
 				for _, op := range e.Ops {
 					r.forward(op)
 				}
@@ -519,6 +520,12 @@ func (r *rig) leaks() (out []string) {
 	}
 	if n := r.m.hosts.table.Len() + len(r.m.hosts.detect.byHome) + len(r.m.hosts.detect.byTarget) + len(r.m.hosts.detect.locals); n != 0 {
 		leak("%d host registrations or detections of duplicates are left", n)
+	}
+	if n := len(r.m.hosts.asked); n != 0 {
+		leak("%d requests are remembered", n)
+	}
+	if n := len(r.m.flights.repairs) + len(r.m.flights.broken); n != 0 && !r.hold {
+		leak("%d repairs never end", n)
 	}
 	if n := len(r.m.shared); n != 0 {
 		leak("%d addresses are still shared", n)

@@ -31,6 +31,7 @@ type hostRequest struct {
 	profile *subscriber.Profile // nil: of nobody here
 	peer    *peer               // who vouches; nil: nobody
 	have    *homeagent.Registration
+	arrived core.Now // its timestamp is as old as it was then, however long it waits
 }
 
 func newHosts(cfg *Config) hosts {
@@ -54,7 +55,7 @@ func (m *Machine) hostUpdate(path core.Path, bu *mobility.BindingUpdate) {
 		path.If = 0
 	}
 	req, unreadable := homeagent.Read(path, bu, &m.hosts.rules)
-	r := &hostRequest{Request: req}
+	r := &hostRequest{Request: req, arrived: m.now}
 	r.profile, _ = m.subs.Home(r.Home)
 	refusal := m.vouch(r)
 	limit := &m.peers.strangers
@@ -125,7 +126,7 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 		switch {
 		case asked && r.Flags&mobility.BURouter != 0:
 			return deny(mobility.MobileRouterNotPermitted, wire.MobileRouterRefused, "without the H flag")
-		case asked && r.have != nil && r.have.State == binding.Active:
+		case r.have != nil && r.have.State == binding.Active: // answered whether flag A is set or not, 9.5.1
 			return deny(mobility.TypeChangeDisallowed, wire.TypeChange, "the binding is a home registration")
 		}
 		return ignore(wire.NotHomeRegistration)
@@ -144,13 +145,15 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 		return deny(mobility.NotHomeAgent, wire.UnknownSubscriber, "nobody has %s", r.Home)
 	case !r.profile.May(subscriber.DSMIP6):
 		return deny(mobility.AdministrativelyProhibited, wire.ServiceDisabled, "no host registration for this subscriber")
+	case r.Delete && m.behindDetected(r):
+		return ignore(wire.SequenceOld)
 	case r.Delete && r.have == nil:
 		m.forgetDetection(r)
 		return deny(mobility.NotHomeAgent, wire.NothingToDeregister, "no registration")
 	case m.cfg.DSMIP6.RequireMessageID && r.Path.Auth.Kind == "rfc4285" && !r.HasMessageID:
 		return deny(mobility.MIPv6MsgIDRequired, wire.MessageIDRequired, "")
 	}
-	if f := homeagent.InOrder(&r.Request, r.have, m.now, m.cfg.DSMIP6.MessageIDWindow); f != nil {
+	if f := homeagent.InOrder(&r.Request, r.have, r.arrived, m.cfg.DSMIP6.MessageIDWindow); f != nil {
 		return f
 	}
 	if r.Delete {
@@ -164,6 +167,8 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 			return deny(mobility.AdministrativelyProhibited, wire.UDPNotForced, "")
 		}
 		return deny(mobility.IDMismatch, wire.UDPNotForced, "")
+	case r.Bare && r.Path.Auth.Kind == "esp": // RFC 4877 4.3: somebody on the way could have written it
+		return deny(mobility.InvalidCareOf, wire.CareOfUncovered, "no Alternate Care-of Address option, and ESP does not cover the source %s", r.CareOf)
 	case m.isLocal(r.CareOf):
 		return deny(mobility.InvalidCareOf, wire.CareOfLocal, "%s", r.CareOf)
 	case m.isHome(r):
@@ -181,7 +186,7 @@ func (m *Machine) homeSubnet(a netip.Addr) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(m.homeNetworks, func(p netip.Prefix) bool { return p.Contains(a) })
+	return m.homeNetworks.Contains(a)
 }
 
 // isHome says whether a care-of address is a home address, of whomever: its packets would come back here. Only the

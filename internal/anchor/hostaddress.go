@@ -63,6 +63,10 @@ func (m *Machine) arrangeHostV4(r *hostRequest, p *hostPlan, have []homeagent.V4
 	if f != nil {
 		return none, f
 	}
+	// Flag P "must be ignored for binding refreshes": what is bound is meant, whatever it is.
+	if n := slices.IndexFunc(have, func(v homeagent.V4Home) bool { return v.Prefix == prefix }); n >= 0 && want == homeagent.ThisNetwork && prefix.IsSingleIP() {
+		want = homeagent.ThisAddress
+	}
 	if len(p.v4) >= homeagent.MaxV4 {
 		return none, homeagent.RefuseV4(mobility.AddressReasonUnspecified, wire.TooManyOptions, "more than %d", homeagent.MaxV4)
 	}

@@ -24,7 +24,7 @@ func short(s string, length uint8) mobility.Value {
 // address is bound all the same.
 func TestHostIPv4Statuses(t *testing.T) {
 	spec.Covers(t, "S004-3.2.1-02", "S004-3.2.1-06", "S004-3.2.1-07", "S004-3.2.1-08", "S004-3.2.1-09", "S004-3.2.1-10", "S004-3.2.1-12",
-		"S004-3.4-06", "S004-3.4-08")
+		"S004-3.4-06", "S004-3.4-08", "S004-3.1.1-03", "S004-3.1.1-04", "S004-3.1.1-05")
 	two := func(c *Config) {
 		for n := range c.Pools {
 			if c.Pools[n].Name == "v4b" {
@@ -265,6 +265,7 @@ func TestHostDialects(t *testing.T) {
 	// The draft is answered only where it is asked for.
 	r = startHosts(t, only())
 	r.ignored(in41(hoa1, v4coa))
+	r.status(udp(hoa1, v4coa, netip.AddrPortFrom(v4coa, port4191)), mobility.Accepted)
 	if a := acks(r.status(native(hoa1, coa1, short("10.20.0.21", 1)), mobility.Accepted)); len(a) != 0 {
 		t.Errorf("acknowledged %+v: an option that is not understood is skipped", a)
 	}
@@ -287,6 +288,15 @@ func TestHostConfig(t *testing.T) {
 		"is in no pool":             add(subscriber.Profile{ID: "a", HoA: pfx("2001:db8:2000::1/64"), Peer: "mn1"}),
 		"no IPv6 address of the anchor": func(c *Config) {
 			c.DSMIP6.HomeAgents = []netip.Addr{ip("2001:db8::9")}
+		},
+		"an address of the anchor itself": add(subscriber.Profile{ID: "a", HoA: netip.PrefixFrom(lmaa, 64), Peer: "mn1"}),
+		"10.20.200.1/32 of pool": func(c *Config) {
+			c.Addresses = append(c.Addresses, ip("10.20.200.1"))
+			c.Subscribers.List = append(c.Subscribers.List, subscriber.Profile{ID: "a", V4: ip("10.20.200.1")})
+		},
+		"an id has 253 octets": add(subscriber.Profile{ID: strings.Repeat("a", 254)}),
+		"has more than 255 octets": func(c *Config) {
+			c.Peers = append(c.Peers, Peer{Name: strings.Repeat("a", 256), Addresses: c.Peers[0].Addresses})
 		},
 		"cannot be forced":    func(c *Config) { c.DSMIP6.ForceUDP, c.DSMIP6.NoForcedUDP = true, true },
 		"none of a home":      func(c *Config) { c.DSMIP6.Dialects = []DSMIPDialect{9} },
@@ -330,5 +340,66 @@ func TestHostRoutes(t *testing.T) {
 		if !slices.Contains(r.host, core.HostOp{Kind: "route", Prefix: pfx(p), Name: "kedge0"}) {
 			t.Errorf("no route to %s: %v", p, r.host)
 		}
+	}
+}
+
+// TestHostPrefixFlagRefresh: flag P "must be ignored for binding refreshes" (RFC 5555 3.1.1): it makes no prefix of an address
+// that is bound, and one of what is not.
+func TestHostPrefixFlagRefresh(t *testing.T) {
+	r := startHosts(t)
+	v4 := acks(r.status(native(hoa2, coa1, dynamic29), mobility.Accepted))[0].Addr
+	a := acks(r.status(native(hoa2, coa1, opt29p(v4.String(), 32)), mobility.Accepted))
+	if want := (mobility.IPv4AddressAck{Addr: v4, PrefixLen: 32}); a[0] != want {
+		t.Errorf("%+v, want %+v", a, want)
+	}
+	r.reaches(v4, layer6(coa1))
+	if a := acks(r.status(native(hoa1, coa1, opt29p("10.20.0.21", 32)), mobility.Accepted)); a[0].Status != mobility.AddressPrefixAllocNotAllowed {
+		t.Errorf("%+v", a)
+	}
+	r.status(native(hoa4, coa1, opt29p("0.0.0.0", 28)), mobility.Accepted)
+	if a := acks(r.status(native(hoa4, coa1, opt29p("10.99.0.0", 28)), mobility.Accepted)); a[0] != (mobility.IPv4AddressAck{Addr: ip("10.99.0.0"), PrefixLen: 28}) {
+		t.Errorf("%+v", a)
+	}
+	r.leakless()
+}
+
+// TestHostOwnAddress: an address of the anchor that lies in a pool is nobody's home address.
+func TestHostOwnAddress(t *testing.T) {
+	r := startHosts(t, func(c *Config) { c.Addresses = append(c.Addresses, ip("10.30.0.2")) })
+	if a := acks(r.status(native(hoa2, coa1, dynamic29), mobility.Accepted)); a[0].Addr != ip("10.30.0.3") {
+		t.Errorf("%+v", a)
+	}
+	r.leakless()
+}
+
+// TestHostRace: of two nodes that ask at once for the last address, one has it, whatever becomes of the store meanwhile.
+func TestHostRace(t *testing.T) {
+	last := func(c *Config) {
+		for n := range c.Pools {
+			if c.Pools[n].Name == "lease" {
+				c.Pools[n].Prefix = pfx("10.40.0.0/30")
+			}
+		}
+		profileOf(c, mn2).V4Pools = []string{"lease"}
+	}
+	for _, fails := range []bool{false, true} {
+		r := startHosts(t, last)
+		r.hold, r.failStore = true, fails
+		r.handle(r.hostMessage(native(hoa2, coa1, dynamic29)))
+		r.failStore = false
+		a := acks(r.status(native(hoa4, coa2, dynamic29), mobility.Accepted))
+		if a[0].Status != mobility.DynamicAddressNotAvailable {
+			t.Errorf("%+v: it is being given to another", a)
+		}
+		r.flush()
+		if fails { // it never was
+			a = acks(r.status(native(hoa4, coa2, dynamic29), mobility.Accepted))
+			if a[0].Status != 0 || a[0].Addr != ip("10.40.0.2") {
+				t.Errorf("%+v", a)
+			}
+		} else {
+			r.reaches(ip("10.40.0.2"), layer6(coa1))
+		}
+		r.leakless()
 	}
 }

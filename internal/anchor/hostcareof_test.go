@@ -28,7 +28,6 @@ func TestHostCareOf(t *testing.T) {
 	}{
 		{"unique local", nil, native(hoa1, ip("fd00::1")), ""},
 		{"alternate care-of address besides another source", nil, native(hoa1, coa1).with(alt(coa2)), ""},
-		{"no alternate care-of address", nil, native(hoa1, coa1).with(func(b *bu) { b.more = nil }), ""},
 		{"multicast", nil, native(hoa1, coa1).with(alt(ip("ff0e::1"))), wire.BadCareOf},
 		{"loopback", nil, native(hoa1, coa1).with(alt(ip("::1"))), wire.BadCareOf},
 		{"unspecified", nil, native(hoa1, coa1).with(alt(ip("::"))), wire.BadCareOf},
@@ -52,6 +51,7 @@ func TestHostCareOf(t *testing.T) {
 		{"in UDP, seen from multicast", nil, udp(hoa1, v4coa, netip.MustParseAddrPort("224.0.0.1:4191")), wire.BadCareOf},
 		{"in UDP, seen from loopback", nil, udp(hoa1, v4coa, netip.MustParseAddrPort("127.0.0.1:4191")), wire.BadCareOf},
 		{"in UDP, seen from nowhere", nil, udp(hoa1, v4coa, netip.MustParseAddrPort("0.0.0.0:4191")), wire.BadCareOf},
+		{"in UDP, seen from port 0", nil, udp(hoa1, v4coa, netip.AddrPortFrom(v4coa, 0)), wire.BadSource},
 		{"in UDP, seen from a link-local address", nil, udp(hoa1, v4coa, netip.MustParseAddrPort("169.254.1.1:4191")), wire.BadCareOf},
 		{"in UDP, mapped source", nil, udp(hoa1, v4coa, seen).with(from(ip("::ffff:192.0.2.77"))), wire.MappedInUDP},
 		{"in UDP, Home Address option", nil, udp(hoa1, v4coa, seen).with(func(b *bu) { b.src, b.hao = coa1, hoa1 }), wire.HomeInUDP},
@@ -130,5 +130,25 @@ func TestHostProtocol41(t *testing.T) {
 	r.status(in41(hoa1, v4coa), mobility.Accepted)
 	r.unreached(ip("10.20.0.21"))
 	r.reaches(hoa1, layer4(v4coa))
+	r.leakless()
+}
+
+// TestHostCareOfCovered: natively ESP covers the care-of address in its option alone, which a node must write (RFC 4877 4.3);
+// the authentication of RFC 4285 covers the source too, and a deregistration has none.
+func TestHostCareOfCovered(t *testing.T) {
+	bare := func(b *bu) { b.more = nil }
+	r := startHosts(t)
+	r.status(native(hoa1, coa1), mobility.Accepted)
+	r.status(native(hoa1, coa2).with(bare), mobility.InvalidCareOf)
+	r.reaches(hoa1, layer6(coa1))
+	if r.m.refused[wire.CareOfUncovered] != 1 {
+		t.Errorf("refused %v", r.m.refused)
+	}
+	r.status(native(hoa1, coa2).with(bare).with(func(b *bu) { b.auth.Kind = "rfc4285" }), mobility.Accepted)
+	r.reaches(hoa1, layer6(coa2))
+	r.status(native(hoa6, coa1).with(bare), mobility.Accepted) // unprotected, as is written
+	r.status(native(hoa1, coa1).with(bare).with(func(b *bu) { b.lifetime = 0 }), mobility.Accepted)
+	r.status(native(hoa3, coa1), mobility.Accepted)
+	r.status(native(hoa3, hoa3).with(bare).with(func(b *bu) { b.lifetime, b.hao = 0, netip.Addr{} }), mobility.Accepted)
 	r.leakless()
 }

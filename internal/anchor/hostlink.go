@@ -43,7 +43,7 @@ func (m *Machine) detectDuplicates(r *hostRequest) bool {
 	d := &m.hosts.detect
 	if q := d.byHome[r.Home]; q != nil {
 		switch {
-		case !r.HasMessageID && !homeagent.Newer(r.Sequence, q.Sequence), r.HasMessageID && r.MessageID <= q.MessageID:
+		case q.newer(r):
 			m.refuseHost(r, &homeagent.Refusal{Silent: true, Reason: wire.SequenceOld, Detail: "a copy of what waits for the detection of duplicates, or older"})
 		default:
 			q.hostRequest = *r
@@ -51,15 +51,15 @@ func (m *Machine) detectDuplicates(r *hostRequest) bool {
 		}
 		return true
 	}
+	if f := m.localTaken(r); f != nil {
+		m.refuseHost(r, f)
+		return true
+	}
 	if m.hosts.link == nil || !m.onHomeLink(r.profile.Domain) || r.have != nil && r.have.State == binding.Active {
 		return false
 	}
 	targets := []netip.Addr{r.Home}
 	if r.Flags&mobility.BULinkLocal != 0 {
-		if f := m.localTaken(r); f != nil {
-			m.refuseHost(r, f)
-			return true
-		}
 		targets = append(targets, homeagent.LinkLocal(r.Home))
 	}
 	if r.peer.waiting >= m.cfg.Limits.PendingPerPeer {
@@ -97,8 +97,25 @@ func (m *Machine) detectLocal(q *detected) {
 	}
 }
 
-// localTaken refuses a request whose link-local address is defended for another node.
+// newer says whether what waits is as new as another request of its node, or newer.
+func (q *detected) newer(r *hostRequest) bool {
+	if r.HasMessageID {
+		return r.MessageID <= q.MessageID
+	}
+	return !homeagent.Newer(r.Sequence, q.Sequence)
+}
+
+// behindDetected says whether a request is older than what waits: it came late, and must not end that.
+func (m *Machine) behindDetected(r *hostRequest) bool {
+	q := m.hosts.detect.byHome[r.Home]
+	return q != nil && q.newer(r)
+}
+
+// localTaken refuses a request with flag L whose link-local address is defended for another node.
 func (m *Machine) localTaken(r *hostRequest) *homeagent.Refusal {
+	if r.Flags&mobility.BULinkLocal == 0 || !m.onHomeLink(r.profile.Domain) {
+		return nil
+	}
 	ll := homeagent.LinkLocal(r.Home)
 	if id, taken := m.hosts.detect.locals[ll]; taken && (r.have == nil || r.have.ID != id) {
 		return duplicate(ll, "another node here has it")
@@ -157,7 +174,7 @@ func (m *Machine) unique(q *detected) {
 	m.hosts.detect.forget(m, q, "unique")
 	r := &q.hostRequest
 	f := m.examineHost(r)
-	if f == nil && r.Flags&mobility.BULinkLocal != 0 { // two that waited may have the same
+	if f == nil { // two that waited may have the same link-local address
 		f = m.localTaken(r)
 	}
 	if f != nil {

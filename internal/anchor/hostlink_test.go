@@ -343,6 +343,85 @@ func TestHostLinkLocal(t *testing.T) {
 	if r.one(mn4).State != "active" {
 		t.Error("not active")
 	}
+	// Who is registered without the flag cannot take it over by asking for it either; who has it may ask again.
+	r.status(native(hoa1, coa1).with(flag(mobility.BULinkLocal)), mobility.DADFailed)
+	r.status(native(hoa4, coa2).with(flag(mobility.BULinkLocal)), mobility.Accepted)
+	r.status(native(hoa4, coa1).with(flag(mobility.BULinkLocal)), mobility.Accepted)
+	if got := r.proxies("proxy"); !slices.Contains(got, "fe80::10") {
+		t.Errorf("proxies %v", got)
+	}
+	r.leakless()
+
+	// Nor is there a race: of two that are tested at once, the first has it.
+	r = startHosts(t, homeLink)
+	r.handle(r.hostMessage(native(hoa1, coa1).with(flag(mobility.BULinkLocal))))
+	r.handle(r.hostMessage(native(hoa4, coa2).with(flag(mobility.BULinkLocal))))
+	r.frames()
+	r.pass(time.Second)
+	if r.one(mn1).State != "active" || len(r.bindings(mn4)) != 0 || r.m.refused[wire.DuplicateAddress] != 1 {
+		t.Errorf("%v, refused %v", r.bindings(""), r.m.refused)
+	}
+	r.leakless()
+	// The same without frames, where the kernel's entries are all the defence.
+	r = startHosts(t, homeLink, func(c *Config) { c.HomePort = HomePort{} })
+	r.status(native(hoa1, coa1).with(flag(mobility.BULinkLocal)), mobility.Accepted)
+	r.status(native(hoa4, coa2).with(flag(mobility.BULinkLocal)), mobility.DADFailed)
+	// And where there is no home link, nobody defends a link-local address.
+	r = startHosts(t)
+	r.status(native(hoa1, coa1).with(flag(mobility.BULinkLocal)), mobility.Accepted)
+	r.status(native(hoa4, coa2).with(flag(mobility.BULinkLocal)), mobility.Accepted)
+	r.leakless()
+}
+
+// TestHostDetectionLate: what is older than the request that waits does not end it, whatever it asks for; and how long the
+// detection takes is not held against the request's timestamp.
+func TestHostDetectionLate(t *testing.T) {
+	r := startHosts(t, homeLink)
+	r.handle(r.hostMessage(native(hoa1, coa1).numbered(10)))
+	r.frames()
+	r.ignored(atHome(hoa1).numbered(9))
+	r.ignored(atHome(hoa1).numbered(10))
+	r.pass(time.Second)
+	r.reaches(hoa1, layer6(coa1))
+	// The same where ordering state is left of a registration before.
+	r.status(atHome(hoa1).numbered(11), mobility.Accepted)
+	r.handle(r.hostMessage(native(hoa1, coa2).numbered(13)))
+	r.frames()
+	r.ignored(atHome(hoa1).numbered(12))
+	r.pass(time.Second)
+	r.reaches(hoa1, layer6(coa2))
+	r.leakless()
+
+	r = startHosts(t, homeLink, func(c *Config) { c.HomePort.DADTransmits = 3 })
+	b := native(hoa1, coa1).with(by4285(r, -5*time.Second))
+	r.handle(r.hostMessage(b))
+	r.frames()
+	r.ignored(atHome(hoa1).with(by4285(r, -6*time.Second)))
+	r.pass(3 * time.Second)
+	r.frames()
+	if a := r.hostAnswer(0, b.path()); a == nil || a.Status != 0 {
+		t.Errorf("answered %+v", a)
+	}
+	r.leakless()
+}
+
+// TestHostDetectionRestart: what waited for the detection when the anchor ended left nothing; its node asks again.
+func TestHostDetectionRestart(t *testing.T) {
+	r := startHosts(t, homeLink)
+	b := native(hoa2, coa1, dynamic29)
+	r.handle(r.hostMessage(b))
+	r.pass(500 * time.Millisecond)
+	r.restart()
+	r.frames()
+	if len(r.bindings(mn2)) != 0 || len(r.proxies("proxy")) != 0 {
+		t.Errorf("left %v, %v", r.bindings(mn2), r.host)
+	}
+	r.handle(r.hostMessage(b))
+	r.wantFrames("again", probe(hoa2))
+	r.pass(time.Second)
+	if r.one(mn2).State != "active" {
+		t.Error("not active")
+	}
 	r.leakless()
 }
 
@@ -378,6 +457,7 @@ func TestHostDefence(t *testing.T) {
 		t.Errorf("told %d times: %v", told, r.emits[n:])
 	}
 	// A test of the address is answered by the kernel's proxy entry; other links' frames are nobody's.
+	r.pass(10 * time.Second)
 	r.overhear(access.Frame{Src: otherMAC, SrcIP: ip("::"), Body: &nd.NeighborSolicitation{Target: hoa1}})
 	r.handle(core.Message{Path: core.Path{If: 8}, Body: &claims[0]})
 	r.handle(core.Message{Path: core.Path{If: 7}, Err: &wire.Error{Reason: wire.Truncated}})

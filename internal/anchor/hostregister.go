@@ -24,6 +24,9 @@ func (m *Machine) reserveHost(p *subscriber.Profile) error {
 	if m.peers.byName[p.Peer] == nil {
 		return fmt.Errorf("there is no peer %q", p.Peer)
 	}
+	if m.isLocal(p.HoA.Addr()) {
+		return fmt.Errorf("hoa %s is an address of the anchor itself", p.HoA.Addr())
+	}
 	onLink := m.cfg.HomeLink != "" && p.Domain == 0
 	switch around := m.pools.Around(p.Domain, p.HoA.Addr()); {
 	case around == nil && !onLink:
@@ -33,7 +36,10 @@ func (m *Machine) reserveHost(p *subscriber.Profile) error {
 			return fmt.Errorf("hoa %s of pool %q: %w", p.HoA.Addr(), around.Name(), err)
 		}
 	}
-	m.homeNetworks = append(m.homeNetworks, p.HoA.Masked())
+	if n, known := slices.BinarySearch(m.domains, p.Domain); !known {
+		m.domains = slices.Insert(m.domains, n, p.Domain)
+	}
+	m.homeNetworks.Insert(p.HoA.Masked())
 	for _, n := range p.Networks {
 		if around := m.pools.Around(p.Domain, n.Addr()); around != nil {
 			if err := around.Exclude(n); err != nil && !errors.Is(err, pool.ErrOutside) {

@@ -140,9 +140,12 @@ func TestHostTypes(t *testing.T) {
 	r.status(native(hoa4, coa1).with(noHome).with(flag(mobility.BURouter)), mobility.MobileRouterNotPermitted) // RFC 3963 6.2
 	r.status(native(hoa1, coa1), mobility.Accepted)
 	r.status(native(hoa1, coa2).with(noHome), mobility.TypeChangeDisallowed)
-	r.ignored(native(hoa1, coa2).with(noHome).with(noFlag(mobility.BUAck)))
+	r.status(native(hoa1, coa2).with(noHome).with(noFlag(mobility.BUAck)), mobility.TypeChangeDisallowed) // "MUST send back", 9.5.1
+	r.ignored(native(hoa4, coa1).with(noHome).with(noFlag(mobility.BUAck)))
 	r.reaches(hoa1, layer6(coa1))
-	if r.m.refused[wire.NotHomeRegistration] != 2 || r.m.refused[wire.NonceIndices] != 1 || r.m.refused[wire.TypeChange] != 1 {
+	r.status(atHome(hoa1), mobility.Accepted)
+	r.ignored(native(hoa1, coa2).with(noHome)) // there is no binding any more whose type could change
+	if r.m.refused[wire.NotHomeRegistration] != 3 || r.m.refused[wire.NonceIndices] != 1 || r.m.refused[wire.TypeChange] != 2 {
 		t.Errorf("refused %v", r.m.refused)
 	}
 	r.leakless()
@@ -301,4 +304,59 @@ func TestHostStrangers(t *testing.T) {
 	}
 	r.status(native(hoa2, coa2), mobility.Accepted)
 	r.leakless()
+}
+
+// TestHostMessageIDClock: a clock that was ahead and is set back locks nobody out, and lets nothing be accepted twice.
+func TestHostMessageIDClock(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		r := startHosts(t)
+		right := r.now.Wall
+		r.now.Wall = right.Add(time.Hour)
+		r.status(native(hoa1, coa1).with(by4285(r, 0)), mobility.Accepted)
+		r.now.Wall = right
+		if restarted {
+			r.restart()
+			r.pass(time.Second)
+		}
+		first := by4285(r, 0)
+		r.status(native(hoa1, coa2).with(first), mobility.Accepted)
+		r.status(native(hoa1, coa1).with(first), mobility.IDMismatch)
+		r.status(native(hoa1, coa1).with(by4285(r, -time.Second)), mobility.IDMismatch)
+		r.reaches(hoa1, layer6(coa2))
+		// As far ahead as the window lets a node be, it counts.
+		r.pass(time.Second)
+		r.status(native(hoa1, coa1).with(by4285(r, 7*time.Second)), mobility.Accepted)
+		r.status(native(hoa1, coa2).with(by4285(r, 6*time.Second)), mobility.IDMismatch)
+		r.leakless()
+	}
+}
+
+// TestHostBindingErrorSize: a stranger gets no more octets than it sent, and nobody gets a Binding Error at an address that is
+// no node's (RFC 6275 9.3.3).
+func TestHostBindingErrorSize(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		from  netip.Addr
+		to    netip.Addr
+		size  int
+		wants bool
+	}{
+		{"as long", coa1, lmaa, bindingErrorSize, true},
+		{"shorter", coa1, lmaa, bindingErrorSize - 1, false},
+		{"shorter, from a gateway", mag1, lmaa, 8, true},
+		{"from everybody", ip("ff02::1"), lmaa, bindingErrorSize, false},
+		{"from nobody", ip("::"), lmaa, bindingErrorSize, false},
+		{"to another", coa1, ip("2001:db8:a::99"), bindingErrorSize, false},
+	} {
+		r := startHosts(t)
+		n := len(r.sent)
+		p := core.Path{Local: netip.AddrPortFrom(c.to, 0), Remote: netip.AddrPortFrom(c.from, 0)}
+		r.handle(core.Message{Path: p, Body: &mobility.Raw{MHType: 99}, Err: &wire.Error{Reason: wire.UnknownType}, Raw: make([]byte, c.size)})
+		if got := len(r.sent) > n; got != c.wants {
+			t.Errorf("%s: sent %v", c.name, r.sent[n:])
+		}
+		if c.wants && r.sent[n].Body.(*mobility.BindingError).Home != netip.IPv6Unspecified() {
+			t.Errorf("%s: %+v", c.name, r.sent[n].Body)
+		}
+	}
 }

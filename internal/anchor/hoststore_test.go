@@ -10,6 +10,7 @@ import (
 	"kedge/internal/anchor/homeagent"
 	"kedge/internal/core"
 	"kedge/internal/ipsec/rfc4285"
+	"kedge/internal/subscriber"
 	"kedge/wire"
 	"kedge/wire/mobility"
 )
@@ -57,6 +58,7 @@ func TestHostStoreFails(t *testing.T) {
 // TestHostForwardingFails: refused forwarding is undone and answered with 128.
 func TestHostForwardingFails(t *testing.T) {
 	r := startHosts(t)
+	r.half = true // what was done of it is undone too
 	r.status(native(hoa1, coa1, opt29("10.20.0.21", 32)), mobility.Accepted)
 	r.failOnce = true
 	r.status(native(hoa1, coa2), mobility.ReasonUnspecified)
@@ -159,13 +161,18 @@ func TestHostRestartDeprecated(t *testing.T) {
 // TestHostRestartConfig: what the config does not give any more ends, and is told; the rest stays.
 func TestHostRestartConfig(t *testing.T) {
 	for name, change := range map[string]func(*Config){
-		"service is off":      func(c *Config) { c.DSMIP6.On = false },
-		"home address":        func(c *Config) { profileOf(c, mn4).HoA = pfx("2001:db8:1000:11::11/64") },
-		"another subscriber":  func(c *Config) { profileOf(c, mn4).ID = "new@example.net" },
-		"network":             func(c *Config) { profileOf(c, mn4).Networks = nil },
-		"pool":                func(c *Config) { c.Pools[len(c.Pools)-1].Prefix = pfx("10.41.0.0/24") },
-		"address of another":  func(c *Config) { profileOf(c, mn1).V4 = ip("10.40.0.2") },
-		"reserved by the way": func(c *Config) { c.Pools[len(c.Pools)-1].Reserve = []netip.Prefix{pfx("10.40.0.0/30")} },
+		"service is off":                func(c *Config) { c.DSMIP6.On = false },
+		"home address":                  func(c *Config) { profileOf(c, mn4).HoA = pfx("2001:db8:1000:11::11/64") },
+		"another subscriber":            func(c *Config) { profileOf(c, mn4).ID = "new@example.net" },
+		"network":                       func(c *Config) { profileOf(c, mn4).Networks = nil },
+		"pool":                          func(c *Config) { c.Pools[len(c.Pools)-1].Prefix = pfx("10.41.0.0/24") },
+		"address of another":            func(c *Config) { profileOf(c, mn1).V4 = ip("10.40.0.2") },
+		"no host registrations for him": func(c *Config) { profileOf(c, mn4).Services = subscriber.PMIP6 },
+		"no IPv4 for him":               func(c *Config) { profileOf(c, mn4).Families = subscriber.V6 },
+		"no IPv4 for anybody":           func(c *Config) { c.DSMIP6.NoIPv4 = true },
+		"other pools":                   func(c *Config) { profileOf(c, mn4).V4Pools = []string{"v4b"} },
+		"another static address":        func(c *Config) { p := profileOf(c, mn4); p.V4, p.V4Pools = ip("10.40.0.99"), nil },
+		"reserved by the way":           func(c *Config) { c.Pools[len(c.Pools)-1].Reserve = []netip.Prefix{pfx("10.40.0.0/30")} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := startHosts(t)
@@ -268,5 +275,36 @@ func TestHostRecord(t *testing.T) {
 	}
 	if back.Chain() != h.Chain() || back.Path() != h.Path() || !slices.Equal(back.V4, h.V4) || back.Auth != h.Auth {
 		t.Errorf("%+v, want %+v", back, *h)
+	}
+}
+
+// TestHostEndInFlight: an address is its node's until the store has forgotten that it was, and after: registered anew while
+// the end of the former registration is under way, or could not be stored, it is there again.
+func TestHostEndInFlight(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		r := startHosts(t)
+		v4 := acks(r.status(native(hoa2, coa1, dynamic29), mobility.Accepted))[0].Addr
+		r.hold, r.failStore = true, fails
+		r.pass(300 * time.Second)
+		r.failStore = false
+		if len(r.bindings(mn2)) != 0 {
+			t.Fatalf("%v", r.bindings(mn2))
+		}
+		if fails { // its result is in, and it is to be tried again
+			r.flush()
+		}
+		if a := acks(r.status(native(hoa1, coa1, opt29(v4.String(), 32)), mobility.Accepted)); a[0].Status != mobility.AddressIncorrect {
+			t.Errorf("%+v for another node", a)
+		}
+		a := acks(r.status(native(hoa2, coa2, opt29(v4.String(), 32)), mobility.Accepted))
+		if a[0].Status != 0 || a[0].Addr != v4 {
+			t.Errorf("%+v, want %v back", a, v4)
+		}
+		r.flush()
+		r.pass(time.Second)
+		r.reaches(v4, layer6(coa2))
+		r.restart()
+		r.reaches(v4, layer6(coa2))
+		r.leakless()
 	}
 }

@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"kedge/internal/binding"
 	"kedge/internal/core"
 	"kedge/internal/ipsec/rfc4285"
+	"kedge/internal/subscriber"
 	"kedge/wire"
 	"kedge/wire/mobility"
 )
@@ -77,19 +79,24 @@ func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error
 		return ends(nil)
 	}
 	p, ok := m.subs.Home(h.Home)
-	if !ok || p.ID != h.Node || p.Domain != h.Domain || !m.cfg.DSMIP6.On {
+	switch {
+	case !ok || p.ID != h.Node || p.Domain != h.Domain:
 		return ends(fmt.Errorf("%s is not his home address any more", h.Home))
+	case !m.cfg.DSMIP6.On || !p.May(subscriber.DSMIP6):
+		return ends(errors.New("no host registrations for him any more"))
 	}
 	keys := h.Keys()
 	for n, k := range keys {
-		if k.Addr().Is4() && !slices.Contains(p.Networks, k) && !m.takeAgain(&h, k) {
+		if k.Addr().Is4() && (!m.mayHave(p, k) || !slices.Contains(p.Networks, k) && !m.takeAgain(&h, k)) {
 			m.releaseHost(h.Domain, h.Node, keys[:n], false)
 			return ends(fmt.Errorf("%s: not his any more", k))
 		}
 	}
 	h.Sequence += sequenceMargin // refreshes are written up to a second late
 	if h.MessageID != 0 {
-		h.MessageID = max(h.MessageID, rfc4285.NTP(m.now.Wall))
+		if now := rfc4285.NTP(m.now.Wall); h.MessageID < now || !homeagent.Passed(h.MessageID, m.now, m.cfg.DSMIP6.MessageIDWindow) {
+			h.MessageID = now
+		}
 	}
 	h.Expires = m.now.Boot + m.cfg.Timers.MinDelayBeforeBCEDelete
 	if h.State == binding.Active {
@@ -111,6 +118,15 @@ func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error
 		m.defendHost(at, m.keysOnLink(at), false)
 	}
 	return nil
+}
+
+// mayHave says whether the config still gives a subscriber an IPv4 home address or network that he had.
+func (m *Machine) mayHave(p *subscriber.Profile, k netip.Prefix) bool {
+	if m.cfg.DSMIP6.NoIPv4 || !p.Has(subscriber.V4) {
+		return false
+	}
+	around := m.pools.Around(p.Domain, k.Addr())
+	return slices.Contains(p.Networks, k) || k.Addr() == p.V4 || around != nil && m.dynamicV4(p, around)
 }
 
 func isDrop(op core.Op) bool {
@@ -162,9 +178,16 @@ func (m *Machine) hostByAddress(s string) *homeagent.Registration {
 		}
 		a = p.Addr()
 	}
-	for h := range m.hosts.table.All() {
-		if slices.ContainsFunc(h.Keys(), func(k netip.Prefix) bool { return k.Contains(a) }) {
-			return h
+	if p, ok := m.subs.Home(a); ok {
+		return m.hosts.table.ByHome(p.Domain, netip.PrefixFrom(a, 128))
+	}
+	for _, d := range m.domains {
+		// Longest first, as it is forwarded. Of IPv6 a registration has nothing but its home address.
+		for bits := 32; a.Is4() && bits > 0; bits-- {
+			k, _ := a.Prefix(bits)
+			if h := m.hosts.table.ByHome(d, k); h != nil {
+				return h
+			}
 		}
 	}
 	return nil
@@ -258,5 +281,5 @@ func (m *Machine) bindingError(ev *core.Message, known bool) {
 	if path.Home.IsValid() {
 		home, path.Home = path.Home, netip.Addr{}
 	}
-	m.effect(core.Send{Path: path, Body: &mobility.BindingError{Status: unrecognizedType, Home: home}})
+	m.effect(core.Send{Path: path, Body: &mobility.BindingError{Status: mobility.UnrecognizedMHType, Home: home}})
 }

@@ -180,6 +180,16 @@ func TestHostTold(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	}
+	for _, id := range []string{"10.99.0.0/28", "10.40.0.2", "10.40.0.2/32", hoa4.String() + "/128"} {
+		if x := ask(core.Explain{ID: id}).(core.Explanation); x.ID != mn4 {
+			t.Errorf("%s is said to be of %q", id, x.ID)
+		}
+	}
+	for _, id := range []string{"10.99.9.1", hoa2.String(), "2001:db8:99::1"} {
+		if x := ask(core.Explain{ID: id}).(core.Explanation); x.ID != id || len(x.Bindings) != 0 {
+			t.Errorf("%s: %+v", id, x)
+		}
+	}
 	if x := ask(core.Explain{ID: "10.99.0.3"}).(core.Explanation); x.ID != mn4 || !strings.Contains(x.Profile, "networks 10.99.0.0/28") {
 		t.Errorf("%+v", x)
 	}

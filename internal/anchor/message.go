@@ -11,9 +11,6 @@ import (
 	"kedge/wire/mobility"
 )
 
-// Status values of a Binding Error, RFC 6275 6.1.9.
-const unrecognizedType = 2
-
 // message takes one Mobility Header message. Who is no configured peer gets nothing but a Binding Error, and that at a
 // rate for all of them together.
 func (m *Machine) message(ev *core.Message) {
@@ -61,7 +58,7 @@ func (m *Machine) message(ev *core.Message) {
 	case *mobility.Heartbeat:
 		m.heartbeat(ev.Path, b)
 	case *mobility.BindingError:
-		if b.Status == unrecognizedType && m.unsupported(src, about) {
+		if b.Status == mobility.UnrecognizedMHType && m.unsupported(src, about) {
 			return
 		}
 		m.drop(wire.Unsolicited, about)

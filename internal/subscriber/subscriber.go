@@ -96,6 +96,9 @@ type v4 struct {
 	addr   netip.Addr
 }
 
+// maxID is the octets of the longest NAI (RFC 4282 2.2), which a Mobile Node Identifier option has room for.
+const maxID = 253
+
 // New checks the list: no subscriber twice, no address of two subscribers.
 func New(cfg Config) (*Directory, error) {
 	d := &Directory{accept: cfg.Accept, fallback: cfg.Default, byID: make(map[string]*Profile, len(cfg.List)), byHome: make(map[netip.Addr]*Profile), v4: make(map[v4]bool)}
@@ -118,6 +121,9 @@ func New(cfg Config) (*Directory, error) {
 	for _, p := range cfg.List {
 		if p.ID == "" {
 			return nil, fmt.Errorf("subscribers: one has no id")
+		}
+		if len(p.ID) > maxID {
+			return nil, fmt.Errorf("subscriber %.20q...: an id has %d octets at most", p.ID, maxID)
 		}
 		if d.byID[p.ID] != nil {
 			return nil, fmt.Errorf("subscriber %q is listed twice", p.ID)

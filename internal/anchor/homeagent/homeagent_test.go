@@ -52,6 +52,52 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestRecordSane: a record that no registration of this program has is damaged.
+func TestRecordSane(t *testing.T) {
+	all := samples()
+	for name, change := range map[string]func(*Registration){
+		"no state":        func(h *Registration) { h.State = binding.None },
+		"pending":         func(h *Registration) { h.State = binding.Pending },
+		"framing":         func(h *Registration) { h.Framing = Proto41 + 1 },
+		"dialect":         func(h *Registration) { h.Dialect = Soliman00 + 1 },
+		"nobody's":        func(h *Registration) { h.Node = "" },
+		"home address":    func(h *Registration) { h.Home = netip.MustParseAddr("ff02::1") },
+		"anchor":          func(h *Registration) { h.Local = coa4 },
+		"care-of address": func(h *Registration) { h.CareOf = coa4 },
+		"too many":        func(h *Registration) { h.V4 = networks(MaxV4 + 1) },
+		"no prefix":       func(h *Registration) { h.V4 = []V4Home{{Prefix: netip.MustParsePrefix("10.9.0.1/24")}} },
+	} {
+		h := all[0]
+		change(&h)
+		if _, _, err := Decode(h.ID, h.Encode(at)); err == nil {
+			t.Errorf("%s: decodes", name)
+		}
+		if h = all[1]; name == "care-of address" {
+			h.CareOf = coa
+			if _, _, err := Decode(h.ID, h.Encode(at)); err == nil {
+				t.Errorf("%s, over IPv4: decodes", name)
+			}
+			h = all[1]
+			h.Outer = netip.AddrPort{}
+			if _, _, err := Decode(h.ID, h.Encode(at)); err == nil {
+				t.Errorf("%s, over IPv4, to nowhere: decodes", name)
+			}
+		}
+	}
+	full := all[0]
+	full.V4 = networks(MaxV4)
+	if back, _, err := Decode(full.ID, full.Encode(at)); err != nil || len(back.V4) != MaxV4 {
+		t.Errorf("%+v, %v", back, err)
+	}
+}
+
+func networks(n int) (out []V4Home) {
+	for k := range n {
+		out = append(out, V4Home{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(k), 0}), 24)})
+	}
+	return out
+}
+
 // FuzzDecode: no record makes it panic, and what it takes is written again as it was read.
 func FuzzDecode(f *testing.F) {
 	for _, h := range samples() {

@@ -13,12 +13,18 @@ import (
 // Newer compares sequence numbers modulo 2^16, RFC 6275 9.5.1: of the last one and the 32,768 before it none is newer.
 func Newer(seq, last uint16) bool { return int16(seq-last) > 0 }
 
+// Passed says whether a timestamp that was accepted counts against later ones. One that lies beyond the window is from before
+// the clock here was set back: held against its node, it would lock him out for as long as the clock was wrong.
+func Passed(timestamp uint64, now core.Now, window time.Duration) bool {
+	return rfc4285.FromNTP(timestamp, now.Wall).Sub(now.Wall) <= window
+}
+
 // InOrder holds a request against what was accepted before: by the timestamp of RFC 4285 6 where it has one, whose sequence
 // number says nothing then, else by the sequence number. known: there is a registration, of which last is the newest.
 func InOrder(r *Request, last *Registration, now core.Now, window time.Duration) *Refusal {
 	if r.HasMessageID {
 		var replay rfc4285.Replay
-		if last != nil {
+		if last != nil && Passed(last.MessageID, now, window) {
 			replay.Last = last.MessageID
 		}
 		if echo, reason := replay.Judge(r.MessageID, now.Wall, window); reason != "" {

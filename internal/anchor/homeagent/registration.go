@@ -148,6 +148,6 @@ func (h *Registration) Follow(r *Request) {
 func (h *Registration) Order(r *Request) {
 	h.Sequence = r.Sequence
 	if r.HasMessageID {
-		h.MessageID = max(h.MessageID, r.MessageID)
+		h.MessageID = r.MessageID
 	}
 }

@@ -54,6 +54,8 @@ type Request struct {
 	CareOf netip.Addr
 	Port   uint16
 	NAT    bool // the node knows another IPv4 care-of address than is seen (RFC 5555 4.5)
+	// Bare: the care-of address is nothing but the source of a native packet, which ESP in transport mode does not cover.
+	Bare bool
 
 	V4           []mobility.IPv4HomeAddress
 	NonceIndices bool
@@ -101,6 +103,8 @@ func (r *Request) headers(rules *Rules) *Refusal {
 	case l.Remote.Port() != 0 || l.Local.Port() != 0:
 		r.Framing, r.Home = UDP, src
 		switch {
+		case l.Remote.Port() == 0: // no port: nothing could be sent there
+			return silent(wire.BadSource, l.Remote.String())
 		case hao.IsValid():
 			return silent(wire.HomeInUDP, hao.String())
 		case src.Is4In6():
@@ -161,7 +165,7 @@ func (r *Request) careOf(o mobility.Options, rules *Rules) *Refusal {
 		case !routable6(coa):
 			return silent(wire.BadCareOf, coa.String())
 		}
-		r.CareOf = coa
+		r.CareOf, r.Bare = coa, !hasAlt
 	case UDP:
 		seen := l.Remote.Addr()
 		r.Port = l.Remote.Port()
