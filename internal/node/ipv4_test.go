@@ -26,7 +26,7 @@ func (r *rig) homesOf() (hs []string) {
 func (r *rig) keys() []netip.Prefix { return r.m.session.keys }
 
 func TestIPv4HomeAddressAccepted(t *testing.T) {
-	spec.Covers(t, "S004-3.3-01", "S004-3.3-02", "S004-3.3-03", "S004-3.3-20", "S004-3.3-10")
+	spec.Covers(t, "S004-3.3-01", "S004-3.3-02", "S004-3.3-03", "S004-3.3-20", "S004-3.3-10", "S004-3.2.1-04")
 	for _, status := range []mobility.AddressStatus{0, 5, 127} {
 		r := newRig(t, nil)
 		r.agent.option = func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) {
@@ -111,7 +111,7 @@ func TestIPv4HomeAddressAskedAgain(t *testing.T) {
 }
 
 func TestIPv4HomeAddressRefused(t *testing.T) {
-	spec.Covers(t, "S004-3.3-23", "S004-3.3-24")
+	spec.Covers(t, "S004-3.3-23", "S004-3.3-24", "S004-3.2.1-04")
 	for _, status := range []mobility.AddressStatus{128, 129, 130, 131, 132, 133, 200} {
 		r := newRig(t, nil)
 		r.agent.option = func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) {
