@@ -2,9 +2,10 @@
 GO      ?= go
 BIN     := bin/kedge
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-UNIT    = $(shell $(GO) list ./... | grep -v /internal/lab)
+# The eBPF back end is not part of the daemon yet; make test-ebpf is its suite.
+UNIT    = $(shell $(GO) list ./... | grep -v -e /internal/lab -e /dataplane/ebpf)
 
-.PHONY: build setup demo demo-node test unit scenarios test-long bench fuzz lint cover clean
+.PHONY: build setup demo demo-node test unit test-ebpf scenarios test-long bench fuzz lint cover clean
 
 build: ## one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/kedge
@@ -22,6 +23,9 @@ test: setup lint unit scenarios ## everything that CI runs
 
 unit: ## machine tests, simulations, namespaces, with the race detector
 	@tools/asroot $(GO) test -race -timeout 15m $(UNIT)
+
+test-ebpf: ## the back end in the kernel; needs clang 14
+	@tools/asroot $(GO) test -timeout 30m ./internal/dataplane/ebpf
 
 scenarios: build ## whole networks with real hosts
 	@tools/asroot $(GO) test -count=1 -timeout 25m ./internal/lab/...
