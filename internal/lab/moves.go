@@ -253,6 +253,11 @@ func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
 		if err := r.connect(n, w, m.To); err != nil {
 			return err
 		}
+		if h.mobile { // the first word of the new network's router may come before this goroutine runs again
+			r.recMu.Lock()
+			h.LinkUp = time.Now()
+			r.recMu.Unlock()
+		}
 		if err := r.wiring.Up(w.port); err != nil {
 			return err
 		}
@@ -263,7 +268,9 @@ func (r *Run) moveOne(ctx context.Context, n *node, m *scenario.Move) error {
 		}
 	}
 	r.recMu.Lock()
-	h.LinkUp = time.Now()
+	if h.LinkUp.IsZero() {
+		h.LinkUp = time.Now()
+	}
 	r.recMu.Unlock()
 	return nil
 }
