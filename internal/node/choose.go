@@ -67,6 +67,7 @@ func (m *Machine) evaluate(why string) {
 	moved := m.moved(cs)
 	if moved {
 		m.nets.hearing()
+		cs = m.candidates() // what was avoided may not be any more
 	}
 	if len(cs) == 0 {
 		m.detach(why)
