@@ -16,7 +16,7 @@ import (
 
 // benchHosts is a home agent with n registered nodes, dual-stack; update makes a Binding Update of node i and takes it from
 // octets to octets. It says how many octets the answer has.
-func benchHosts(t testing.TB, n int) (update func(i int, seq uint16, coa netip.Addr) int) {
+func benchHosts(t testing.TB, n int) (m *Machine, now core.Now, update func(i int, seq uint16, coa netip.Addr) int) {
 	t.Helper()
 	cfg := Config{
 		Addresses: []netip.Addr{lmaa}, FirstStart: true, Heartbeat: Heartbeat{Off: true}, DSMIP6: DSMIP6{On: true},
@@ -33,12 +33,12 @@ func benchHosts(t testing.TB, n int) (update func(i int, seq uint16, coa netip.A
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := core.Now{Boot: time.Hour, Wall: day}
+	now = core.Now{Boot: time.Hour, Wall: day}
 	m.Handle(now, core.Restored{Last: true}, nil)
 	var out []core.Effect
 	var in, answer []byte
 	var options mobility.Options
-	return func(i int, seq uint16, coa netip.Addr) int {
+	return m, now, func(i int, seq uint16, coa netip.Addr) int {
 		h := home(i + 1)
 		options = options[:0].Add(mobility.AlternateCareOf{Addr: coa}, dynamic29)
 		in, err = mobility.Append(in[:0], &mobility.BindingUpdate{Sequence: seq, Flags: mobility.BUAck | mobility.BUHome, Lifetime: 75, Options: options}, h, lmaa)
@@ -78,7 +78,7 @@ func BenchmarkBU(b *testing.B) {
 	for _, n := range []int{1_000, 100_000} {
 		b.Run(fmt.Sprintf("nodes=%d", n), func(b *testing.B) {
 			var before, after runtime.MemStats
-			update := benchHosts(b, n)
+			_, _, update := benchHosts(b, n)
 			runtime.GC()
 			runtime.ReadMemStats(&before)
 			seq := make([]uint16, n)
@@ -107,7 +107,7 @@ func BenchmarkBU(b *testing.B) {
 // TestHostAllocations holds the budget of a refresh, the most frequent message: the request, its record, the answer and its
 // options.
 func TestHostAllocations(t *testing.T) {
-	update := benchHosts(t, 1)
+	_, _, update := benchHosts(t, 1)
 	seq := uint16(0)
 	update(0, seq, coa1)
 	got := testing.AllocsPerRun(200, func() {
@@ -116,5 +116,101 @@ func TestHostAllocations(t *testing.T) {
 	})
 	if got > 16 {
 		t.Errorf("%v allocations for a refresh, want 16 at most", got)
+	}
+}
+
+// heapOf gives the live octets of the heap.
+func heapOf() uint64 {
+	var s runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
+
+// TestHostMemory holds the promise of at most 1 KiB a dual-stack registration at a size that a test can afford.
+func TestHostMemory(t *testing.T) {
+	const n = 50_000
+	m, _, update := benchHosts(t, n)
+	before := heapOf()
+	for i := range n {
+		update(i, 1, coa1)
+	}
+	per := (heapOf() - before) / n
+	t.Logf("%d B a registration", per)
+	if per > 1024 {
+		t.Errorf("%d B a registration, want at most 1024", per)
+	}
+	runtime.KeepAlive(m)
+}
+
+// BenchmarkHostMemory is what a million nodes cost: their registrations, and their profiles in the config.
+func BenchmarkHostMemory(b *testing.B) {
+	for range b.N {
+		const n = 1_000_000
+		empty := heapOf()
+		m, _, update := benchHosts(b, n)
+		before := heapOf()
+		for i := range n {
+			update(i, 1, coa1)
+		}
+		b.ReportMetric(float64(before-empty)/n, "B/profile")
+		b.ReportMetric(float64(heapOf()-before)/n, "B/registration")
+		runtime.KeepAlive(m)
+	}
+}
+
+// BenchmarkHostRestore brings a million registrations back from their records: the machine's part of a restart. The heap it
+// takes on the way is told too.
+func BenchmarkHostRestore(b *testing.B) {
+	const n = 1_000_000
+	m, now, update := benchHosts(b, n)
+	for i := range n {
+		update(i, 1, coa1)
+	}
+	records := make([]core.Restored, 0, n)
+	for h := range m.hosts.table.All() {
+		records = append(records, core.Restored{Key: hostKey(h.ID), Val: h.Encode(now)})
+	}
+	cfg := m.cfg
+	m = nil
+	for b.Loop() {
+		b.StopTimer()
+		fresh, err := New(cfg, strings.NewReader(""))
+		if err != nil {
+			b.Fatal(err)
+		}
+		before := heapOf()
+		b.StartTimer()
+		for _, r := range records {
+			fresh.Handle(now, r, nil)
+		}
+		out := fresh.Handle(now, core.Restored{Last: true}, nil)
+		b.StopTimer()
+		if fresh.hosts.table.Len() != n || len(out) < n {
+			b.Fatalf("%d registrations", fresh.hosts.table.Len())
+		}
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		b.ReportMetric(float64(s.HeapAlloc-before)/n, "B/registration-at-the-end")
+		b.StartTimer()
+	}
+}
+
+// BenchmarkHostTold is how long questions of users hold up the machine at a hundred thousand registrations.
+func BenchmarkHostTold(b *testing.B) {
+	const n = 100_000
+	m, now, update := benchHosts(b, n)
+	for i := range n {
+		update(i, 1, coa1)
+	}
+	for name, body := range map[string]any{
+		"bindings": core.GetBindings{}, "one": core.GetBindings{Filter: "node0012345@"}, "address": core.GetBindings{Filter: "10.1.0.9"},
+		"status": core.GetStatus{}, "explain": core.Explain{ID: "node0012345@example.net"}, "explain-v4": core.Explain{ID: "10.1.0.9"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				m.Handle(now, core.Command{Ref: 1, Body: body}, nil)
+			}
+		})
 	}
 }

@@ -32,7 +32,7 @@ func (m *Machine) overheard(ev *core.Message) bool {
 
 // storedHost is a registration that comes out of the store.
 type storedHost struct {
-	homeagent.Registration
+	*homeagent.Registration
 	expires time.Time
 }
 
@@ -44,7 +44,7 @@ func (m *Machine) readHost(id core.ID, val []byte) error {
 		return err
 	}
 	m.store.next = max(m.store.next, uint64(id)+1)
-	m.hosts.stored = append(m.hosts.stored, storedHost{h, expires})
+	m.hosts.stored = append(m.hosts.stored, storedHost{&h, expires})
 	return nil
 }
 
@@ -60,7 +60,7 @@ func (m *Machine) restoreHosts() {
 }
 
 // restoreHost brings one registration back, with its forwarding and its defence, as restoreSession does for the others.
-func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error {
+func (m *Machine) restoreHost(h *homeagent.Registration, expires time.Time) error {
 	id := h.ID
 	ends := func(why error) error {
 		m.store.stale = append(m.store.stale, hostKey(id))
@@ -87,7 +87,7 @@ func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error
 	}
 	keys := h.Keys()
 	for n, k := range keys {
-		if k.Addr().Is4() && (!m.mayHave(p, k) || !slices.Contains(p.Networks, k) && !m.takeAgain(&h, k)) {
+		if k.Addr().Is4() && (!m.mayHave(p, k) || !slices.Contains(p.Networks, k) && !m.takeAgain(h, k)) {
 			m.releaseHost(h.Domain, h.Node, keys[:n], false)
 			return ends(fmt.Errorf("%s: not his any more", k))
 		}
@@ -102,8 +102,7 @@ func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error
 	if h.State == binding.Active {
 		h.Expires = m.now.Boot + lifetime(h.Lifetime)
 	}
-	at, err := m.hosts.table.Put(h)
-	if err != nil {
+	if err := m.hosts.table.Restore(h); err != nil {
 		m.releaseHost(h.Domain, h.Node, keys, false)
 		return ends(err)
 	}
@@ -111,11 +110,11 @@ func (m *Machine) restoreHost(h homeagent.Registration, expires time.Time) error
 		panic("anchor: a record lets an impossible state through")
 	}
 	m.count[h.State]++
-	if ops := m.hostOps(at, 0, nil); !isDrop(ops[0]) { // nothing is there yet to drop
+	if ops := m.hostOps(h, 0, nil); !isDrop(ops[0]) { // nothing is there yet to drop
 		m.effect(core.Forward{Ops: ops})
 	}
 	if h.State == binding.Active {
-		m.defendHost(at, m.keysOnLink(at), false)
+		m.defendHost(h, m.keysOnLink(h), false)
 	}
 	return nil
 }

@@ -65,30 +65,59 @@ func (t *Table) All() iter.Seq[*Registration] {
 // Put makes to the registration of its id, new or replaced as a whole, and gives what is in the table from now on. On
 // ErrOwned nothing changes.
 func (t *Table) Put(to Registration) (*Registration, error) {
-	for _, k := range to.Keys() {
-		if o := t.byHome[key{to.Domain, k}]; o != nil && o.ID != to.ID {
-			return nil, ErrOwned
-		}
+	if t.owned(&to) {
+		return nil, ErrOwned
 	}
 	h := t.byID[to.ID]
 	if h == nil {
-		h = &Registration{place: -1}
-		t.byID[to.ID] = h
-	} else {
-		t.count[h.State]--
-		for _, k := range h.Keys() {
-			delete(t.byHome, key{h.Domain, k})
+		h = new(Registration) // not &to: a refresh, which replaces, shall not pay for it
+		*h = to
+		t.enter(h)
+		return h, nil
+	}
+	t.count[h.State]--
+	for _, k := range h.Keys() {
+		delete(t.byHome, key{h.Domain, k})
+	}
+	place := h.place
+	*h = to
+	h.place = place
+	t.index(h)
+	return h, nil
+}
+
+// Restore is Put for a registration of an id that is not there yet, without a copy: the table owns h from now on.
+func (t *Table) Restore(h *Registration) error {
+	if t.owned(h) {
+		return ErrOwned
+	}
+	t.enter(h)
+	return nil
+}
+
+// owned says whether a home key is another registration's.
+func (t *Table) owned(h *Registration) bool {
+	for _, k := range h.Keys() {
+		if o := t.byHome[key{h.Domain, k}]; o != nil && o.ID != h.ID {
+			return true
 		}
 	}
-	to.place = h.place
-	*h = to
+	return false
+}
+
+func (t *Table) enter(h *Registration) {
+	h.place = -1
+	t.byID[h.ID] = h
+	t.index(h)
+}
+
+func (t *Table) index(h *Registration) {
 	t.count[h.State]++
 	for _, k := range h.Keys() {
 		t.byHome[key{h.Domain, k}] = h
 	}
 	h.reminders = 0
 	t.schedule(h)
-	return h, nil
 }
 
 // Remove takes a registration out.
