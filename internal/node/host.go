@@ -210,7 +210,7 @@ func (m *Machine) home4() netip.Addr {
 func (m *Machine) homeRoutes(v4 netip.Addr, add func(core.HostOp)) {
 	dev, table := m.cfg.Device, m.cfg.Table
 	if m.state != home {
-		add(core.HostOp{Kind: "route", Prefix: all6, Table: table, Name: dev, Src: m.hoa(), MTU: m.deviceMTU()})
+		add(core.HostOp{Kind: "route", Prefix: all6, Table: table, Name: dev, Src: m.hoa(), MTU: m.deviceMTU(), Value: m.advertisedMSS()})
 		switch {
 		case v4.IsValid():
 			add(core.HostOp{Kind: "route", Prefix: all4, Table: table, Name: dev, Src: v4, MTU: m.innerMTU()})
@@ -226,6 +226,18 @@ func (m *Machine) homeRoutes(v4 netip.Addr, add func(core.HostOp)) {
 		add(r)
 	}
 }
+
+// advertisedMSS keeps TCP over IPv6 below what the path carries where the device's MTU cannot: the other end's segments would
+// be fragmented outside by the home agent, which does not know of a path that swallows what is longer.
+func (m *Machine) advertisedMSS() string {
+	if m.innerMTU() >= minIPv6 {
+		return ""
+	}
+	return fmt.Sprintf("advmss %d", m.innerMTU()-tcpHead6)
+}
+
+// tcpHead6 is IPv6 and TCP header (RFC 9293 3.7.1: options are not counted).
+const tcpHead6 = 40 + 20
 
 // serves4 says whether the home agent is expected to serve IPv4.
 func (m *Machine) serves4() bool { return m.wants4() && m.why4 == "" }

@@ -89,14 +89,14 @@ func TestHostAway(t *testing.T) {
 		"link dev kedge0 mtu 1380 up", "rule 198.51.100.1/32 table 11020 to priority 10710",
 		"route 0.0.0.0/0 dev kedge0 src 10.20.0.5 mtu 1380 table 10700", "route ::/0 dev kedge0 src 2001:db8:2000::5 mtu 1380 table 10700"})...)
 
-	// Never less than IPv6 needs: longer packets are fragmented outside. IPv4 is told what fits.
+	// Never less than IPv6 needs: longer packets are fragmented outside. IPv4 is told what fits, and so is TCP over IPv6.
 	v4.care.MTU, v4.nat = 1280, 1
 	r.show()
 	r.show(v4)
 	r.run(sec)
 	r.wantHost(lines(persistent, preferred, []string{
 		"link dev kedge0 mtu 1280 up", "rule 198.51.100.1/32 table 11020 to priority 10710",
-		"route 0.0.0.0/0 dev kedge0 src 10.20.0.5 mtu 1252 table 10700", "route ::/0 dev kedge0 src 2001:db8:2000::5 mtu 1280 table 10700"})...)
+		"route 0.0.0.0/0 dev kedge0 src 10.20.0.5 mtu 1252 table 10700", "route ::/0 dev kedge0 src 2001:db8:2000::5 mtu 1280 table 10700 advmss 1192"})...)
 }
 
 func TestHostAtHome(t *testing.T) {
