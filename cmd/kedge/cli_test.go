@@ -45,7 +45,7 @@ func (m *machine) Command(_ context.Context, body any) (any, error) {
 			Pools:    []core.PoolStatus{{Name: "v4", Range: netip.MustParsePrefix("10.20.0.0/16"), Used: 2, Free: 65531}},
 			Counters: map[string]uint64{"updates": 12, "retransmits": 1}}, nil
 	case core.GetBindings:
-		bob := core.Binding{ID: "bob@example.net", State: "requested", ProxyCoA: netip.MustParseAddr("2001:db8:a::11"), Since: m.now.Add(-3 * time.Second)}
+		bob := core.Binding{ID: "bob@example.net", State: "requested", ProxyCoA: netip.MustParseAddr("2001:db8:a::11"), Since: m.now.Add(-5 * time.Hour)}
 		var out []core.Binding
 		for _, b := range []core.Binding{alice, bob} {
 			if strings.Contains(b.ID, c.Filter) {
@@ -179,11 +179,11 @@ func TestBindings(t *testing.T) {
 	_, stdout, stderr := kedge(t, "bindings", "-s", socket)
 	same(t, "bindings", `ID                 STATE      IPV4           PREFIXES              GATEWAY         ANCHOR         LINK                    EXPIRES  SINCE  DIALECT
 alice@example.net  active     10.20.0.10/16  2001:db8:1000:1::/64  mag1            2001:db8:a::1  acc0 02:00:00:00:00:0a  1h30m    2d1h   rfc5844
-bob@example.net    requested                                       2001:db8:a::11                                                  3s
+bob@example.net    requested                                       2001:db8:a::11                                                  5h0m
 `, stdout+stderr)
 	_, stdout, _ = kedge(t, "bindings", "bob", "-s", socket)
 	same(t, "a filter", `ID               STATE      GATEWAY         SINCE
-bob@example.net  requested  2001:db8:a::11  3s
+bob@example.net  requested  2001:db8:a::11  5h0m
 `, stdout)
 	_, stdout, _ = kedge(t, "bindings", "-n", "1", "-s", socket)
 	if !strings.HasSuffix(stdout, "1 more: narrow the filter, or raise --limit\n") {
