@@ -521,6 +521,9 @@ func (r *rig) leaks() (out []string) {
 	if n := r.m.hosts.table.Len() + len(r.m.hosts.detect.byHome) + len(r.m.hosts.detect.byTarget) + len(r.m.hosts.detect.locals); n != 0 {
 		leak("%d host registrations or detections of duplicates are left", n)
 	}
+	if r.m.count[binding.Pending] != 0 || r.m.count[binding.Active] != 0 || r.m.count[binding.Deprecated] != 0 {
+		leak("by states there are %v", r.m.count)
+	}
 	if n := len(r.m.hosts.asked); n != 0 {
 		leak("%d requests are remembered", n)
 	}

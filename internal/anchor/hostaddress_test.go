@@ -294,7 +294,9 @@ func TestHostConfig(t *testing.T) {
 			c.Addresses = append(c.Addresses, ip("10.20.200.1"))
 			c.Subscribers.List = append(c.Subscribers.List, subscriber.Profile{ID: "a", V4: ip("10.20.200.1")})
 		},
-		"an id has 253 octets": add(subscriber.Profile{ID: strings.Repeat("a", 254)}),
+		`holds all of pool "lease"`: add(subscriber.Profile{ID: "a", HoA: home, Peer: "mn1", Networks: []netip.Prefix{pfx("10.40.0.0/23")}}),
+		`holds all of pool "v4b"`:   add(subscriber.Profile{ID: "a", HoA: home, Peer: "mn1", Networks: []netip.Prefix{pfx("10.28.0.0/14")}}),
+		"an id has 253 octets":      add(subscriber.Profile{ID: strings.Repeat("a", 254)}),
 		"has more than 255 octets": func(c *Config) {
 			c.Peers = append(c.Peers, Peer{Name: strings.Repeat("a", 256), Addresses: c.Peers[0].Addresses})
 		},
@@ -320,8 +322,13 @@ func TestHostConfig(t *testing.T) {
 	if _, err := New(cfg, zeroes{}); err != nil {
 		t.Error(err)
 	}
+	// Around them are home networks all the same: who is nobody there is told so.
+	r := startHosts(t, func(c *Config) { c.HomeLink, c.Subscribers = cfg.HomeLink, cfg.Subscribers })
+	for a, want := range map[string]mobility.Status{"2001:db8:2000::2": mobility.NotHomeAgent, "2001:db8:2000:1::1": mobility.NotHomeSubnet} {
+		r.status(native(ip(a), coa1).with(func(b *bu) { b.auth = peerOf(hoa1) }), want)
+	}
 	// Home networks of nodes are nobody's home network prefix.
-	r := startHosts(t)
+	r = startHosts(t)
 	for range 20 {
 		r.ok(attach(mag1, "x@example.net", nil))
 		r.pass(time.Hour)
@@ -402,4 +409,44 @@ func TestHostRace(t *testing.T) {
 		}
 		r.leakless()
 	}
+}
+
+// TestHostLost: a change that gave an address up, and failed after another node had got it, does not bring it back.
+func TestHostLost(t *testing.T) {
+	r := startHosts(t, func(c *Config) {
+		c.Pools = slices.Clone(c.Pools)
+		for n := range c.Pools {
+			if c.Pools[n].Name == "lease" {
+				c.Pools[n].Prefix = pfx("10.40.0.0/30")
+			}
+		}
+		profileOf(c, mn2).V4Pools = []string{"lease"}
+	})
+	only := ip("10.40.0.2")
+	r.status(native(hoa2, coa1, dynamic29), mobility.Accepted)
+	r.hold, r.failStore = true, true
+	r.handle(r.hostMessage(native(hoa2, coa1)))
+	r.failStore = false
+	r.pass(11 * time.Second) // it has rested
+	if a := acks(r.status(native(hoa4, coa2, dynamic29), mobility.Accepted)); a[0].Addr != only {
+		t.Fatalf("%+v", a)
+	}
+	r.flush()
+	r.reaches(only, layer6(coa2))
+	r.reaches(hoa2, layer6(coa1))
+	if b := r.one(mn2); len(b.Home) != 1 {
+		t.Errorf("%+v", b)
+	}
+	r.leakless()
+}
+
+// TestHostForeignProxy: a gateway gets no address that another subscriber's node has.
+func TestHostForeignProxy(t *testing.T) {
+	r := startHosts(t)
+	v4 := acks(r.status(native(hoa2, coa1, dynamic29), mobility.Accepted))[0].Addr
+	if a := r.send(attach(mag1, "x@example.net", mac1).with4(v4.String())); a == nil || a.Status.Accepted() {
+		t.Errorf("%+v", a)
+	}
+	r.reaches(v4, layer6(coa1))
+	r.leakless()
 }

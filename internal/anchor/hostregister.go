@@ -41,8 +41,13 @@ func (m *Machine) reserveHost(p *subscriber.Profile) error {
 	}
 	m.homeNetworks.Insert(p.HoA.Masked())
 	for _, n := range p.Networks {
-		if around := m.pools.Around(p.Domain, n.Addr()); around != nil {
-			if err := around.Exclude(n); err != nil && !errors.Is(err, pool.ErrOutside) {
+		for _, o := range m.pools.All() {
+			if o.Domain() != p.Domain || !o.Range().Overlaps(n) {
+				continue
+			}
+			if err := o.Exclude(n); errors.Is(err, pool.ErrOutside) {
+				return fmt.Errorf("mobile network prefix %s holds all of pool %q (%s)", n, o.Name(), o.Range())
+			} else if err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"kedge/internal/binding"
 	"kedge/internal/core"
+	"kedge/wire"
 	"kedge/wire/mobility"
 )
 
@@ -254,6 +255,31 @@ func TestNewer(t *testing.T) {
 	for seq := range 1 << 16 {
 		if got, want := Newer(uint16(seq), 15), seq > 15 && seq < 32783; got != want {
 			t.Fatalf("%d: %v", seq, got)
+		}
+	}
+}
+
+// TestReadChains: in headers that no dialect has there is no signalling.
+func TestReadChains(t *testing.T) {
+	rules := Rules{Dialects: DialectSet(RFC5555, Soliman00)}
+	bu := &mobility.BindingUpdate{Flags: mobility.BUHome, Lifetime: 75, Options: mobility.Options{}.Add(mobility.IPv4CareOf{Addr: coa4})}
+	good := core.Path{Local: netip.AddrPortFrom(ha, 0), Remote: netip.AddrPortFrom(hoa, 0), Outer: core.Chain{N: 1}}
+	good.Outer.Layer[0] = core.Layer{Local: netip.AddrPortFrom(ha4, port), Remote: netip.AddrPortFrom(coa4, 5000)}
+	if _, f := Read(good, bu, &rules); f != nil {
+		t.Fatalf("%+v", f)
+	}
+	for name, change := range map[string]func(*core.Chain){
+		"two layers":        func(c *core.Chain) { c.N = 2 },
+		"TLV header":        func(c *core.Chain) { c.Layer[0].TLV = 1 },
+		"GRE":               func(c *core.Chain) { c.Layer[0].GRE = true },
+		"from IPv6":         func(c *core.Chain) { c.Layer[0].Remote = netip.AddrPortFrom(coa, 5000) },
+		"to IPv6":           func(c *core.Chain) { c.Layer[0].Local = netip.AddrPortFrom(ha, port) },
+		"all of it at once": func(c *core.Chain) { c.N, c.Layer[0].TLV, c.Layer[0].GRE = 2, 1, true },
+	} {
+		p := good
+		change(&p.Outer)
+		if _, f := Read(p, bu, &rules); f == nil || !f.Silent || f.Reason != wire.NotSignalling {
+			t.Errorf("%s: %+v", name, f)
 		}
 	}
 }
