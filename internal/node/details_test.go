@@ -426,3 +426,24 @@ func TestForgedRepliesOfTheRightForm(t *testing.T) {
 		t.Error("a dead path was kept alive")
 	}
 }
+
+// TestLifetimeOfTheCareOfAddress: a binding should not outlive its care-of address (RFC 6275 11.7.1).
+func TestLifetimeOfTheCareOfAddress(t *testing.T) {
+	for _, c := range []struct {
+		left time.Duration
+		want uint16 // units of 4 s
+	}{{time.Hour, 150}, {600 * sec, 150}, {100 * sec, 25}, {99 * sec, 24}, {3 * sec, 1}, {-sec, 1}} {
+		r := newRig(t, nil)
+		r.links.valid = begin + c.left
+		r.show(r.net(1, "2001:db8:1::7"))
+		if _, bu := r.lastUpdate(); bu.Lifetime != c.want {
+			t.Errorf("%v left: lifetime %d, want %d", c.left, bu.Lifetime, c.want)
+		}
+		// Advertised anew, it is asked for in full with the refresh.
+		r.links.valid = 0
+		r.run(600 * sec)
+		if _, bu := r.lastUpdate(); bu.Lifetime != 150 || !r.ok() {
+			t.Errorf("%v left: later lifetime %d", c.left, bu.Lifetime)
+		}
+	}
+}

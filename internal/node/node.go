@@ -84,6 +84,7 @@ type watcher interface {
 	CareOfs() []movement.CareOf
 	Changed() bool
 	AtHome() (movement.CareOf, bool)
+	ValidUntil(ifi int, a netip.Addr) time.Duration
 	Confirm(now core.Now, a netip.Addr)
 	Suspect(now core.Now, a netip.Addr, out []core.Effect) []core.Effect
 	ExpectHome(now core.Now, ifi int, addrs []netip.Prefix, out []core.Effect) []core.Effect

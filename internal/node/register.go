@@ -213,7 +213,7 @@ func (m *Machine) transmit(a *attempt) {
 		a.first = m.now.Boot
 	}
 	a.next = m.now.Boot + a.timeout
-	s := sent{seq: m.seq, at: m.now.Boot, careOf: a.careOf, kind: a.kind, lifetime: t.Lifetime}
+	s := sent{seq: m.seq, at: m.now.Boot, careOf: a.careOf, kind: a.kind, lifetime: m.lifetime(&a.careOf)}
 	if a.kind != register {
 		s.lifetime = 0
 	} else {
@@ -235,6 +235,12 @@ func (m *Machine) transmit(a *attempt) {
 	m.expect(&s)
 	m.out = append(m.out, core.Send{Path: path, Body: bu})
 	m.persist()
+}
+
+// lifetime is what to ask for: no more than what is left of the care-of address's own (RFC 6275 11.7.1).
+func (m *Machine) lifetime(c *movement.CareOf) time.Duration {
+	left := m.move.ValidUntil(c.If, c.Addr) - m.now.Boot
+	return min(m.cfg.Timers.Lifetime, max(left.Truncate(mobility.LifetimeUnit), mobility.LifetimeUnit))
 }
 
 // update builds the Binding Update that s describes, and completes s.

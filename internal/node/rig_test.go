@@ -43,13 +43,20 @@ type links struct {
 	claims  []string
 	suspect []netip.Addr
 	dropped map[string]uint64
+	valid   time.Duration // of all addresses; 0 = for ever
 }
 
 func (l *links) Handle(_ core.Now, _ core.Event, out []core.Effect) []core.Effect { return out }
 func (l *links) Deadline() (time.Duration, bool)                                  { return 0, false }
 func (l *links) CareOfs() []movement.CareOf                                       { return l.list }
-func (l *links) Confirm(core.Now, netip.Addr)                                     {}
-func (l *links) Counters() map[string]uint64                                      { return l.dropped }
+func (l *links) ValidUntil(int, netip.Addr) time.Duration {
+	if l.valid > 0 {
+		return l.valid
+	}
+	return never
+}
+func (l *links) Confirm(core.Now, netip.Addr) {}
+func (l *links) Counters() map[string]uint64  { return l.dropped }
 func (l *links) Changed() bool {
 	c := l.changed
 	l.changed = false
