@@ -41,7 +41,7 @@ func (m *machine) Command(_ context.Context, body any) (any, error) {
 	switch c := body.(type) {
 	case core.GetStatus:
 		return core.Status{Role: "gateway", Sessions: map[string]int{"active": 2, "requested": 1}, Notes: []string{"the store is lost"},
-			Peers:    []core.PeerStatus{{Name: "lma1", Address: netip.MustParseAddr("2001:db8:a::1"), Alive: true, Restarts: 3, LastHeard: m.now.Add(-90 * time.Second), Sessions: 2, Protection: "none"}},
+			Peers:    []core.PeerStatus{{Name: "lma1", Address: netip.MustParseAddr("2001:db8:a::1"), Alive: true, Restarts: 3, LastHeard: m.now.Add(-90 * time.Hour), Sessions: 2, Protection: "none"}},
 			Pools:    []core.PoolStatus{{Name: "v4", Range: netip.MustParsePrefix("10.20.0.0/16"), Used: 2, Free: 65531}},
 			Counters: map[string]uint64{"updates": 12, "retransmits": 1}}, nil
 	case core.GetBindings:
@@ -154,7 +154,7 @@ gateway
   sessions: 2 active, 1 requested
 
   PEER  ADDRESS        ALIVE  HEARD      SESSIONS  RESTARTS  PROTECTION
-  lma1  2001:db8:a::1  yes    1m30s ago  2         3         none
+  lma1  2001:db8:a::1  yes    3d18h ago  2         3         none
 
   POOL  RANGE         USED  FREE
   v4    10.20.0.0/16  2     65531
