@@ -15,6 +15,7 @@ links:
   net: { prefix: ["2001:db8:a::/64", 198.51.100.0/24] }
   home: { lan: true }
   cafe: { lan: true, mtu: 1400 }
+  far: { prefix: 203.0.113.0/24, blackhole: 1300 }
 nodes:
   ha1: { kedge: homeagent.yaml, router: { v6: "2001:db8:2000::/64", v4: 10.20.0.0/24, home-agent: true, dhcp: false }, on: { net: ["2001:db8:a::1", 198.51.100.1], home: home0 } }
   rcafe: { web: true, router: { v4: 192.168.1.0/24, v6: "2001:db8:51::/64", nat: true, udp-timeout: 3s, ra-interval: 1s, lease: 5m, leases: 1, block: [ip4, ip41], portal: true, names: { a.example: 192.0.2.1 } }, on: { net: [198.51.100.53, "2001:db8:a::53"], cafe: lan0 } }
@@ -43,6 +44,9 @@ func TestParseMobile(t *testing.T) {
 	}
 	if l := s.Link("cafe"); !l.LAN || !l.Access || l.MTU != 1400 {
 		t.Errorf("a LAN is %+v", l)
+	}
+	if l := s.Link("far"); !l.User || l.MTU != 0 || l.Impair.MTU != 1300 {
+		t.Errorf("a link that swallows large packets is %+v", l)
 	}
 	r := s.Node("rcafe").Serve
 	if r == nil || !r.NAT || r.UDPTimeout != 3*time.Second || r.RAInterval != time.Second || r.Lease != 5*time.Minute || r.Leases != 1 || !slices.Equal(r.Block, []string{"ip4", "ip41"}) ||

@@ -103,11 +103,13 @@ func checkName(v value, name string) {
 func parseLink(name string, v value) Link {
 	checkName(v, name)
 	l := Link{Name: name, Pos: v.pos}
+	hole := 0 // larger packets vanish, although every interface takes them: a path whose routers say nothing
 	v.object(map[string]func(value){
 		"access":    func(v value) { l.Access = v.boolean() },
 		"lan":       func(v value) { l.LAN = v.boolean() },
 		"prefix":    func(v value) { v.each(func(x value) { l.Prefix = append(l.Prefix, x.prefix()) }) },
 		"mtu":       func(v value) { l.MTU = v.integer(1280, 9000) },
+		"blackhole": func(v value) { hole = v.integer(1280, 9000) },
 		"delay":     func(v value) { l.Impair.Delay = v.duration() },
 		"jitter":    func(v value) { l.Impair.Jitter = v.duration() },
 		"loss":      func(v value) { l.Impair.Loss = v.probability() },
@@ -121,7 +123,10 @@ func parseLink(name string, v value) Link {
 	l.Access = l.Access || l.LAN
 	l.Impair.MTU = l.MTU
 	set := l.Impair
-	set.MTU = 0
+	set.MTU = hole
+	if hole > 0 {
+		l.Impair.MTU = hole
+	}
 	if l.User = set.String() != ""; l.User && l.Access {
 		v.errorf("an access link has no impairments: hosts move between bridges")
 	}

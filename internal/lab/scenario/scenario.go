@@ -2,6 +2,11 @@
 // step by step, and what must hold. Parse reports every mistake with its line and column and what would be right.
 //
 // There is no bare sleep: a step waits for a condition, with a limit, or changes something.
+//
+// Links are of three kinds. The core is where anchors, gateways, routers and correspondent nodes are; it may have delay, loss,
+// an MTU, or swallow large packets. On access links hosts meet a gateway of ours. LANs are networks of ordinary routers
+// (radvd, dnsmasq, nftables), which mobile nodes visit, or their home links; a step changes a LAN while hosts are on it.
+// Routes between all of them are made by the lab; what a NAT hides has none.
 package scenario
 
 import (
