@@ -127,7 +127,14 @@ func TestHostMoves(t *testing.T) {
 	v4 := opt29("10.20.0.21", 32)
 	nat1, nat2 := netip.MustParseAddrPort("203.0.113.5:50123"), netip.MustParseAddrPort("203.0.113.5:50124")
 	var id core.ID
-	for n, s := range []struct {
+	var former netip.Addr
+	careOf := func(b bu) netip.Addr {
+		if b.seen.IsValid() {
+			return b.seen.Addr()
+		}
+		return b.src
+	}
+	steps := []struct {
 		bu    bu
 		want  core.Layer
 		event string
@@ -139,7 +146,8 @@ func TestHostMoves(t *testing.T) {
 		{udp(hoa1, ip("10.0.0.7"), nat2, v4), layerUDP(nat2), "active -> active handoff"}, // NAT rebinding
 		{in41(hoa1, v4coa, mobility.IPv4HomeAddress{Addr: ip("10.20.0.21"), Short: 1}), layer4(v4coa), "active -> active handoff"},
 		{native(hoa1, coa1, v4), layer6(coa1), "active -> active handoff"},
-	} {
+	}
+	for n, s := range steps {
 		events := len(r.emits)
 		r.hold = true
 		at := len(r.sent)
@@ -150,6 +158,15 @@ func TestHostMoves(t *testing.T) {
 		}
 		if got := r.events(events); !slices.Equal(got, []string{s.event}) {
 			t.Errorf("step %d: %v", n, got)
+		}
+		for _, e := range r.emits[events:] {
+			if f := e.Fields.(Fields); f.Former != former {
+				t.Errorf("step %d: former care-of address %v, want %v", n, f.Former, former)
+			}
+		}
+		former = r.one(mn1).CareOf
+		if n+1 < len(steps) && careOf(steps[n+1].bu) == former {
+			former = netip.Addr{} // another port or dialect, and the same address
 		}
 		r.reaches(hoa1, s.want)
 		r.reaches(ip("10.20.0.21"), s.want)

@@ -308,3 +308,40 @@ func TestHostEndInFlight(t *testing.T) {
 		r.leakless()
 	}
 }
+
+// TestHostDeregisteredTwiceInFlight: a deregistration sent again is answered no sooner than the first one may be; where the
+// first could not be stored, the second stands.
+func TestHostDeregisteredTwiceInFlight(t *testing.T) {
+	r := startHosts(t)
+	r.status(native(hoa1, coa1), mobility.Accepted)
+	r.hold, r.failStore = true, true
+	r.handle(r.hostMessage(atHome(hoa1)))
+	r.failStore = false
+	writes := 0
+	for _, e := range r.m.Handle(r.now, r.hostMessage(atHome(hoa1)), nil) {
+		switch e := e.(type) {
+		case core.Persist:
+			if writes++; e.Lazy {
+				t.Error("written behind")
+			}
+		case core.Send:
+			if e.Ref == 0 {
+				t.Error("answered before it is durable")
+			}
+			r.pending = append(r.pending, core.Done{Ref: e.Ref})
+		case core.Forward:
+			for _, op := range e.Ops {
+				r.forward(op)
+			}
+			r.pending = append(r.pending, core.Done{Ref: e.Ref})
+		}
+	}
+	if writes != 1 {
+		t.Errorf("%d writes", writes)
+	}
+	r.flush()
+	if b := r.one(mn1); b.State != "deprecated" {
+		t.Errorf("state %s", b.State)
+	}
+	r.unreached(hoa1)
+}

@@ -185,6 +185,9 @@ func TestHostTold(t *testing.T) {
 			t.Errorf("%s is said to be of %q", id, x.ID)
 		}
 	}
+	if x := ask(core.Explain{ID: "three@example.net"}).(core.Explanation); x.Profile != "listed in the config" {
+		t.Errorf("profile %q of who has no home address", x.Profile)
+	}
 	for _, id := range []string{"10.99.9.1", hoa2.String(), "2001:db8:99::1"} {
 		if x := ask(core.Explain{ID: id}).(core.Explanation); x.ID != id || len(x.Bindings) != 0 {
 			t.Errorf("%s: %+v", id, x)
