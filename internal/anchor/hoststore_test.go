@@ -345,3 +345,41 @@ func TestHostDeregisteredTwiceInFlight(t *testing.T) {
 	}
 	r.unreached(hoa1)
 }
+
+// TestHostDefenceUndone: what is defended on the home link follows a registration back, whichever way it had gone.
+func TestHostDefenceUndone(t *testing.T) {
+	v4 := opt29("10.20.0.21", 32)
+	both := []string{"10.20.0.21", "2001:db8:1000:10::10"}
+	r := startHosts(t, homeLink, func(c *Config) { c.HomePort.DADTransmits = -1 })
+	fail := func(b bu, want []string) {
+		t.Helper()
+		r.failStore = true
+		r.ignoredFrames(b)
+		r.failStore = false
+		r.pass(time.Second)
+		if got := r.proxies("proxy"); !slices.Equal(got, want) {
+			t.Errorf("defended %v, want %v", got, want)
+		}
+		if got := r.proxies("route"); !slices.Equal(got, want) {
+			t.Errorf("routed %v, want %v", got, want)
+		}
+	}
+	fail(native(hoa1, coa1, v4), nil)
+	r.status(native(hoa1, coa1), mobility.Accepted)
+	fail(native(hoa1, coa1, v4), both[1:])
+	r.status(native(hoa1, coa1, v4), mobility.Accepted)
+	fail(native(hoa1, coa2), both)
+	fail(atHome(hoa1), both)
+	r.status(atHome(hoa1), mobility.Accepted)
+	fail(native(hoa1, coa2, v4), nil)
+	r.leakless()
+}
+
+// ignoredFrames gives a request that must not be answered, whatever is said on the home link meanwhile.
+func (r *rig) ignoredFrames(b bu) {
+	r.t.Helper()
+	if a := r.bu(b); a != nil {
+		r.t.Fatalf("answered %+v", a)
+	}
+	r.frames()
+}
