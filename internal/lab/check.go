@@ -352,8 +352,7 @@ func (r *Run) metricHolds(ctx context.Context, c *scenario.Cond) (bool, string) 
 func (r *Run) captureHolds(ctx context.Context, c *scenario.Cond) (bool, string) {
 	l := r.links[c.Want["link"].Text]
 	l.cap.flush()
-	args := append([]string{"-r", l.cap.file, "-d", "udp.port==4191,ip", "-Y", c.Want["filter"].Text, "-T", "fields", "-e", "frame.number"}, r.tsharkESP()...)
-	out, err := exec.CommandContext(ctx, "tshark", args...).Output()
+	out, err := exec.CommandContext(ctx, "tshark", r.tsharkArgs(l.cap.file, c.Want["filter"].Text)...).Output()
 	if err != nil && !strings.Contains(toolError(err), "cut short") { // the newest frame may be half written
 		return false, "tshark: " + toolError(err)
 	}

@@ -110,7 +110,14 @@ func (r *Run) espTable() (lines []string) {
 	return lines
 }
 
-// tsharkESP are the options with which tshark opens the ESP of this run and verifies its integrity.
+// tsharkArgs are the options of every tshark: packets in UDP are read, and ESP with the keys of this run, its integrity
+// verified. TCP streams are not put together: what is in them is ours, and after a loss, which a segment repeated in other
+// pieces follows, that takes minutes and ends in complaints.
+func (r *Run) tsharkArgs(file, filter string) []string {
+	args := []string{"-r", file, "-d", "udp.port==4191,ip", "-o", "tcp.desegment_tcp_streams:FALSE", "-Y", filter, "-T", "fields", "-e", "frame.number"}
+	return append(args, r.tsharkESP()...)
+}
+
 func (r *Run) tsharkESP() (args []string) {
 	for i, line := range r.espTable() {
 		if i == 0 {

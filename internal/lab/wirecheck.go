@@ -32,12 +32,10 @@ func (r *Run) wire(ctx context.Context) error {
 		}
 		// ESP that the keys do not open, or whose integrity check value is wrong, is an error like any other.
 		bad := "_ws.malformed || _ws.expert.severity == error"
-		esp := r.tsharkESP()
-		if len(esp) > 0 {
+		if len(r.sas) > 0 {
 			bad += " || esp.icv_bad == 1"
 		}
-		args := append([]string{"-r", c.file, "-d", "udp.port==4191,ip", "-Y", bad,
-			"-T", "fields", "-e", "frame.number", "-e", "_ws.expert.message", "-e", "_ws.col.Info"}, esp...)
+		args := append(r.tsharkArgs(c.file, bad), "-e", "_ws.expert.message", "-e", "_ws.col.Info")
 		out, err := exec.CommandContext(ctx, "tshark", args...).Output()
 		if err != nil {
 			return fmt.Errorf("wire: tshark (Debian package tshark): %s", toolError(err))
