@@ -11,6 +11,8 @@ package config
 import (
 	"log/slog"
 	"net/netip"
+	"path"
+	"slices"
 	"time"
 
 	"kedge/internal/core"
@@ -65,13 +67,41 @@ type Store struct {
 	Path string // bolt
 }
 
+// Back ends, and ways to attach programs.
+const (
+	PlaneAuto = "auto"
+	PlaneEBPF = "ebpf"
+	PlaneUser = "user"
+
+	AttachTCX    = "tcx"
+	AttachClsact = "clsact"
+)
+
 // Dataplane is the forwarding back end.
 type Dataplane struct {
-	Kind        string // "auto" or "user"
-	Core        []string
-	Device      string        // TUN on an anchor or a node
-	UplinkGrace time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
-	MTU         int           // of the path between gateway or node and anchor, outside; 0 = discovered
+	Kind         string        // PlaneAuto, PlaneEBPF or PlaneUser
+	Core         []string      // patterns as in path.Match
+	Device       string        // TUN on an anchor or a node
+	UplinkGrace  time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
+	MTU          int           // of the path between gateway or node and anchor, outside; 0 = discovered
+	Sessions     int           // that the kernel's tables hold; 0 = as the role needs
+	ThroughStack Switch        // netfilter sees what leaves an anchor's tunnels
+	Hold         time.Duration // how long the kernel forwards on without the process
+	Attach       string        // AttachTCX, AttachClsact; "" = whichever there is
+}
+
+// Switch is on, off, or left to the daemon.
+type Switch uint8
+
+const (
+	Auto Switch = iota
+	On
+	Off
+)
+
+// IsCore says that an interface is one of dataplane.core; false if there is none.
+func (d *Dataplane) IsCore(name string) bool {
+	return slices.ContainsFunc(d.Core, func(pattern string) bool { ok, _ := path.Match(pattern, name); return ok })
 }
 
 // PeerOf gives the peer with the longest prefix that holds the address.

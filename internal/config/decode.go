@@ -98,7 +98,7 @@ func (d *decoder) fail(v located, problem, want string) {
 	d.errAt(a.path, a.pos, problem, want)
 }
 
-// value decodes one node into a raw value.
+// value decodes one node into a raw value. A lone word in the place of a section with the tag `short` is its value of that key.
 func (d *decoder) value(v reflect.Value, tag reflect.StructTag, n ast.Node, path string) {
 	pos := d.position(n)
 	d.at[path] = pos
@@ -121,6 +121,14 @@ func (d *decoder) value(v reflect.Value, tag reflect.StructTag, n ast.Node, path
 	}
 	if dec, ok := v.Addr().Interface().(decodable); ok {
 		dec.decode(d, n, tag)
+		return
+	}
+	if sub := tag.Get("short"); sub != "" && kindOf(n) == "a single value" {
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.Tag.Get("yaml") == sub {
+				d.value(v.Field(i), f.Tag, n, path+"."+sub)
+			}
+		}
 		return
 	}
 	if kindOf(n) != "a map" {

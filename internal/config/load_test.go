@@ -79,6 +79,48 @@ func TestExamplesAreWhole(t *testing.T) {
 	})
 }
 
+// TestDataplane: every key of the section arrives, and a single word is the kind.
+func TestDataplane(t *testing.T) {
+	file, err := os.ReadFile("testdata/anchor.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := Dataplane{Kind: PlaneAuto, Device: "kedge0", UplinkGrace: 500 * time.Millisecond, Hold: 10 * time.Minute}
+	with := func(f func(*Dataplane)) Dataplane { d := def; f(&d); return d }
+	for text, want := range map[string]Dataplane{
+		"dataplane: auto":           def,
+		"dataplane: {}":             def,
+		"dataplane: ebpf":           with(func(d *Dataplane) { d.Kind = PlaneEBPF }),
+		"dataplane: \"user\"":       with(func(d *Dataplane) { d.Kind = PlaneUser }),
+		"dataplane: { kind: user }": with(func(d *Dataplane) { d.Kind = PlaneUser }),
+		"dataplane:\n  kind: ebpf\n  core: [core0, \"eth*\"]\n  sessions: 1_000_000\n  through-stack: on\n  hold: 30s\n  attach: clsact": {
+			Kind: PlaneEBPF, Core: []string{"core0", "eth*"}, Device: "kedge0", UplinkGrace: 500 * time.Millisecond, Sessions: 1_000_000,
+			ThroughStack: On, Hold: 30 * time.Second, Attach: AttachClsact,
+		},
+		"dataplane: { through-stack: off, attach: tcx }": with(func(d *Dataplane) { d.ThroughStack, d.Attach = Off, AttachTCX }),
+	} {
+		c, warnings, err := Parse("a.yaml", bytes.Replace(file, []byte("anchor:\n"), []byte(text+"\nanchor:\n"), 1))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if diff := cmp.Diff(want, c.Dataplane); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", text, diff)
+		}
+		for _, w := range warnings {
+			if strings.HasPrefix(w.Key, "dataplane") {
+				t.Errorf("%s: %v", text, w)
+			}
+		}
+	}
+	d := Dataplane{Core: []string{"core0", "eth*"}}
+	for name, want := range map[string]bool{"core0": true, "core1": false, "eth": true, "eth12": true, "veth1": false} {
+		if d.IsCore(name) != want {
+			t.Errorf("IsCore(%s) is %v", name, !want)
+		}
+	}
+}
+
 // TestDefaults: the defaults of a minimal file are the RFCs'.
 func TestDefaults(t *testing.T) {
 	a, _ := load(t, "../../examples/anchor-minimal.yaml")
@@ -86,7 +128,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		File: "../../examples/anchor-minimal.yaml", Name: "lma1",
 		API: API{Socket: "/run/kedge/lma1.sock"}, Events: Events{Keep: 4096}, Store: Store{Kind: StoreBolt, Path: "/var/lib/kedge/lma1.db"},
-		Dataplane: Dataplane{Kind: "auto", Device: "kedge0", UplinkGrace: 500 * time.Millisecond},
+		Dataplane: Dataplane{Kind: "auto", Device: "kedge0", UplinkGrace: 500 * time.Millisecond, Hold: 10 * time.Minute},
 		Peers:     []Peer{{Name: "mag1", Addresses: []netip.Prefix{px("2001:db8:a::11/128")}, Protection: "none"}},
 		Anchor: &Anchor{
 			Addresses: []netip.Addr{ip("2001:db8:a::1")}, DADTransmits: 1, RetransTimer: time.Second,
@@ -198,6 +240,8 @@ func TestWarnings(t *testing.T) {
 		{b, "interface: none", "interface: eth1", "a.yaml:12: anchor.pools[0].prefix: proxy ND on eth1 answers for single addresses, not for home network prefixes of /64 (RFC 5213 5.6.2): neighbours there need a route to 2001:db8:1000::/36 by this anchor (needs-route)"},
 		{g, "first: 1s", "first: 200ms", "a.yaml:22: gateway.timers.retransmit.first: INITIAL_BINDACK_TIMEOUT is 1s (RFC 6275 12) (beyond-rfc)"},
 		{g, "gateway:\n", "dataplane: { device: tun0 }\ngateway:\n", "a.yaml:6: dataplane.device: only an anchor or a node has a TUN interface (unused)"},
+		{g, "gateway:\n", "dataplane: { through-stack: on }\ngateway:\n", "a.yaml:6: dataplane.through-stack: it is for packets that leave the tunnels of an anchor (unused)"},
+		{b, "anchor:\n", "dataplane: { kind: user, hold: 1m }\nanchor:\n", "a.yaml:8: dataplane.hold: hold is for back end ebpf, and kind is user (unused)"},
 	} {
 		text := strings.Replace(string(c.file), c.old, c.new, 1)
 		if strings.Contains(c.new, "delegate: 56") { // and its static prefix

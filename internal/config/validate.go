@@ -48,12 +48,7 @@ func (v *validator) file(r *rawFile) *Config {
 	case r.Store.Path.set && c.Store.Kind == StoreMem:
 		v.fail(&r.Store.Path, "a store of kind mem has no file", "leave path out, or write kind: bolt")
 	}
-	c.Dataplane = Dataplane{Kind: r.Dataplane.Kind.v, Device: r.Dataplane.Device.v, UplinkGrace: r.Dataplane.UplinkGrace.v, MTU: r.Dataplane.MTU.v}
-	v.iface(&r.Dataplane.Device)
-	for i := range r.Dataplane.Core.items {
-		c.Dataplane.Core = append(c.Dataplane.Core, v.iface(&r.Dataplane.Core.items[i]))
-	}
-	v.unique("interface", r.Dataplane.Core.items)
+	c.Dataplane = v.dataplane(&r.Dataplane)
 	v.security(c, &r.Security)
 	if k := &r.Store.Kind; c.Store.Kind == StoreMem && slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.Protection == ProtectionESP }) {
 		v.fail(k, "a store of kind mem forgets the sequence numbers of esp, and the peer takes what comes after a restart for replays (RFC 4303 3.3.3)", "write kind: bolt, or leave store out")
@@ -79,6 +74,9 @@ func (v *validator) file(r *rawFile) *Config {
 	}
 	if r.Dataplane.Device.set && r.Anchor == nil && r.Gateway != nil {
 		v.warn(&r.Dataplane.Device, UnusedSetting, "only an anchor or a node has a TUN interface")
+	}
+	if t := &r.Dataplane.ThroughStack; t.set && r.Anchor == nil && c.Dataplane.Kind != PlaneUser {
+		v.warn(t, UnusedSetting, "it is for packets that leave the tunnels of an anchor")
 	}
 	return c
 }

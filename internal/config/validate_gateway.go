@@ -27,7 +27,7 @@ func (v *validator) gateway(c *Config, r *rawGateway) *Gateway {
 		case a.Interface == "":
 		case dup:
 			v.fail(&q.Interface, fmt.Sprintf("interface %q is there twice", a.Interface), fmt.Sprintf("write one entry for each; the first is on line %d", line))
-		case slices.Contains(c.Dataplane.Core, a.Interface):
+		case c.Dataplane.IsCore(a.Interface):
 			v.fail(&q.Interface, fmt.Sprintf("%q is an interface towards the core (dataplane.core)", a.Interface), "an access link must be another interface")
 		case c.Anchor != nil && c.Anchor.HomeLink == a.Interface:
 			v.fail(&q.Interface, fmt.Sprintf("%q is the anchor's home link", a.Interface), "an access link must be another interface")
