@@ -44,7 +44,7 @@ func newMirror(cfg *Config, k *collection) *mirror {
 	for i := range k.tunnels {
 		if t := &k.tunnels[i]; t.remote != (addr{}) {
 			usedTun = append(usedTun, uint32(i))
-			m.oldTun[tunnelName{t.local, t.remote, t.lport, t.rport}] = uint32(i)
+			m.oldTun[t.name()] = uint32(i)
 		}
 	}
 	m.sessions.adopt(used)
@@ -96,5 +96,6 @@ func (m *mirror) sweep(e *mem.Engine) error {
 		m.tunnels.give(slot, m.at)
 	}
 	m.old, m.oldTun, m.kept = nil, nil, [2][]length{}
+	m.tellGRE()
 	return nil
 }

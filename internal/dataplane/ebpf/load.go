@@ -17,7 +17,7 @@ import (
 var object []byte
 
 // layout is the version of bpf/tables.h: what another one pinned is not adopted.
-const layout = "1"
+const layout = "2"
 
 // maps are the tables of the programs, arrays as memory that is shared with them.
 type maps struct {

@@ -46,11 +46,7 @@ type mirror struct {
 	hosts    map[host]int // sessions of each
 	locals   map[addr]int // tuples of each; the configured addresses have one more
 	refused  bool
-}
-
-type tunnelName struct {
-	local, remote addr
-	lport, rport  uint16
+	gre      int // tunnels of GRE
 }
 
 type change struct {
@@ -80,11 +76,23 @@ func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
 	} else {
 		m.local(local.Addr(), -1)
 	}
-	n := &m.is.peers[peerHash(m.is.control.seed, local, remote)&uint64(m.is.control.peersMask)]
-	if known {
-		atomic.AddUint64(n, 1)
-	} else {
-		atomic.AddUint64(n, ^uint64(0))
+	name := nameOf(local, remote, false, 0, 0)
+	n := &m.is.peers[name.hash(m.is.control.seed)&uint64(m.is.control.peersMask)]
+	by := 1
+	if !known {
+		by = -1
+	}
+	atomic.AddUint64(n, uint64(by))
+	if name.kind == kindGRE {
+		m.gre += by
+		m.tellGRE()
+	}
+}
+
+// tellGRE says how many tunnels of GRE there are; what a former process said holds until its tunnels are known again.
+func (m *mirror) tellGRE() {
+	if m.gre > 0 || m.old == nil {
+		atomic.StoreUint32(&m.is.control.gre, uint32(m.gre))
 	}
 }
 
@@ -103,11 +111,8 @@ func (m *mirror) local(a netip.Addr, n int) {
 func (m *mirror) Tunnel(local, remote netip.AddrPort, secret uint64) uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	rec := tunnel{local: addrOf(local.Addr()), remote: addrOf(remote.Addr()), lport: port(local.Port()), rport: port(remote.Port())}
-	if rec.lport == 0 {
-		rec.rport = 0
-	}
-	name := tunnelName{rec.local, rec.remote, rec.lport, rec.rport}
+	name := nameOf(local, remote, false, 0, 0)
+	rec := tunnel{local: name.local, remote: name.remote, kind: name.kind, rport: name.rport, keyIn: name.keyIn, keyOut: name.keyOut}
 	if slot := m.oldTun[name]; slot != 0 {
 		delete(m.oldTun, name)
 		atomic.StoreUint64(&m.is.tunnels[slot].secret, secret)

@@ -15,6 +15,8 @@ const (
 	keyMany    = 1
 	keyAsk     = 2
 	keySilent  = 4
+
+	kindPlain, kindUDP, kindGRE = 0, 1, 2
 )
 
 // reasons are those of drops that the programs make, in the order of enum reason.
@@ -42,6 +44,13 @@ func port(p uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
+// key32 is a GRE key as it is on the wire.
+func key32(k uint32) uint32 {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], k)
+	return binary.NativeEndian.Uint32(b[:])
+}
+
 type length struct {
 	bits, _ uint32
 	mask    addr
@@ -64,7 +73,7 @@ type control struct {
 	aliveUntil, fakeNow, seed uint64
 	tun, peersMask            uint32
 	n4, n6                    uint32
-	partial, _                uint32
+	partial, gre              uint32
 	four, six                 [maxLengths]length
 }
 
@@ -103,10 +112,11 @@ type accessLink struct {
 }
 
 type tunnel struct {
-	local, remote              addr
-	lport, rport, mtu, learned uint16
-	learnedUntil, ids          uint32
-	secret, _                  uint64
+	local, remote             addr
+	kind, rport, mtu, learned uint16
+	learnedUntil, ids         uint32
+	secret                    uint64
+	keyIn, keyOut             uint32
 }
 
 type counter struct{ packetsIn, octetsIn, packetsOut, octetsOut uint64 }
@@ -116,10 +126,33 @@ func mix(x uint64) uint64 {
 	return x ^ x>>32
 }
 
-// peerHash is that of a tuple as the programs have it.
-func peerHash(seed uint64, local, remote netip.AddrPort) uint64 {
-	l, r := addrOf(local.Addr()), addrOf(remote.Addr())
-	return mix(mix(mix(mix(mix(seed^l.Hi)^l.Lo)^r.Hi)^r.Lo) ^ (uint64(port(local.Port()))<<16 ^ uint64(port(remote.Port()))))
+// tunnelName is what tells one tunnel from another, as the programs have it.
+type tunnelName struct {
+	local, remote addr
+	kind, rport   uint16
+	keyIn, keyOut uint32
+}
+
+// nameOf is the name of a tunnel: of GRE, of UDP if there is a local port, else plain.
+func nameOf(local, remote netip.AddrPort, gre bool, keyIn, keyOut uint32) tunnelName {
+	n := tunnelName{local: addrOf(local.Addr()), remote: addrOf(remote.Addr())}
+	switch {
+	case gre:
+		n.kind, n.keyIn, n.keyOut = kindGRE, key32(keyIn), key32(keyOut)
+	case local.Port() != 0:
+		n.kind, n.rport = kindUDP, port(remote.Port())
+	}
+	return n
+}
+
+func (t *tunnel) name() tunnelName {
+	return tunnelName{t.local, t.remote, t.kind, t.rport, t.keyIn, t.keyOut}
+}
+
+// hash is that of what arrives in the tunnel.
+func (n *tunnelName) hash(seed uint64) uint64 {
+	x := mix(mix(mix(mix(seed^n.local.Hi)^n.local.Lo)^n.remote.Hi) ^ n.remote.Lo)
+	return mix(x ^ (uint64(n.keyIn)<<32 | uint64(n.kind)<<16 | uint64(n.rport)))
 }
 
 func (k *key) prefix() netip.Prefix {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
 /*
- * The fast path of Kedge's data plane: protocols 4 and 41 over IPv6 and IPv4, UDP 4191 over IPv4. Three programs, of one role each:
+ * The fast path of Kedge's data plane: protocols 4 and 41 and GRE over IPv6 and IPv4, UDP 4191 over IPv4. Three programs, of one role each:
  *
  *   core    ingress of the links that lead to tunnels' other ends: out of tunnels; on an anchor also into them
  *   access  ingress of a gateway's access links: into tunnels
@@ -74,36 +74,39 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 {
 	struct tunnel *t = tunnel_at(s->tun);
 	struct bpf_fib_lookup f = {};
-	__u32 mtu;
+	__u32 mtu, head;
 	int found;
 	struct v6 *h;
 	void *p;
 
 	/* Between framings of two lengths the daemon moves it. */
-	if (!t || o->is4 || o->udp || t->remote.hi == 0 || t->lport || no_v6_outer || tos != in->tos)
+	if (!t || o->is4 || o->kind == UDP || t->remote.hi == 0 || t->kind != o->kind || !t->key_out != !o->key || no_v6_outer || tos != in->tos)
 		return PASS;
+	head = o->off - ETH_LEN;
 	mtu = t->mtu;
 	if (t->learned && clock(c) / 1000000000 < t->learned_until && t->learned < mtu)
 		mtu = t->learned;
 	if (s->mtu && s->mtu < mtu)
 		mtu = s->mtu;
-	if (in->seg + V6_LEN > mtu || in->ttl <= 1 || same(in->dst, t->remote))
+	if (in->seg + head > mtu || in->ttl <= 1 || same(in->dst, t->remote))
 		return PASS;
-	found = route(skb, &f, 0, t->local, t->remote, in->seg + V6_LEN, tos);
+	found = route(skb, &f, 0, t->local, t->remote, in->seg + head, tos);
 	if (!found || !trim(skb, o->off + in->len))
 		return PASS;
-	p = at(skb, ETH_LEN + V6_LEN, V4_LEN);
+	p = at(skb, o->off, V4_LEN);
 	if (!p)
 		return PASS;
 	if (in->is4)
 		hop4(p);
 	else
 		((struct v6 *)p)->ttl--;
+	if (o->key && !greet(skb, o->off - GRE_KEY_LEN, t->key_out, in->is4))
+		return DROP;
 	h = at(skb, ETH_LEN, V6_LEN);
 	if (!h)
 		return DROP;
 	h->flow = bpf_htonl(6 << 28 | (__u32)in->tos << 20);
-	h->len = bpf_htons(in->len);
+	h->len = bpf_htons(in->len + head - V6_LEN);
 	h->ttl = 64;
 	h->src = t->local;
 	h->dst = t->remote;
@@ -150,14 +153,14 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	s = session_at(i);
 	if (many || (i && (!s || !s->tun)))
 		return PASS;
-	if (!s || !accepts(s, now, o->local, o->remote, o->is4, o->udp, o->port)) {
+	if (!s || !accepts(s, now, o)) {
 		__u32 why = WRONG_TUNNEL;
 
-		if (!s && peer(c, o->local, o->remote, o->udp ? PORT_UDP : 0, o->port)) {
+		if (!s && peer(c, o)) {
 			why = role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
 			if (known) {
 				s = session_at(known);
-				why = role != ANCHOR || (s && accepts(s, now, o->local, o->remote, o->is4, o->udp, o->port)) ? DEPRECATED : WRONG_TUNNEL;
+				why = role != ANCHOR || (s && accepts(s, now, o)) ? DEPRECATED : WRONG_TUNNEL;
 			}
 		}
 		return suspect(c, now, o->remote, why);
@@ -165,7 +168,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	tos = congestion(in.tos, o->tos);
 	if (tos < 0)
 		return PASS;
-	if (o->udp && skb->gso_size && in.proto == P_UDP)
+	if (o->kind == UDP && skb->gso_size && in.proto == P_UDP)
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
 	if (role == GATEWAY)
 		return host(skb, o, i, s, &in, tos);
@@ -198,7 +201,7 @@ static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, cons
 	len = u->len;
 	port = u->src;
 	*is4 = *(__u8 *)(u + 1) >> 4 == 4;
-	o->udp = 1;
+	o->kind = UDP;
 	o->port = port;
 	o->off = ETH_LEN + V4_LEN + UDP_LEN;
 	if (!check)
@@ -209,12 +212,28 @@ static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, cons
 	return fold(sum) == 0xffff;
 }
 
+/* keyed reads a GRE header: with a key, or with nothing. */
+static __always_inline int keyed(struct __sk_buff *skb, const struct control *c, struct outer *o, int *is4)
+{
+	struct gre *g = at(skb, o->off, GRE_KEY_LEN); /* without a key, the inner packet has as much */
+
+	if (!g || !c->gre || (g->proto != ETH_V4 && g->proto != ETH_V6) || g->flags & ~GRE_KEY)
+		return 0;
+	if (g->flags && !g->key)
+		return 0; /* 0 stands for none */
+	*is4 = g->proto == ETH_V4;
+	o->kind = GRE;
+	o->key = g->flags ? g->key : 0;
+	o->off += g->flags ? GRE_KEY_LEN : GRE_LEN;
+	return 1;
+}
+
 SEC("tc")
 int core(struct __sk_buff *skb)
 {
 	struct control *c = the_control();
 	struct outer o = {};
-	int is4 = 0, tunnel = 0;
+	int is4 = 0, tunnel = 0, gre;
 
 	if (!c || skb->vlan_present || skb->pkt_type || clock(c) > c->alive_until)
 		return PASS;
@@ -224,12 +243,15 @@ int core(struct __sk_buff *skb)
 		if (!h || (*(__u8 *)h & 0xf0) != 0x60)
 			return PASS;
 		is4 = h->proto == P_V4;
+		gre = h->proto == P_GRE;
 		o.end = ETH_LEN + V6_LEN + bpf_ntohs(h->len);
-		tunnel = (is4 || h->proto == P_V6) && o.end <= skb->len;
+		tunnel = (is4 || gre || h->proto == P_V6) && o.end <= skb->len;
 		o.local = h->dst;
 		o.remote = h->src;
 		o.tos = bpf_ntohl(h->flow) >> 20;
 		o.off = ETH_LEN + V6_LEN;
+		if (tunnel && gre)
+			tunnel = keyed(skb, c, &o, &is4);
 		if (!tunnel && role == ANCHOR)
 			return native(skb, c, ETH_LEN, 0, 0);
 	} else if (skb->protocol == ETH_V4) {
@@ -237,7 +259,7 @@ int core(struct __sk_buff *skb)
 
 		if (!h || h->version != 0x45)
 			return PASS;
-		if ((h->proto == P_V4 || h->proto == P_V6 || h->proto == P_UDP) && !(h->frag & bpf_htons(0xbfff)) && fold(sum4(h)) == 0xffff &&
+		if ((h->proto == P_V4 || h->proto == P_V6 || h->proto == P_UDP || h->proto == P_GRE) && !(h->frag & bpf_htons(0xbfff)) && fold(sum4(h)) == 0xffff &&
 		    (o.end = ETH_LEN + bpf_ntohs(h->len)) <= skb->len) {
 			o.is4 = 1;
 			o.local = mapped(h->dst);
@@ -245,7 +267,9 @@ int core(struct __sk_buff *skb)
 			o.tos = h->tos;
 			o.off = ETH_LEN + V4_LEN;
 			is4 = h->proto == P_V4;
-			tunnel = h->proto != P_UDP || datagram(skb, &o, h, &is4);
+			tunnel = h->proto == P_UDP   ? datagram(skb, &o, h, &is4)
+				 : h->proto == P_GRE ? keyed(skb, c, &o, &is4)
+						     : 1;
 		}
 		if (!tunnel && role == ANCHOR)
 			return native(skb, c, ETH_LEN, 1, 0);

@@ -88,28 +88,30 @@ static __always_inline __u32 find(const struct control *c, struct addr a, int is
 	return 0;
 }
 
-/* comes reports whether a packet from remote, in UDP from port, is of tunnel t or its other framing. */
-static __always_inline int comes(const struct tunnel *t, __u16 twin, struct addr local, struct addr remote, int is4, int udp, __u16 port)
+/* comes reports whether a packet is of tunnel t or its other framing. */
+static __always_inline int comes(const struct tunnel *t, __u16 twin, const struct outer *o)
 {
-	if (!same(t->local, local) || !same(t->remote, remote))
+	if (!same(t->local, o->local) || !same(t->remote, o->remote))
 		return 0;
-	if (!udp)
-		return t->lport == 0 || is4;
-	return t->lport ? t->rport == port : is4 && twin == port;
+	if (o->kind == GRE || t->kind == GRE)
+		return t->kind == o->kind && t->key_in == o->key;
+	if (o->kind == PLAIN)
+		return t->kind == PLAIN || o->is4;
+	return t->kind == UDP ? t->rport == o->port : o->is4 && twin == o->port;
 }
 
-static __always_inline int accepts(const struct session *s, __u64 now, struct addr local, struct addr remote, int is4, int udp, __u16 port)
+static __always_inline int accepts(const struct session *s, __u64 now, const struct outer *o)
 {
 	struct tunnel *t = tunnel_at(s->tun);
 
 	if (!t)
 		return 0;
-	if (comes(t, s->twin, local, remote, is4, udp, port))
+	if (comes(t, s->twin, o))
 		return 1;
 	if (now >= s->until)
 		return 0;
 	t = tunnel_at(s->prev);
-	return t && comes(t, s->prev_twin, local, remote, is4, udp, port);
+	return t && comes(t, s->prev_twin, o);
 }
 
 static __always_inline __u64 mix(__u64 x)
@@ -119,12 +121,15 @@ static __always_inline __u64 mix(__u64 x)
 }
 
 /* peer reports whether a session knows the tuple; another tuple of the same hash may stand in, which changes a counter's name only. */
-static __always_inline int peer(const struct control *c, struct addr local, struct addr remote, __u16 lport, __u16 rport)
+static __always_inline int peer(const struct control *c, const struct outer *o)
 {
-	__u64 x = mix(mix(mix(mix(mix(c->seed ^ local.hi) ^ local.lo) ^ remote.hi) ^ remote.lo) ^ (__u64)lport << 16 ^ rport);
-	__u32 i = x & c->peers_mask;
-	__u64 *n = bpf_map_lookup_elem(&peers, &i);
+	__u64 x = mix(mix(mix(mix(c->seed ^ o->local.hi) ^ o->local.lo) ^ o->remote.hi) ^ o->remote.lo);
+	__u64 *n;
+	__u32 i;
 
+	x = mix(x ^ ((__u64)o->key << 32 | (__u32)o->kind << 16 | o->port));
+	i = x & c->peers_mask;
+	n = bpf_map_lookup_elem(&peers, &i);
 	return n && *n;
 }
 

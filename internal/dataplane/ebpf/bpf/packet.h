@@ -53,6 +53,24 @@ struct udp {
 	__u16 src, dst, len, check;
 } __attribute__((packed));
 
+#define GRE_LEN 4
+#define GRE_KEY_LEN 8
+#define GRE_KEY bpf_htons(0x2000) /* RFC 2890 2; of the flags the only one that is understood here */
+
+struct gre {
+	__u16 flags, proto;
+	__u32 key; /* if the flag says so */
+} __attribute__((packed));
+
+/* outer is what the outer headers of a packet said. */
+struct outer {
+	struct addr local, remote;
+	__u32 off, end; /* of the inner packet, and of what is around it */
+	__u32 key;      /* of GRE, 0 = none */
+	__u16 port;     /* of UDP */
+	__u8 is4, kind, tos;
+};
+
 /* info is what the rules look at. */
 struct info {
 	struct addr src, dst;

@@ -35,7 +35,7 @@ struct control {
 	__u32 peers_mask;
 	__u32 n4, n6;
 	__u32 partial; /* there is more than is held here: strangers are the daemon's business */
-	__u32 pad;
+	__u32 gre;     /* tunnels of GRE: without any, GRE is of others on this host */
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -72,15 +72,19 @@ struct access_link {
 	__u8 pad[2];
 };
 
+/* kind of a tunnel: what is between its outer IP header and the inner packet */
+enum kind { PLAIN, UDP, GRE };
+
 struct tunnel {
 	struct addr local, remote;
-	__u16 lport, rport; /* network order, 0 = no UDP */
+	__u16 kind;          /* enum kind */
+	__u16 rport;         /* of UDP, network order */
 	__u16 mtu;          /* of the route to remote, 0 = unknown: the daemon decides */
 	__u16 learned;      /* from ICMP errors */
 	__u32 learned_until; /* s of the clock */
 	__u32 ids;           /* Identifications given */
 	__u64 secret;        /* of Identifications of packets that nobody may fragment */
-	__u64 pad;
+	__u32 key_in, key_out; /* of GRE, network order, 0 = none */
 };
 
 struct host {

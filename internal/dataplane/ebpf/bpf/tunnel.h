@@ -80,6 +80,20 @@ static __always_inline __u16 mark(const struct tunnel *t, __u32 len)
 	return id ? id : 1;
 }
 
+/* greet writes a GRE header at off, RFC 2784 2.1, RFC 2890 2. */
+static __always_inline int greet(struct __sk_buff *skb, __u32 off, __u32 key, int is4)
+{
+	struct gre *g = at(skb, off, key ? GRE_KEY_LEN : GRE_LEN);
+
+	if (!g)
+		return 0;
+	g->flags = key ? GRE_KEY : 0;
+	g->proto = is4 ? ETH_V4 : ETH_V6;
+	if (key)
+		g->key = key;
+	return 1;
+}
+
 /*
  * encapsulate sends a packet into the tunnel of session i. mac is the length of its link-layer header; hop says that this router
  * forwards it.
@@ -89,7 +103,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 {
 	struct tunnel *t = tunnel_at(s->tun);
 	struct bpf_fib_lookup f = {};
-	__u32 mtu, head;
+	__u32 mtu, head, gre;
 	__u64 now, flags = GROW;
 	int out4, udp, found;
 	struct eth *e;
@@ -97,8 +111,9 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	if (!t)
 		return PASS;
 	out4 = t->remote.hi == 0;
-	udp = t->lport != 0;
-	head = (out4 ? V4_LEN : V6_LEN) + (udp ? UDP_LEN : 0);
+	udp = t->kind == UDP;
+	gre = t->kind != GRE ? 0 : t->key_out ? GRE_KEY_LEN : GRE_LEN;
+	head = (out4 ? V4_LEN : V6_LEN) + (udp ? UDP_LEN : gre);
 	now = clock(c);
 	mtu = t->mtu;
 	if (t->learned && now / 1000000000 < t->learned_until && t->learned < mtu)
@@ -126,6 +141,8 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	flags |= out4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
 	if (udp)
 		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
+	if (gre)
+		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	if (bpf_skb_adjust_room(skb, head, BPF_ADJ_ROOM_MAC, flags))
 		return PASS;
 	if (!mac) {
@@ -142,7 +159,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		h->tos = in->tos;
 		h->len = bpf_htons(in->len + head);
 		h->ttl = 64;
-		h->proto = udp ? P_UDP : in->is4 ? P_V4 : P_V6;
+		h->proto = udp ? P_UDP : gre ? P_GRE : in->is4 ? P_V4 : P_V6;
 		h->src = unmapped(t->local);
 		h->dst = unmapped(t->remote);
 		/* RFC 2003 3.1; RFC 4213 3.2 */
@@ -159,7 +176,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		if (udp) {
 			struct udp *u = (void *)(h + 1);
 
-			u->src = t->lport;
+			u->src = PORT_UDP;
 			u->dst = t->rport;
 			u->len = bpf_htons(in->len + UDP_LEN);
 			u->check = 0;
@@ -179,12 +196,14 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		if (!h)
 			return DROP;
 		h->flow = bpf_htonl(6 << 28 | (__u32)in->tos << 20);
-		h->len = bpf_htons(in->len);
-		h->proto = in->is4 ? P_V4 : P_V6;
+		h->len = bpf_htons(in->len + gre);
+		h->proto = gre ? P_GRE : in->is4 ? P_V4 : P_V6;
 		h->ttl = 64;
 		h->src = t->local;
 		h->dst = t->remote;
 	}
+	if (gre && !greet(skb, ETH_LEN + head - gre, t->key_out, in->is4))
+		return DROP;
 	if (hop) {
 		void *p = at(skb, ETH_LEN + head, V4_LEN);
 
@@ -202,14 +221,6 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	count(i, in, 1);
 	return leave(skb, &f, found);
 }
-
-/* outer is what the outer headers of a packet said. */
-struct outer {
-	struct addr local, remote;
-	__u32 off, end; /* of the inner packet, and of what is around it */
-	__u16 port;
-	__u8 is4, udp, tos;
-};
 
 /* congestion is the traffic class of a packet that leaves a tunnel, RFC 6040 figure 4, RFC 2983; -1: the daemon drops it. */
 static __always_inline int congestion(__u8 in, __u8 out)
