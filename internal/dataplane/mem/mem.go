@@ -63,6 +63,7 @@ type Config struct {
 	Now        func() time.Duration // clock of Update, the same as of the packets; nil = since New
 	Reassembly ip.Limits            // of outer fragments given to Tunnel
 	Mirror     Mirror               // is told all that changes; nil = nobody
+	Security   Security             // of ESP around data; nil = chains with a security association are refused
 }
 
 // Limits of what strangers can make an engine do. Each table has a fixed size.

@@ -35,6 +35,16 @@ type MirrorSession struct {
 	MTU                uint16
 	If                 int
 	MAC                core.MAC
+	// Slow: the chain or mode is one that only the engine carries, and nothing else here says it. A mirror gives such a session no
+	// slot; one that it had before was dropped by then.
+	Slow bool
+	// GRE: the packets of the one layer have a GRE header (RFC 2784), with a key (RFC 2890) where it is not 0: KeyOut in what is
+	// sent, KeyIn in what is taken. Over IPv4 there is then no twin.
+	GRE           bool
+	KeyIn, KeyOut uint32
+	// PreviousGRE and PreviousKeyIn are the same of what is taken from Previous.
+	PreviousGRE   bool
+	PreviousKeyIn uint32
 }
 
 // MirrorKey says which sessions a key leads to. Many: who may send from it is not said with one. Missing: one of its sessions has no
