@@ -32,11 +32,11 @@ type hook struct {
 	own  *netlink.Clsact // that was made here
 }
 
-// filter names the classifiers of this package among others of a clsact.
-const (
-	filterName     = "kedge"
-	filterPriority = 0x4b47
-)
+// filterName names the classifiers of this package among others of a clsact.
+const filterName = "kedge"
+
+// priorityOf is that of a role's classifiers: on one interface there may be those of several.
+func priorityOf(role dataplane.Role) uint16 { return 0x4b47 + uint16(role) }
 
 // wants is what belongs on an interface: "" = nothing.
 func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
@@ -196,7 +196,7 @@ func (p *Plane) filter(l netlink.Link, prog string, egress bool) *netlink.BpfFil
 		parent = netlink.HANDLE_MIN_EGRESS
 	}
 	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: parent, Handle: 1, Priority: filterPriority, Protocol: unix.ETH_P_ALL},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: parent, Handle: 1, Priority: priorityOf(p.cfg.Role), Protocol: unix.ETH_P_ALL},
 		Fd:          p.program(prog).FD(), Name: filterName, DirectAction: true,
 	}
 }

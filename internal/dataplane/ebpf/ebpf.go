@@ -93,6 +93,7 @@ type Plane struct {
 	closed   error
 	undo     []func()
 	failing  atomic.Pointer[string]
+	ending   bool // by End
 }
 
 var _ core.Dataplane = (*Plane)(nil)
@@ -272,7 +273,7 @@ func (p *Plane) set(name, value string) error {
 		return fmt.Errorf("data plane: %s = %s: %w", name, value, err)
 	}
 	p.undo = append(p.undo, func() {
-		if p.cfg.Pin == "" {
+		if p.cfg.Pin == "" || p.ending {
 			_, _ = f.WriteAt([]byte(old), 0)
 		}
 		f.Close()
@@ -389,7 +390,7 @@ func (p *Plane) shut() (err error) {
 	p.attaching.Lock()
 	for at, h := range p.hooks {
 		switch {
-		case p.cfg.Pin == "":
+		case p.cfg.Pin == "" || p.ending:
 			p.detach(at, h)
 		case h.tcx != nil:
 			h.tcx.Close() // the pin holds it
@@ -410,6 +411,9 @@ func (p *Plane) shut() (err error) {
 	}
 	if p.k != nil {
 		p.k.close()
+	}
+	if p.ending && p.cfg.Pin != "" {
+		err = errors.Join(err, Remove(p.cfg.Pin))
 	}
 	return err
 }

@@ -1,0 +1,101 @@
+package ebpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/dataplane"
+)
+
+// End ends the plane and its programs, as Close does without Config.Pin: nothing forwards on, and nothing is left to adopt.
+func (p *Plane) End() error {
+	p.once.Do(func() {
+		p.updating.Lock()
+		defer p.updating.Unlock()
+		p.ending = true
+		p.closed = p.shut()
+	})
+	return p.closed
+}
+
+// Forwards reports whether the programs of a plane that ended without its process's doing may still forward: they are attached to an
+// interface that is there, and their time is not over. dir is that of Config.Pin.
+func Forwards(dir string) bool {
+	dir = filepath.Join(dir, layout)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "control"), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return false // of another version, or torn: nobody adopts it
+	}
+	defer m.Close()
+	var all []byte
+	if all, err = m.LookupBytes(uint32(0)); err != nil || len(all) < 8 {
+		return false
+	}
+	if clockOf(unix.CLOCK_MONOTONIC) > time.Duration(binary.NativeEndian.Uint64(all)) {
+		return false
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	links, attached := 0, false
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "link-") {
+			continue
+		}
+		links++
+		l, err := link.LoadPinnedLink(filepath.Join(dir, e.Name()), nil)
+		if err != nil {
+			continue
+		}
+		info, err := l.Info()
+		attached = attached || err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
+		l.Close()
+	}
+	return links == 0 || attached // without links they are attached by clsact, which is not to be seen from here
+}
+
+// Detach ends programs that a plane of a role left on interfaces of this network namespace by clsact, where they go on without their
+// process. Those of tcx end with their pins.
+func Detach(role dataplane.Role) error {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("data plane: interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range all {
+		gone := 0
+		others := 0
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			filters, err := netlink.FilterList(l, parent)
+			if err != nil {
+				continue // there is no such place to attach to
+			}
+			for _, f := range filters {
+				b, ok := f.(*netlink.BpfFilter)
+				if !ok || b.Priority != priorityOf(role) || b.Name != filterName {
+					others++
+					continue
+				}
+				gone++
+				if err := netlink.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) {
+					errs = append(errs, fmt.Errorf("data plane: classifier of %s: %w", l.Attrs().Name, err))
+				}
+			}
+		}
+		if gone > 0 && others == 0 {
+			_ = netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+		}
+	}
+	return errors.Join(errs...)
+}

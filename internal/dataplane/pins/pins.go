@@ -1,0 +1,175 @@
+// Package pins gives each data plane in the kernel a place in the BPF file system where its tables and links outlive the process:
+// /sys/fs/bpf/kedge/NAME@SPACE. The name is the daemon's and its role's; the space is the network namespace, because daemons of
+// one name may live in several of them and see the same file system. A lock on the directory says that the process lives. It goes
+// with the process, however that ends; what is pinned stays, for the next process of that name to adopt.
+//
+// Nothing here forwards or loads anything: package ebpf does.
+package pins
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/dataplane/ebpf"
+)
+
+// fileSystem is where Linux systems have the BPF file system.
+const fileSystem = "/sys/fs/bpf"
+
+// root holds the directories of all data planes. Tests put another one in its place.
+var root = filepath.Join(fileSystem, "kedge")
+
+// state is the directory in a place that is given to the plane, which may remove and make it again while the lock is held.
+const state = "state"
+
+// Held says that another process has a place.
+type Held struct{ Name string }
+
+func (h *Held) Error() string {
+	return fmt.Sprintf("data plane: another process forwards as %s in this network namespace: end it, or give this daemon another name", h.Name)
+}
+
+// Place is taken by this process.
+type Place struct {
+	dir  string
+	lock *os.File
+}
+
+// Take takes the place of a name in the network namespace of the calling thread, and makes it if need be. The error is *Held if
+// another process has it.
+func Take(name string) (*Place, error) {
+	if strings.ContainsAny(name, "/@") {
+		return nil, fmt.Errorf("data plane: %q is no name of a directory", name)
+	}
+	space, err := Space()
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(root, name+"@"+space)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data plane: %w", err)
+	}
+	p, err := lock(dir, unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, &Held{Name: name}
+	}
+	if err == nil && p == nil {
+		return Take(name) // it was removed in between
+	}
+	return p, err
+}
+
+// lock takes the lock of a directory; nil if the directory went meanwhile.
+func lock(dir string, how int) (*Place, error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data plane: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|how)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|how)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("data plane: lock %s: %w", dir, err)
+	}
+	now, err := os.Stat(dir)
+	was, err2 := f.Stat()
+	if err != nil || err2 != nil || !os.SameFile(now, was) {
+		f.Close()
+		return nil, nil
+	}
+	return &Place{dir: dir, lock: f}, nil
+}
+
+// Dir is for ebpf.Config.Pin.
+func (p *Place) Dir() string { return filepath.Join(p.dir, state) }
+
+// Leave gives the place up, and keeps what is pinned there.
+func (p *Place) Leave() error {
+	return p.lock.Close()
+}
+
+// Remove gives the place up with all that is pinned there. Programs that are attached by tcx end.
+func (p *Place) Remove() error {
+	return errors.Join(ebpf.Remove(p.Dir()), os.RemoveAll(p.dir), p.lock.Close())
+}
+
+// Space names the network namespace of the calling thread: by its cookie, which no other namespace gets until the next boot; by its
+// inode before Linux 5.14.
+func Space() (string, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("data plane: network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
+		return strconv.FormatUint(cookie, 10), nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return "", fmt.Errorf("data plane: network namespace: %w", err)
+	}
+	return fmt.Sprintf("inode%d", st.Ino), nil
+}
+
+// Clear removes the places of names that start with a prefix in one network namespace, as Space names it, once the processes that had
+// them have ended.
+func Clear(prefix, space string) error {
+	return each(func(dir, name, in string) error {
+		if in != space || !strings.HasPrefix(name, prefix) {
+			return nil
+		}
+		p, err := lock(dir, 0)
+		if err != nil || p == nil {
+			return err
+		}
+		return p.Remove()
+	})
+}
+
+// Sweep removes the places that serve nobody any more: no process has them, and their programs have ended with their interfaces, or
+// stopped because nobody came back for them. It gives their names.
+func Sweep() (swept []string, err error) {
+	err = each(func(dir, name, _ string) error {
+		p, err := lock(dir, unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) || err == nil && p == nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if ebpf.Forwards(p.Dir()) {
+			return p.Leave()
+		}
+		swept = append(swept, name)
+		return p.Remove()
+	})
+	return swept, err
+}
+
+func each(f func(dir, name, space string) error) error {
+	all, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	var errs []error
+	for _, e := range all {
+		if name, space, ok := strings.Cut(e.Name(), "@"); ok {
+			errs = append(errs, f(filepath.Join(root, e.Name()), name, space))
+		}
+	}
+	return errors.Join(errs...)
+}
