@@ -52,6 +52,7 @@ type Options struct {
 	Home, Anchors      []netip.Addr
 	ProbeID            uint16
 	Unreachable        bool
+	IPv4               bool // a gateway has an IPv4 address to tunnel from, too: CoA4
 }
 
 // Router is one router under test with what surrounds it. Its addresses, links and routes are those of this package; the path
@@ -135,7 +136,7 @@ type testCase struct {
 	f     func(*bench)
 }
 
-var cases = slices.Concat(anchorCases, anchorErrorCases, gatewayCases, stateCases, framedCases, framedErrorCases, tupleCases, signalCases, nodeCases)
+var cases = slices.Concat(anchorCases, anchorErrorCases, gatewayCases, stateCases, framedCases, framedErrorCases, tupleCases, signalCases, nodeCases, matrixCases)
 
 // bench is one router in one case.
 type bench struct {
@@ -371,7 +372,7 @@ func (w *icmpWant) check(b []byte) error {
 	if dst != w.dst || p != proto {
 		return fmt.Errorf("to %v, protocol %d, want %v, %d", dst, p, w.dst, proto)
 	}
-	if !slices.Contains([]netip.Addr{LMAA, LMAA4, CoA1, LinkLocal, netip.AddrFrom4([4]byte{192, 0, 0, 8})}, src) {
+	if !slices.Contains([]netip.Addr{LMAA, LMAA4, CoA1, CoA4, LinkLocal, netip.AddrFrom4([4]byte{192, 0, 0, 8})}, src) {
 		return fmt.Errorf("from %v, which is no address of the router", src)
 	}
 	if four && plainSum(b[:20]) != 0 {

@@ -35,6 +35,9 @@ func newRouter(t *testing.T, o conformance.Options) conformance.Router {
 	}
 	if o.Role == dataplane.Gateway {
 		cfg.Local = []netip.Addr{conformance.CoA1}
+		if o.IPv4 {
+			cfg.Local = append(cfg.Local, conformance.CoA4)
+		}
 		for i := 1; i <= 2; i++ {
 			cfg.Access = append(cfg.Access, dataplane.Link{If: i, MAC: conformance.RouterMAC, LinkLocal: conformance.LinkLocal})
 		}
@@ -57,7 +60,7 @@ func (r *router) Send(p conformance.Packet) {
 	if p.Side == conformance.Tunnel {
 		if p.VNet.NeedsChecksum {
 			h, _ := ip.Parse(b)
-			r.Decapsulate(r.now, Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: h.Proto, Offload: true}, b[40:], &r.out)
+			r.Decapsulate(r.now, Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: h.Proto, Offload: true}, b[h.HdrLen:], &r.out)
 		} else {
 			r.Tunnel(r.now, b, &r.out)
 		}

@@ -146,6 +146,10 @@ func newRouter(t *testing.T, o conformance.Options, open func(Config) (Plane, er
 	default:
 		cfg.Local = []netip.Addr{conformance.CoA1}
 		r.core.neighbour(t, conformance.LMAA, conformance.CN6)
+		if o.IPv4 {
+			cfg.Local = append(cfg.Local, conformance.CoA4)
+			r.core.neighbour(t, conformance.LMAA4)
+		}
 		for _, name := range []string{"acc1", "acc2"} {
 			w := Link(t, outside, inside, name)
 			r.native = append(r.native, w)
@@ -476,18 +480,13 @@ func (r *router) finished(w *Wire, b []byte) (out [][]byte) {
 		}
 		return [][]byte{f}
 	}
-	link, in := 14, 0
+	link := 14
 	if w.tun {
 		link = 0
 	}
 	h, err := ip.Parse(f[link:])
 	must(r.t, err)
-	switch in = link + h.HdrLen; {
-	case h.Proto == ip.UDP && v.Type != gsoUDP:
-		in += ip.UDPLen
-	case h.Proto != ip.IPv4 && h.Proto != ip.IPv6:
-		in = link
-	}
+	in := r.innermost(f, link, v.CsumStart)
 	s, err := ip.NewSegmenter(f[in:], v.Type, v.Size)
 	must(r.t, err)
 	for i := 0; ; i++ {
@@ -503,7 +502,35 @@ func (r *router) finished(w *Wire, b []byte) (out [][]byte) {
 	}
 }
 
-const gsoUDP = 5 // VIRTIO_NET_HDR_GSO_UDP_L4
+// innermost is where the IP header begins whose upper layer is to be cut: behind as many outer headers as there are before it.
+func (r *router) innermost(f []byte, link, upper int) int {
+	r.t.Helper()
+	for at := link; ; {
+		h, err := ip.Parse(f[at:])
+		must(r.t, err)
+		next := at + h.HdrLen
+		if next >= upper {
+			return at
+		}
+		switch h.Proto {
+		case ip.UDP:
+			next += ip.UDPLen
+		case protoGRE:
+			next += 4
+			for _, bit := range []byte{0x80, 0x20, 0x10} {
+				if f[at+h.HdrLen]&bit != 0 {
+					next += 4
+				}
+			}
+		case ip.IPv4, ip.IPv6:
+		default:
+			r.t.Fatalf("a super packet in protocol %d, of an upper layer at %d: %x", h.Proto, upper, f[:min(len(f), 120)])
+		}
+		at = next
+	}
+}
+
+const protoGRE = 47
 
 // outer makes the outer headers of a super packet those of its i-th segment.
 func outer(b []byte, h ip.Header, i int) {

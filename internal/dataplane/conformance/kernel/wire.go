@@ -41,8 +41,12 @@ func (w *Wire) frame(t *testing.T, dst, src core.MAC, b []byte, v ip.VNet) {
 	}
 	if v.NeedsChecksum {
 		le := binary.LittleEndian
+		upper := 20
+		if v.CsumOffset == 6 {
+			upper = ip.UDPLen
+		}
 		buf[0], buf[1] = 1, v.Type
-		le.PutUint16(buf[2:], uint16(head+v.CsumStart+20))
+		le.PutUint16(buf[2:], uint16(head+v.CsumStart+upper))
 		le.PutUint16(buf[4:], uint16(v.Size))
 		le.PutUint16(buf[6:], uint16(head+v.CsumStart))
 		le.PutUint16(buf[8:], uint16(v.CsumOffset))

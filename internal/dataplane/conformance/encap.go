@@ -1,0 +1,185 @@
+package conformance
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane"
+)
+
+// encap is a way to carry packets between the router and the other end of its tunnel: the chain of a session.
+type encap struct {
+	name  string
+	chain core.Chain
+}
+
+// one is a chain of one layer.
+func one(l core.Layer) core.Chain { return core.Chain{N: 1, Layer: [2]core.Layer{l}} }
+
+// headOf is what a layer costs, octets.
+func headOf(l core.Layer) int {
+	n := headerLen(l.Remote.Addr())
+	if l.Local.Port() != 0 {
+		n += 8
+	}
+	if l.TLV != 0 {
+		n += 4
+	}
+	if l.GRE {
+		n += 4
+		if l.KeyUp != 0 {
+			n += 4
+		}
+	}
+	return n
+}
+
+func (e encap) head() (n int) {
+	for _, l := range e.chain.Layer[:e.chain.N] {
+		n += headOf(l)
+	}
+	return n
+}
+
+func (e encap) outermost() core.Layer { return e.chain.Layer[e.chain.N-1] }
+func (e encap) is4() bool             { return e.outermost().Remote.Addr().Is4() }
+
+// udp: is anything of it a UDP datagram, whose checksum covers what is inside?
+func (e encap) udp() bool {
+	return slices.ContainsFunc(e.chain.Layer[:e.chain.N], func(l core.Layer) bool { return l.Local.Port() != 0 })
+}
+
+// wrap puts the outer headers of the chain around a packet, from this end or, back, from the other one. up: towards the anchor.
+// h is of each outer header, but for the traffic class, which is the packet's if h has none.
+func (e encap) wrap(inner []byte, h hdr, back, up bool) []byte {
+	for _, l := range e.chain.Layer[:e.chain.N] {
+		src, dst, key := l.Local, l.Remote, l.KeyDown
+		if up {
+			key = l.KeyUp
+		}
+		if back {
+			src, dst = dst, src
+		}
+		inner = wrapLayer(l, src, dst, key, inner, h)
+	}
+	return inner
+}
+
+// wrapLayer is one layer: outer IP | UDP | TLV | GRE | packet. RFC 2473 3.1, RFC 2003 3.1, RFC 4213 3.5, RFC 5555 4.1, RFC 2784 2 and RFC 2890 2,
+// RFC 5845 7.2 and, before it, the layout of the drafts of 2007.
+func wrapLayer(l core.Layer, src, dst netip.AddrPort, key uint32, inner []byte, h hdr) []byte {
+	four := inner[0]>>4 == 4
+	next, ethertype, old, tos := byte(41), uint16(0x86dd), byte(2), inner[0]<<4|inner[1]>>4
+	if four {
+		next, ethertype, old, tos = 4, 0x0800, 1, inner[1]
+	}
+	if h.tos == 0 {
+		h.tos = tos
+	}
+	if l.GRE {
+		g := []byte{0, 0, byte(ethertype >> 8), byte(ethertype)}
+		if key != 0 {
+			g[0] = 0x20
+			g = binary.BigEndian.AppendUint32(g, key)
+		}
+		inner, next, old = append(g, inner...), 47, 4
+	}
+	switch l.TLV {
+	case 1:
+		inner = append([]byte{0, next, byte(len(inner) >> 8), byte(len(inner))}, inner...)
+	case 2:
+		inner = append([]byte{old, byte(len(inner)), 0, 0}, inner...)
+	}
+	if l.Local.Port() != 0 {
+		next, inner = 17, datagram(src, dst, inner)
+	}
+	return packet(src.Addr(), dst.Addr(), next, h, inner)
+}
+
+// encapsOf are those that a role is tested in.
+func encapsOf(r dataplane.Role) (out []encap) {
+	if r == dataplane.Gateway {
+		return []encap{
+			{"IPv6", one(core.Layer{Local: ap(CoA1, 0), Remote: ap(LMAA, 0)})},
+			{"IPv4", one(core.Layer{Local: ap(CoA4, 0), Remote: ap(LMAA4, 0)})},
+		}
+	}
+	for _, f := range framingsOf(r) {
+		out = append(out, encap{f.name, f.chain()})
+	}
+	return out
+}
+
+// site is a router with one session, of host 1, in one encapsulation: packets go out of one side and into the other.
+type site struct {
+	*bench
+	e    encap
+	role dataplane.Role
+}
+
+// ends are source and destination of what enters the tunnel.
+func (s site) ends(fam family) (src, dst netip.Addr) {
+	if s.role == dataplane.Anchor {
+		return fam.cn, fam.one
+	}
+	return fam.one, fam.cn
+}
+
+// hop is what is left of a hop limit: a node forwards nothing.
+func (s site) hop(before int) int {
+	if s.role == dataplane.Node {
+		return before
+	}
+	return before - 1
+}
+
+func (s site) up() bool { return s.role != dataplane.Anchor }
+
+func (s site) native(b []byte) Packet {
+	if s.role == dataplane.Gateway {
+		return from1(b)
+	}
+	return Packet{Side: Native, B: b}
+}
+
+func (s site) out(b []byte) want {
+	if s.role == dataplane.Gateway {
+		return to1(b)
+	}
+	return want{Packet: Packet{Side: Native, B: b}}
+}
+
+// told wants an ICMP error on the native side, where its cause came from.
+func (s site) told(typ, code byte, info uint32, about []byte) want {
+	src, _, _ := addresses(about)
+	w := s.out(nil)
+	w.icmp = &icmpWant{dst: src, typ: typ, code: code, info: info, about: about}
+	return w
+}
+
+// arrives is a packet of the tunnel's other end.
+func (s site) arrives(inner []byte, h hdr) Packet {
+	return fromCore(s.e.wrap(inner, h, true, !s.up()))
+}
+
+// emitted is the outer packet, or its fragments, of one that enters the tunnel on a path of mtu octets, of which is known by a
+// static setting that is may change: then nothing forbids its fragmentation (RFC 4213 3.2.1).
+func (s site) emitted(inner []byte, mtu int, static bool) (out []want) {
+	h := hdr{}
+	if len(inner)+s.e.head() <= mtu {
+		if inner[0]>>4 == 4 {
+			h.df = inner[6]&0x40 != 0 // RFC 2003 3.1
+		} else {
+			h.df = !static && mtu-s.e.head() >= 1280 // RFC 4213 3.2.2
+		}
+		return []want{toCore(s.e.wrap(inner, h, false, s.up()))}
+	}
+	var f framing
+	f.local, f.remote = s.e.outermost().Local, s.e.outermost().Remote
+	for _, p := range f.cutOuter(s.e.wrap(inner, h, false, s.up()), mtu) {
+		out = append(out, toCore(p))
+	}
+	return out
+}
