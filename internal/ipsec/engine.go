@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/ipsec/rfc4285"
@@ -64,30 +63,7 @@ func New(cfg Config, counters Counters) (*Engine, error) {
 			}
 		}
 	}
-	return e, e.reserve(wait)
-}
-
-// reserve asks for the first blocks of all associations at once, so that one commit serves them all.
-func (e *Engine) reserve(all []*outbound) error {
-	done := make(chan error, len(all))
-	asked := 0
-	for _, o := range all {
-		o.mu.Lock()
-		s := o.want(core.Now{})
-		o.mu.Unlock()
-		if s != nil { // none: every number was used, as status says
-			asked++
-			e.counters.Store(s.name, s.n, func(err error) { s.done(err); done <- err })
-		}
-	}
-	var err error
-	for range asked {
-		err = errors.Join(err, <-done)
-	}
-	if err != nil {
-		return fmt.Errorf("sequence numbers cannot be reserved: %w", err)
-	}
-	return nil
+	return e, reserve(wait, counters)
 }
 
 func (e *Engine) newPeer(c Peer) (*peer, error) {
@@ -147,37 +123,17 @@ func (e *Engine) install(p *peer, sa SA) (*outbound, error) {
 		return nil, errors.New("a tunnel needs a home address")
 	case sa.Use == ReturnRoutability && !sa.Keys.Suite.confidential():
 		return nil, fmt.Errorf("suite %s: return routability needs encryption (RFC 4877 4.3)", sa.Keys.Suite)
-	case sa.SPIIn < 256 || sa.SPIOut < 256:
-		return nil, fmt.Errorf("SPI %d in, %d out: 0 to 255 are reserved (RFC 4303 2.1)", sa.SPIIn, sa.SPIOut)
-	case sa.ESN && !sa.Negotiated:
-		return nil, errors.New("extended sequence numbers need a key exchange to agree on them (RFC 4303 2.2.1)")
-	case !sa.Negotiated && e.counters == nil:
-		return nil, errors.New("static keys need a store for their sequence numbers (RFC 4303 3.3.3)")
-	case sa.SPIIn == sa.SPIOut && string(sa.Keys.In.Integrity)+string(sa.Keys.In.Encryption) == string(sa.Keys.Out.Integrity)+string(sa.Keys.Out.Encryption):
-		return nil, errors.New("both directions have the same SPI and keys: our own packets sent back to us would pass")
 	}
-	if !sa.Negotiated {
-		if err := sa.Keys.Check(); err != nil {
-			return nil, err
-		}
+	in, out, err := newPair(sa, e.counters)
+	if err != nil {
+		return nil, err
 	}
-	in := &inbound{peer: p, use: sa.Use, spi: sa.SPIIn, suite: sa.Keys.Suite, durable: !sa.Negotiated,
-		at: -time.Second} // the first packet comes after silence, as far as we know
-	out := &outbound{peer: p, use: sa.Use, spi: sa.SPIOut, suite: sa.Keys.Suite, durable: !sa.Negotiated, limit: 1<<32 - 1}
-	if sa.ESN {
-		out.limit = 1<<64 - 1
-	}
+	in.peer, in.use, out.peer, out.use = p, sa.Use, p, sa.Use
 	var err1, err2 error
 	in.t, err1 = newTransform(sa.Keys.Suite, sa.Keys.In, sa.ESN)
 	out.t, err2 = newTransform(sa.Keys.Suite, sa.Keys.Out, sa.ESN)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
-	}
-	if !sa.Negotiated {
-		in.name, out.name = counterName("in", sa.SPIIn, sa.Keys.In), counterName("out", sa.SPIOut, sa.Keys.Out)
-		if err := e.restore(in, out); err != nil {
-			return nil, err
-		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -187,23 +143,6 @@ func (e *Engine) install(p *peer, sa SA) (*outbound, error) {
 	e.spi[sa.SPIIn] = in
 	p.out[sa.Use].Store(out)
 	return out, nil
-}
-
-// restore continues where the last run of the program may have been.
-func (e *Engine) restore(in *inbound, out *outbound) error {
-	n, ok, err := e.counters.Load(out.name)
-	if err != nil {
-		return fmt.Errorf("sequence numbers cannot be read: %w", err)
-	}
-	out.seq, out.reserved, out.found = min(n.High, out.limit), min(n.High, out.limit), ok
-	if n, ok, err = e.counters.Load(in.name); err != nil {
-		return fmt.Errorf("sequence numbers cannot be read: %w", err)
-	}
-	if ok {
-		in.win.restore(n.High + n.Slack)
-		in.stored, in.found = Numbers{High: in.win.top}, true
-	}
-	return nil
 }
 
 // Policy says what happens to a packet that Outbound or Tunnel would be given, and what Check demands of one that came.

@@ -88,11 +88,15 @@ func newTransform(s Suite, k Half, esn bool) (*transform, error) {
 	return t, nil
 }
 
+// pad is the padding of a payload of n octets, length the ESP packet around it, both in octets.
+func (t *transform) pad(n int) int { return -(n + trailer) & (t.align - 1) }
+
+func (t *transform) length(n int) int { return header + t.iv + n + t.pad(n) + trailer + t.icv }
+
 // seal appends the ESP packet around payload to b, RFC 4303 3.3.2. rand gives the IV of CBC; GCM takes the sequence number,
 // which is unique under its key (RFC 4106 3.1).
 func (t *transform) seal(b []byte, spi uint32, seq uint64, next uint8, payload []byte, rand io.Reader) ([]byte, error) {
-	pad := -(len(payload) + trailer) & (t.align - 1)
-	total := header + t.iv + len(payload) + pad + trailer + t.icv
+	pad, total := t.pad(len(payload)), t.length(len(payload))
 	start := len(b)
 	b = slices.Grow(b, total)[:start+total]
 	p := b[start:]

@@ -28,14 +28,16 @@ type outbound struct {
 	durable bool
 	name    string // of the counter
 	limit   uint64 // the last number there is
+	block   uint64 // how many numbers a reservation takes
 
 	mu       sync.Mutex
-	t        *transform
-	seq      uint64 // the last number used
-	reserved uint64 // numbers up to here may be used
-	pending  bool   // a reservation is on its way
+	t        *transform // of signalling; nil: its owner has transforms of its own
+	seq      uint64     // the last number used
+	reserved uint64     // numbers up to here may be used
+	pending  bool       // a reservation is on its way
 	closed   bool
 	failed   error // of the last reservation
+	refusal  error // what packets are refused with then
 	retry    time.Duration
 	warned   bool
 	found    bool // the store knew the counter
@@ -45,56 +47,85 @@ type outbound struct {
 
 // want is the reservation to ask for, if it is time: when half of a block is left.
 func (o *outbound) want(now core.Now) *store {
-	if !o.durable || o.pending || o.reserved-o.seq > Block/2 || o.reserved == o.limit || o.failed != nil && now.Boot < o.retry {
+	if !o.durable || o.pending || o.reserved-o.seq > o.block/2 || o.reserved == o.limit || o.failed != nil && now.Boot < o.retry {
 		return nil
 	}
 	o.pending = true
-	to := min(o.seq+Block, o.limit)
+	to := o.seq + min(o.block, o.limit-o.seq) // in this order: no sum may pass 2^64
 	return &store{o.name, Numbers{High: to}, func(err error) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.pending, o.failed, o.retry = false, err, now.Boot+retryStore
 		if err == nil {
 			o.reserved = to
+		} else {
+			o.refusal = &wire.Error{Msg: "ESP", RFC: "RFC 4303 5", Reason: wire.SequenceUnreserved, Err: err}
 		}
 	}}
 }
+
+// take gives up to n numbers, the first of them and how many; at least one, or an error. near: it is time to warn, once. The
+// lock is held.
+func (o *outbound) take(now core.Now, n int) (first uint64, got int, s *store, near bool, err error) {
+	s = o.want(now)
+	switch {
+	case o.seq == o.limit:
+		return o.seq, 0, s, false, errExhausted
+	case o.closed || o.durable && o.seq == o.reserved:
+		if o.failed == nil {
+			return o.seq, 0, s, false, errUnreserved
+		}
+		return o.seq, 0, s, false, o.refusal
+	}
+	left := o.limit - o.seq
+	if o.durable {
+		left = min(left, o.reserved-o.seq)
+	}
+	got = int(min(uint64(n), left))
+	first = o.seq + 1
+	o.seq += uint64(got)
+	if near = !o.warned && o.seq > o.limit/10*9; near {
+		o.warned = true
+	}
+	return first, got, s, near, nil
+}
+
+// What refuses each packet from some time on must cost nothing.
+var (
+	errExhausted  = &wire.Error{Msg: "ESP", RFC: "RFC 4303 3.3.3", Reason: wire.SequenceExhausted, Err: errNewKeys}
+	errUnreserved = &wire.Error{Msg: "ESP", RFC: "RFC 4303 5", Reason: wire.SequenceUnreserved}
+)
 
 // seal takes the next number and appends the ESP packet. near: it is time to warn, once.
 func (o *outbound) seal(now core.Now, b []byte, next uint8, payload []byte, rand io.Reader) (out []byte, seq uint64, s *store, near bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	s = o.want(now)
-	switch {
-	case o.seq == o.limit:
-		return b, o.seq, s, false, &wire.Error{Msg: "ESP", RFC: "RFC 4303 3.3.3", Reason: wire.SequenceExhausted, Err: errNewKeys}
-	case o.closed || o.durable && o.seq == o.reserved:
-		return b, o.seq, s, false, &wire.Error{Msg: "ESP", RFC: "RFC 4303 5", Reason: wire.SequenceUnreserved, Err: o.failed}
-	}
-	o.seq++
-	out, err = o.t.seal(b, o.spi, o.seq, next, payload, rand)
+	seq, _, s, near, err = o.take(now, 1)
 	if err != nil {
-		return b, o.seq, s, false, err
+		return b, seq, s, false, err
+	}
+	out, err = o.t.seal(b, o.spi, seq, next, payload, rand)
+	if err != nil {
+		return b, seq, s, near, err
 	}
 	o.packets++
 	o.octets += uint64(len(out) - len(b))
-	if near = !o.warned && o.seq > o.limit/10*9; near {
-		o.warned = true
-	}
-	return out, o.seq, s, near, nil
+	return out, seq, s, near, nil
 }
 
 // inbound is one security association we receive with.
 type inbound struct {
-	peer    *peer
-	use     Use
-	spi     uint32
-	suite   Suite
-	durable bool
-	name    string
+	peer     *peer
+	use      Use
+	spi      uint32
+	suite    Suite
+	durable  bool
+	name     string
+	esn      bool
+	counters Counters
 
 	mu      sync.Mutex
-	t       *transform
+	t       *transform // of signalling
 	win     window
 	stored  Numbers       // what the store has
 	at      time.Duration // when it was asked to,
@@ -118,36 +149,62 @@ type inbound struct {
 func (i *inbound) open(now core.Now, b, esp []byte, low uint32) (out []byte, next uint8, seq uint64, s *store, reason wire.Reason) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	seq, ok := uint64(low), true
-	if i.t.esn {
-		seq, ok = i.win.extend(low)
-	}
-	if !ok || !i.win.fresh(seq) {
-		i.old++
-		if low > i.behind {
-			i.rising++
-		} else {
-			i.rising = 1
-		}
-		i.behind = low
+	seq, ok := i.check(low)
+	if !ok {
 		return b, 0, seq, nil, wire.Replayed
 	}
 	out, next, reason = i.t.open(b, esp, seq)
+	if s, ok = i.settle(now, seq, len(esp), reason); !ok {
+		return b, 0, seq, nil, wire.Replayed // not seen: the lock was held
+	}
+	return out, next, seq, s, reason
+}
+
+// check gives the whole sequence number, and says whether a packet may have it. The lock is held.
+func (i *inbound) check(low uint32) (seq uint64, ok bool) {
+	seq, ok = uint64(low), true
+	if i.esn {
+		seq, ok = i.win.extend(low)
+	}
+	if ok && i.win.fresh(seq) {
+		return seq, true
+	}
+	i.replayed(low)
+	return seq, false
+}
+
+func (i *inbound) replayed(low uint32) {
+	i.old++
+	if low > i.behind {
+		i.rising++
+	} else {
+		i.rising = 1
+	}
+	i.behind = low
+}
+
+// settle remembers what a transform said of a packet that check let pass. ok is false if its number was seen since. The lock is
+// held.
+func (i *inbound) settle(now core.Now, seq uint64, octets int, reason wire.Reason) (s *store, ok bool) {
 	if reason == wire.BadICV {
 		i.badICV++
 	}
 	if reason != "" && reason != wire.BadPadding { // bad padding was authenticated: the number is used
-		return b, 0, seq, nil, reason
+		return nil, true
+	}
+	if !i.win.fresh(seq) {
+		i.replayed(uint32(seq))
+		return nil, false
 	}
 	i.win.mark(seq)
 	i.packets++
-	i.octets += uint64(len(esp))
+	i.octets += uint64(octets)
 	i.behind, i.rising = 0, 0
 	if now.Boot-i.second >= time.Second || now.Boot < i.second {
 		i.second, i.within = now.Boot, 0
 	}
 	i.within++
-	return out, next, seq, i.save(now, false), reason
+	return i.save(now, false), true
 }
 
 // save says what to store. While packets are rare the highest number is stored at once and exactly, so that a restart refuses
@@ -186,7 +243,7 @@ func (i *inbound) save(now core.Now, tick bool) *store {
 		}
 		i.mu.Unlock()
 		if again != nil {
-			i.peer.engine.counters.Store(again.name, again.n, again.done)
+			i.counters.Store(again.name, again.n, again.done)
 		}
 	}}
 }

@@ -2,7 +2,6 @@ package ipsec
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -165,36 +164,18 @@ func (o *outbound) status() SAStatus {
 // Close stores exactly what was used, so that the next run skips nothing, and waits for it. Nothing can be sent afterwards.
 // What is received between Close and the end of the program can be replayed: close the sockets first.
 func (e *Engine) Close() error {
-	var todo []store
+	var todo []*store
 	e.mu.RLock()
 	for _, i := range e.spi {
-		i.mu.Lock()
-		if i.durable {
-			// A restart that accepted nothing must not forget the numbers refused before.
-			todo = append(todo, store{name: i.name, n: Numbers{High: i.win.top}})
-		}
-		i.mu.Unlock()
+		todo = append(todo, i.last())
 	}
 	e.mu.RUnlock()
 	for _, p := range e.order {
 		for u := range p.out {
-			if o := p.out[u].Load(); o != nil && o.durable {
-				o.mu.Lock()
-				if !o.closed {
-					todo = append(todo, store{name: o.name, n: Numbers{High: o.seq}})
-				}
-				o.closed = true
-				o.mu.Unlock()
+			if o := p.out[u].Load(); o != nil {
+				todo = append(todo, o.last())
 			}
 		}
 	}
-	done := make(chan error, len(todo))
-	for _, s := range todo {
-		e.counters.Store(s.name, s.n, func(err error) { done <- err })
-	}
-	var err error
-	for range todo {
-		err = errors.Join(err, <-done)
-	}
-	return err
+	return storeAll(e.counters, todo)
 }

@@ -1,0 +1,332 @@
+package ipsec
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/wire"
+)
+
+// DataSPI is the bit that the inbound SPIs of data associations have, and those of signalling have not. Who receives chooses
+// (RFC 4301 4.1), so the peer need not do the same. It lets the sockets of either take no packet of the other.
+const DataSPI uint32 = 1 << 31
+
+// dataBlock is how many numbers data reserves at a time. Half of it must last for a commit: 65 ms at 1,000,000 packets a second.
+const dataBlock = 1 << 17
+
+// DataConfig of a Data. The zero value serves associations of a key exchange.
+type DataConfig struct {
+	// Rand gives initialization vectors of AES-CBC; nil = crypto/rand. It must bear several readers.
+	Rand io.Reader
+	// Clock dates audits, and tells when a failed reservation may be tried again; nil = never again, and no dates.
+	Clock func() core.Now
+	Audit func(Audit) // as in Config
+}
+
+// DataSA is one pair of associations in tunnel mode that packets of sessions go through: core.Layer names it by Handle.
+type DataSA struct {
+	Handle        uint32 // not 0
+	Peer          string // whom audits and status name
+	SPIIn, SPIOut uint32 // SPIIn with the bit DataSPI, SPIOut as the peer chose it
+	Keys          Keys
+	Negotiated    bool // as in SA: else static keys, which cannot have AES-GCM (RFC 4106 2)
+	ESN           bool // RFC 4304
+}
+
+// Data is the table of associations of data. All methods may be called from several goroutines. Seal and Open of one association
+// encrypt and decrypt at the same time in all of them; they wait for each other only to take a number or look at the window, and
+// allocate nothing once buffers have grown.
+//
+// It implements mem.Security of the data plane. There is no policy here: which traffic an association is for, the sessions say
+// that name its handle.
+type Data struct {
+	cfg      DataConfig
+	counters Counters
+	tally    tally
+
+	mu    sync.Mutex // of Add, Remove and Close
+	table table      // by handle
+	spis  table      // by inbound SPI
+}
+
+// dataPair is both directions of one DataSA.
+type dataPair struct {
+	handle       uint32
+	in           *inbound
+	out          *outbound
+	opens, seals lender
+}
+
+// table finds pairs. Readers take no lock: each piece is a map that never changes, and is replaced.
+type table [4096]atomic.Pointer[map[uint32]*dataPair]
+
+func (t *table) get(n uint32) *dataPair {
+	if m := t[n%uint32(len(t))].Load(); m != nil {
+		return (*m)[n]
+	}
+	return nil
+}
+
+// set replaces an entry, or removes it if p is nil. The owner's lock is held.
+func (t *table) set(n uint32, p *dataPair) {
+	piece := &t[n%uint32(len(t))]
+	m := map[uint32]*dataPair{}
+	if old := piece.Load(); old != nil {
+		for k, v := range *old {
+			m[k] = v
+		}
+	}
+	if m[n] = p; p == nil {
+		delete(m, n)
+	}
+	piece.Store(&m)
+}
+
+func (t *table) each(f func(*dataPair)) {
+	for i := range t {
+		if m := t[i].Load(); m != nil {
+			for _, p := range *m {
+				f(p)
+			}
+		}
+	}
+}
+
+// NewData makes an empty table. counters may be nil if no association will have static keys.
+func NewData(cfg DataConfig, counters Counters) *Data {
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	d := &Data{cfg: cfg, counters: counters}
+	d.tally.audit = cfg.Audit
+	return d
+}
+
+// Add puts associations in use, all or none. It waits until the first numbers of static keys are reserved.
+func (d *Data) Add(sas ...DataSA) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []*dataPair
+	var wait []*outbound
+	handles, spis := map[uint32]bool{}, map[uint32]bool{}
+	for _, sa := range sas {
+		fail := func(err error) error {
+			return fmt.Errorf("data association %d of %s: %w", sa.Handle, sa.Peer, err)
+		}
+		switch {
+		case sa.Handle == 0:
+			return fail(errors.New("0 is no handle"))
+		case handles[sa.Handle] || d.table.get(sa.Handle) != nil:
+			return fail(errors.New("there is one already"))
+		case sa.SPIIn&DataSPI == 0:
+			return fail(fmt.Errorf("inbound SPI %#x: those of data begin at %#x", sa.SPIIn, DataSPI))
+		case spis[sa.SPIIn] || d.spis.get(sa.SPIIn) != nil:
+			return fail(fmt.Errorf("inbound SPI %#x is taken", sa.SPIIn))
+		}
+		handles[sa.Handle], spis[sa.SPIIn] = true, true
+		p, err := d.newPair(sa)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, p)
+		if p.out.durable {
+			wait = append(wait, p.out)
+		}
+	}
+	if err := reserve(wait, d.counters); err != nil {
+		return err
+	}
+	for _, p := range all {
+		d.table.set(p.handle, p)
+		d.spis.set(p.in.spi, p)
+	}
+	return nil
+}
+
+func (d *Data) newPair(sa DataSA) (*dataPair, error) {
+	in, out, err := newPair(SA{Use: Payload, SPIIn: sa.SPIIn, SPIOut: sa.SPIOut, Keys: sa.Keys, Negotiated: sa.Negotiated, ESN: sa.ESN}, d.counters)
+	if err != nil {
+		return nil, err
+	}
+	out.block = dataBlock
+	who := &peer{Peer: Peer{Name: sa.Peer}}
+	in.use, in.peer, out.use, out.peer = Payload, who, Payload, who
+	p := &dataPair{handle: sa.Handle, in: in, out: out}
+	return p, errors.Join(p.opens.init(sa.Keys.Suite, sa.Keys.In, sa.ESN), p.seals.init(sa.Keys.Suite, sa.Keys.Out, sa.ESN))
+}
+
+// Remove ends an association: what comes by it is unknown from now on. Of static keys it stores the last numbers, and waits.
+func (d *Data) Remove(handle uint32) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.table.get(handle)
+	if p == nil {
+		return fmt.Errorf("no data association %d", handle)
+	}
+	d.table.set(handle, nil)
+	d.spis.set(p.in.spi, nil)
+	return storeAll(d.counters, []*store{p.out.last(), p.in.last()})
+}
+
+// Overhead is the most that Seal by an association adds to a packet, octets: header, IV, padding, trailer, ICV. 0 if there is
+// no such association.
+func (d *Data) Overhead(handle uint32) int {
+	p := d.table.get(handle)
+	if p == nil {
+		return 0
+	}
+	t := p.seals.model
+	return header + t.iv + t.align - 1 + trailer + t.icv
+}
+
+// Errors of each packet of a flood: made once.
+var (
+	errNoHandle = &wire.Error{Msg: "ESP", RFC: "RFC 4301 5.1", Reason: wire.WrongAssociation}
+	openErrors  = map[wire.Reason]*wire.Error{}
+)
+
+func init() {
+	for _, r := range []wire.Reason{wire.Truncated, wire.BadLength, wire.UnknownSPI, wire.Replayed, wire.BadICV, wire.BadPadding, wire.DummyPacket, wire.BadInner} {
+		openErrors[r] = &wire.Error{Msg: "ESP", RFC: "RFC 4303 3.4", Reason: r}
+	}
+}
+
+// Seal appends the ESP packet around a whole inner packet to dst. inner may lie in front of dst's end, not behind it. next is 4 or 41. An
+// error is a *wire.Error, counted, and leaves dst as it was: wire.WrongAssociation if there is no such handle,
+// wire.SequenceExhausted when every number was used (RFC 4303 3.3.3), wire.SequenceUnreserved while the store did not take a reservation.
+func (d *Data) Seal(handle uint32, next uint8, inner, dst []byte) ([]byte, error) {
+	p := d.table.get(handle)
+	if p == nil {
+		d.tally.count(Audit{Reason: wire.WrongAssociation})
+		return dst, errNoHandle
+	}
+	o := p.out
+	var now core.Now
+	if o.durable {
+		now = d.now()
+	}
+	o.mu.Lock()
+	seq, _, s, near, err := o.take(now, 1)
+	if err == nil {
+		o.packets++
+		o.octets += uint64(p.seals.model.length(len(inner)))
+	}
+	o.mu.Unlock()
+	if s != nil {
+		d.counters.Store(s.name, s.n, s.done)
+	}
+	if near {
+		d.tally.warn(Audit{Now: d.now(), Peer: o.peer.Name, SPI: o.spi, Sequence: seq, Warning: "90 % of the sequence numbers are used: make new keys"})
+	}
+	if err == nil {
+		t := p.seals.lend()
+		dst, err = t.seal(dst, o.spi, seq, next, inner, d.cfg.Rand)
+		p.seals.back(t)
+	}
+	if err != nil {
+		w, ok := err.(*wire.Error)
+		if !ok {
+			w = &wire.Error{Msg: "ESP", Reason: wire.SendFailed, Err: err}
+		}
+		d.tally.count(Audit{Now: now, Reason: w.Reason, Peer: o.peer.Name, SPI: o.spi, Sequence: seq})
+		return dst, w
+	}
+	return dst, nil
+}
+
+// Open verifies and decrypts an ESP packet that came from remote, and gives by which association, the next header, 4 or 41, and the inner
+// packet without padding for traffic flow confidentiality (RFC 4303 2.7). It is appended to dst, which must not share memory
+// with esp and is returned extended, or, if dst is nil, is a part of esp, which is destroyed then also on an error. That it came
+// where the association is used, the caller must look at.
+//
+// An error is a *wire.Error, and counted: wire.Truncated, wire.BadLength, wire.UnknownSPI (counted here if it is an SPI of data), wire.Replayed (also what is behind
+// the window), wire.BadICV, wire.BadPadding, wire.BadInner for another next header or not its version of IP, wire.DummyPacket
+// for what is to be dropped silently (RFC 4303 2.6). It allocates nothing.
+func (d *Data) Open(now time.Duration, local, remote netip.AddrPort, esp, dst []byte) (handle uint32, next uint8, inner []byte, err error) {
+	a := Audit{Now: core.Now{Boot: now}, Local: local.Addr(), Remote: remote.Addr()}
+	p, next, inner := d.open(&a, esp, dst)
+	if a.Reason == "" {
+		return p.handle, next, inner, nil
+	}
+	if a.Reason != wire.UnknownSPI || a.SPI&DataSPI != 0 { // else it may be signalling, and is not ours to count
+		a.Now.Wall = d.now().Wall
+		d.tally.count(a)
+	}
+	return 0, 0, nil, openErrors[a.Reason]
+}
+
+func (d *Data) open(a *Audit, esp, dst []byte) (p *dataPair, next uint8, inner []byte) {
+	if len(esp) < header {
+		a.Reason = wire.Truncated
+		return nil, 0, nil
+	}
+	low := binary.BigEndian.Uint32(esp[4:])
+	a.SPI, a.Sequence = binary.BigEndian.Uint32(esp), uint64(low)
+	if p = d.spis.get(a.SPI); p == nil {
+		a.Reason = wire.UnknownSPI
+		return nil, 0, nil
+	}
+	a.Peer = p.in.peer.Name
+	p.in.mu.Lock()
+	seq, ok := p.in.check(low)
+	p.in.mu.Unlock()
+	a.Sequence = seq
+	if !ok {
+		a.Reason = wire.Replayed
+		return nil, 0, nil
+	}
+	t := p.opens.lend()
+	into := dst
+	if at := header + t.iv; dst == nil && len(esp) > at {
+		into = esp[at:at]
+	}
+	out, next, reason := t.open(into, esp, seq)
+	p.opens.back(t)
+	// Somebody else may have seen the number meanwhile.
+	p.in.mu.Lock()
+	s, ok := p.in.settle(a.Now, seq, len(esp), reason)
+	p.in.mu.Unlock()
+	if s != nil {
+		d.counters.Store(s.name, s.n, s.done)
+	}
+	if !ok {
+		reason = wire.Replayed
+	}
+	n := 0
+	if reason == "" {
+		n, reason = innerPacket(next, out[len(dst):])
+	}
+	a.Reason = reason
+	return p, next, out[:len(dst)+n]
+}
+
+// innerPacket says how long the packet is that b begins with.
+func innerPacket(next uint8, b []byte) (n int, reason wire.Reason) {
+	switch {
+	case next == protoNone:
+		return 0, wire.DummyPacket
+	case next == protoIPv4 && len(b) >= 20 && b[0]>>4 == 4:
+		n = int(binary.BigEndian.Uint16(b[2:]))
+	case next == ProtoIPv6 && len(b) >= 40 && b[0]>>4 == 6:
+		n = 40 + int(binary.BigEndian.Uint16(b[4:]))
+	}
+	if n < 20 || n > len(b) {
+		return 0, wire.BadInner
+	}
+	return n, ""
+}
+
+func (d *Data) now() core.Now {
+	if d.cfg.Clock == nil {
+		return core.Now{}
+	}
+	return d.cfg.Clock()
+}
