@@ -62,12 +62,19 @@ func (p *Plane) openCore() (err error) {
 	switch p.cfg.Role {
 	case Anchor:
 		for _, a := range p.cfg.Local {
-			if err := p.openUDP(a); err != nil {
+			if err := p.openUDP(a, dataplane.PortUDP, p.readUDP); err != nil {
 				return err
 			}
 		}
 	case Node:
-		return errors.Join(p.openUDP(netip.IPv4Unspecified()), p.openUDP(netip.IPv6Unspecified()))
+		for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			if err := p.openUDP(a, dataplane.PortUDP, p.readUDP); err != nil {
+				return err
+			}
+		}
+	}
+	if p.cfg.Security != nil {
+		return p.openESP()
 	}
 	return nil
 }
@@ -118,22 +125,22 @@ func (p *Plane) openRaw(family, proto int, read func(*socket)) error {
 }
 
 // openUDP opens the socket of packets in UDP to an address of this host, or to all of its family.
-func (p *Plane) openUDP(a netip.Addr) error {
-	family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: a.As16(), Port: dataplane.PortUDP})
+func (p *Plane) openUDP(a netip.Addr, port uint16, read func(*socket)) error {
+	family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: a.As16(), Port: int(port)})
 	// FREEBIND: duplicate address detection may be under way still.
 	options := [][3]int{
 		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1}, {unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
 		{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1}, {unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1},
 	}
 	if a.Is4() {
-		family, to = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4(), Port: dataplane.PortUDP}
+		family, to = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4(), Port: int(port)}
 		options = [][3]int{{unix.IPPROTO_IP, unix.IP_FREEBIND, 1}, {unix.IPPROTO_IP, unix.IP_PKTINFO, 1}, {unix.IPPROTO_IP, unix.IP_RECVTOS, 1}}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("data plane: UDP socket: %w", err)
 	}
-	at := netip.AddrPortFrom(a, dataplane.PortUDP)
+	at := netip.AddrPortFrom(a, port)
 	if err = opts(fd, options...); err == nil {
 		err = unix.Bind(fd, to)
 		if errors.Is(err, unix.EADDRINUSE) {
@@ -143,7 +150,7 @@ func (p *Plane) openUDP(a netip.Addr) error {
 			err = fmt.Errorf("data plane: UDP %v: %w", at, err)
 		}
 	}
-	return p.start(fd, "UDP "+at.String(), err, p.readUDP)
+	return p.start(fd, "UDP "+at.String(), err, read)
 }
 
 // start starts the reader of a socket, or closes it if it could not be prepared.

@@ -80,6 +80,8 @@ type Config struct {
 	// first, and reads what that lets pass: for a faster way of forwarding beside this one.
 	Mirror       mem.Mirror
 	AfterIngress bool
+	// Security seals and opens ESP around data. With it, protocol 50 with SPIs of data and UDP port 4500 are the plane's.
+	Security mem.Security
 }
 
 // Plane is the running data plane.
@@ -127,7 +129,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
 		EncapsulationLimit: cfg.EncapsulationLimit, Home: cfg.Home, Anchors: cfg.Anchors, ProbeID: cfg.ProbeID, Unreachable: cfg.Unreachable,
-		Forwarded: true, Now: cfg.Now, Mirror: cfg.Mirror,
+		Forwarded: true, Now: cfg.Now, Mirror: cfg.Mirror, Security: cfg.Security,
 	})
 	if err != nil {
 		return nil, err
