@@ -183,3 +183,23 @@ func (s site) emitted(inner []byte, mtu int, static bool) (out []want) {
 	}
 	return out
 }
+
+// Encap is a way to carry packets, for tests with real hosts: the chain of the gateway or node, and that of its anchor.
+type Encap struct {
+	Name     string
+	End, Top core.Chain
+	IPv4     bool // the outermost addresses are of IPv4
+}
+
+// Encaps are all of a gateway, or of a node, between CoA1 or CoA4 and LMAA or LMAA4.
+func Encaps(r dataplane.Role) (out []Encap) {
+	for _, e := range encapsOf(r) {
+		top := e.chain
+		for i := range top.Layer[:top.N] {
+			l := &top.Layer[i]
+			l.Local, l.Remote = l.Remote, l.Local
+		}
+		out = append(out, Encap{e.name, e.chain, top, e.is4()})
+	}
+	return out
+}

@@ -1,0 +1,17 @@
+package user
+
+import (
+	"testing"
+
+	"kedge/internal/dataplane/conformance/kernel"
+)
+
+// TestStreams sends what real applications send. It needs root and ethtool.
+func TestStreams(t *testing.T) { kernel.Streams(t, openPlane) }
+
+func openPlane(c kernel.Config) (kernel.Plane, error) {
+	return New(Config{
+		Role: c.Role, Local: c.Local, Access: c.Access, LocalRouting: c.LocalRouting, EncapsulationLimit: c.EncapsulationLimit, Home: c.Home,
+		Anchors: c.Anchors, ProbeID: c.ProbeID, Unreachable: c.Unreachable, Now: c.Now,
+	})
+}
