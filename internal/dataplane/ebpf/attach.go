@@ -244,8 +244,8 @@ func (p *Plane) forget() {
 	p.attaching.Lock()
 	defer p.attaching.Unlock()
 	mine := map[string]bool{}
-	for at := range p.hooks {
-		mine[p.linkPin(at)] = true
+	for at, h := range p.hooks {
+		mine[p.linkPin(at)] = h.tcx != nil
 	}
 	for _, e := range entries {
 		if name := filepath.Join(dir, e.Name()); strings.HasPrefix(e.Name(), "link-") && !mine[name] {

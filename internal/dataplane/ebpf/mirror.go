@@ -46,7 +46,7 @@ type mirror struct {
 	hosts    map[host]int // sessions of each
 	locals   map[addr]int // tuples of each; the configured addresses have one more
 	refused  bool
-	gre      int // tunnels of GRE
+	gre      int // sessions in GRE, twice those that were in another before
 }
 
 type change struct {
@@ -76,20 +76,61 @@ func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
 	} else {
 		m.local(local.Addr(), -1)
 	}
-	name := nameOf(local, remote, false, 0, 0)
-	n := &m.is.peers[name.hash(m.is.control.seed)&uint64(m.is.control.peersMask)]
-	by := 1
-	if !known {
-		by = -1
-	}
-	atomic.AddUint64(n, uint64(by))
-	if name.kind == kindGRE {
-		m.gre += by
-		m.tellGRE()
-	}
+	name := nameOf(local, remote)
+	m.peer(&name, known)
 }
 
-// tellGRE says how many tunnels of GRE there are; what a former process said holds until its tunnels are known again.
+func (m *mirror) peer(n *tunnelName, known bool) {
+	by := uint64(1)
+	if !known {
+		by = ^by + 1
+	}
+	atomic.AddUint64(&m.is.peers[n.hash(m.is.control.seed)&uint64(m.is.control.peersMask)], by)
+}
+
+// wayOf is a tunnel as a session has it, and the key of GRE that is taken in it.
+func wayOf(slot uint32, gre bool, keyIn uint32) (tun, key uint32) {
+	if slot == 0 || !gre {
+		return slot, 0
+	}
+	return slot | inGRE, key32(keyIn)
+}
+
+// count notes that a session takes GRE between the ends of its tunnel, of its previous one, or of both.
+func (m *mirror) count(r *session, which uint8) {
+	for _, w := range [...]struct {
+		bit      uint8
+		tun, key uint32
+	}{{wayCounted, uint32(r.way), r.key}, {prevCounted, r.prev, r.prevKey}} {
+		if which&w.bit == 0 || r.counted&w.bit != 0 || w.tun&inGRE == 0 {
+			continue
+		}
+		r.counted |= w.bit
+		n := m.is.tunnels[w.tun&^inGRE].inGRE(w.key)
+		m.peer(&n, true)
+		m.gre++
+	}
+	m.tellGRE()
+}
+
+// uncount takes that back, before the record changes.
+func (m *mirror) uncount(r *session, which uint8) {
+	for _, w := range [...]struct {
+		bit      uint8
+		tun, key uint32
+	}{{wayCounted, uint32(r.way), r.key}, {prevCounted, r.prev, r.prevKey}} {
+		if r.counted&which&w.bit == 0 {
+			continue
+		}
+		r.counted &^= w.bit
+		n := m.is.tunnels[w.tun&^inGRE].inGRE(w.key)
+		m.peer(&n, false)
+		m.gre--
+	}
+	m.tellGRE()
+}
+
+// tellGRE says how many sessions use GRE; what a former process said holds until its sessions are known again.
 func (m *mirror) tellGRE() {
 	if m.gre > 0 || m.old == nil {
 		atomic.StoreUint32(&m.is.control.gre, uint32(m.gre))
@@ -111,8 +152,8 @@ func (m *mirror) local(a netip.Addr, n int) {
 func (m *mirror) Tunnel(local, remote netip.AddrPort, secret uint64) uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	name := nameOf(local, remote, false, 0, 0)
-	rec := tunnel{local: name.local, remote: name.remote, kind: name.kind, rport: name.rport, keyIn: name.keyIn, keyOut: name.keyOut}
+	name := nameOf(local, remote)
+	rec := tunnel{local: name.local, remote: name.remote, kind: name.kind, rport: name.rport}
 	if slot := m.oldTun[name]; slot != 0 {
 		delete(m.oldTun, name)
 		atomic.StoreUint64(&m.is.tunnels[slot].secret, secret)
@@ -151,7 +192,7 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		m.tellPartial()
 		return 0
 	}
-	if m.slow != nil && m.slow(s.ID) {
+	if s.Slow || m.slow != nil && m.slow(s.ID) {
 		return 0
 	}
 	now := m.at
@@ -160,6 +201,7 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		if slot = m.old[uint64(s.ID)]; slot != 0 {
 			adopted = true
 			delete(m.old, uint64(s.ID))
+			m.is.sessions[slot].counted = 0
 		} else if slot = m.sessions.take(now); slot == 0 {
 			m.refuse()
 			return 0
@@ -169,26 +211,40 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		}
 	}
 	r := &m.is.sessions[slot]
+	tun, key := wayOf(s.Tunnel, s.GRE, s.KeyIn)
+	prev, prevKey := wayOf(s.Previous, s.PreviousGRE, s.PreviousKeyIn)
 	// A session that a restart finds as it was keeps what it lets in besides.
-	if !adopted || r.tun != s.Tunnel {
+	if !adopted || uint32(r.way) != tun || r.key != key {
 		until := uint64(0)
 		if s.Until > now {
 			until = m.clock(s.Until)
 		}
-		if r.prev != s.Previous || r.prevTwin != port(s.PreviousTwin) {
+		if r.prev != prev || r.prevKey != prevKey || r.prevTwin != port(s.PreviousTwin) {
+			m.uncount(r, prevCounted)
 			atomic.StoreUint64(&r.until, 0)
-			atomic.StoreUint32(&r.prev, s.Previous)
-			r.prevTwin = port(s.PreviousTwin)
+			atomic.StoreUint32(&r.prev, prev)
+			r.prevKey, r.prevTwin = prevKey, port(s.PreviousTwin)
+			m.count(r, prevCounted)
 		}
 		atomic.StoreUint64(&r.until, until)
 	}
+	if uint32(r.way) != tun || r.key != key {
+		m.uncount(r, wayCounted)
+	}
+	// What comes in the way that it leaves is from here on let in as the previous one.
 	r.twin, r.mtu = port(s.Twin), s.MTU
+	atomic.StoreUint32(&r.key, key)
 	if h := (host{m.links[s.If], s.MAC}); adopted || h != (host{r.link, r.mac}) {
 		m.host(host{r.link, r.mac}, !adopted, false)
 		m.host(h, true, true)
 		r.link, r.mac = h.Link, h.MAC
 	}
-	atomic.StoreUint32(&r.tun, s.Tunnel) // the handover
+	way := uint64(tun)
+	if s.GRE && tun != 0 {
+		way |= uint64(key32(s.KeyOut)) << 32
+	}
+	atomic.StoreUint64(&r.way, way) // the handover
+	m.count(r, wayCounted)
 	return slot
 }
 
@@ -197,7 +253,8 @@ func (m *mirror) DropSession(slot uint32) {
 	defer m.mu.Unlock()
 	r := &m.is.sessions[slot]
 	delete(m.foreign, core.ID(r.id))
-	atomic.StoreUint32(&r.tun, 0)
+	m.uncount(r, wayCounted|prevCounted)
+	atomic.StoreUint64(&r.way, 0)
 	atomic.StoreUint64(&r.until, 0)
 	m.host(host{r.link, r.mac}, true, false)
 	r.id, r.link, r.mac = 0, 0, [6]byte{}

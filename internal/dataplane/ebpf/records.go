@@ -16,7 +16,10 @@ const (
 	keyAsk     = 2
 	keySilent  = 4
 
-	kindPlain, kindUDP, kindGRE = 0, 1, 2
+	kindUDP, kindGRE = 1, 2
+	inGRE            = 1 << 31
+
+	wayCounted, prevCounted = 1, 2
 )
 
 // reasons are those of drops that the programs make, in the order of enum reason.
@@ -93,11 +96,12 @@ func keyOf(domain uint32, p netip.Prefix) key {
 type where struct{ Down, Up, Check, Flags uint32 }
 
 type session struct {
-	id, until                 uint64
-	tun, prev                 uint32
+	id, until, way            uint64
+	prev, key, prevKey        uint32
 	twin, prevTwin, mtu, link uint16
 	mac                       [6]byte
-	_                         [2]byte
+	counted                   uint8 // wayCounted, prevCounted: of this process
+	_                         [5]byte
 }
 
 type host struct {
@@ -115,8 +119,7 @@ type tunnel struct {
 	local, remote             addr
 	kind, rport, mtu, learned uint16
 	learnedUntil, ids         uint32
-	secret                    uint64
-	keyIn, keyOut             uint32
+	secret, _                 uint64
 }
 
 type counter struct{ packetsIn, octetsIn, packetsOut, octetsOut uint64 }
@@ -130,29 +133,27 @@ func mix(x uint64) uint64 {
 type tunnelName struct {
 	local, remote addr
 	kind, rport   uint16
-	keyIn, keyOut uint32
+	key           uint32 // of GRE that is taken
 }
 
-// nameOf is the name of a tunnel: of GRE, of UDP if there is a local port, else plain.
-func nameOf(local, remote netip.AddrPort, gre bool, keyIn, keyOut uint32) tunnelName {
+// nameOf is the name of a tunnel: of UDP if there is a local port, else plain.
+func nameOf(local, remote netip.AddrPort) tunnelName {
 	n := tunnelName{local: addrOf(local.Addr()), remote: addrOf(remote.Addr())}
-	switch {
-	case gre:
-		n.kind, n.keyIn, n.keyOut = kindGRE, key32(keyIn), key32(keyOut)
-	case local.Port() != 0:
+	if local.Port() != 0 {
 		n.kind, n.rport = kindUDP, port(remote.Port())
 	}
 	return n
 }
 
-func (t *tunnel) name() tunnelName {
-	return tunnelName{t.local, t.remote, t.kind, t.rport, t.keyIn, t.keyOut}
-}
+func (t *tunnel) name() tunnelName { return tunnelName{t.local, t.remote, t.kind, t.rport, 0} }
+
+// inGRE is what arrives in GRE between the ends of a tunnel.
+func (t *tunnel) inGRE(key uint32) tunnelName { return tunnelName{t.local, t.remote, kindGRE, 0, key} }
 
 // hash is that of what arrives in the tunnel.
 func (n *tunnelName) hash(seed uint64) uint64 {
 	x := mix(mix(mix(mix(seed^n.local.Hi)^n.local.Lo)^n.remote.Hi) ^ n.remote.Lo)
-	return mix(x ^ (uint64(n.keyIn)<<32 | uint64(n.kind)<<16 | uint64(n.rport)))
+	return mix(x ^ (uint64(n.key)<<32 | uint64(n.kind)<<16 | uint64(n.rport)))
 }
 
 func (k *key) prefix() netip.Prefix {

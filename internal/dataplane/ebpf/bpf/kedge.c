@@ -72,7 +72,8 @@ static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __
 static __always_inline int onward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, __u32 i, struct session *s,
 				  struct info *in, int tos)
 {
-	struct tunnel *t = tunnel_at(s->tun);
+	__u64 way = *(volatile __u64 *)&s->way;
+	struct tunnel *t = tunnel_at((__u32)way & ~IN_GRE);
 	struct bpf_fib_lookup f = {};
 	__u32 mtu, head;
 	int found;
@@ -80,7 +81,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 	void *p;
 
 	/* Between framings of two lengths the daemon moves it. */
-	if (!t || o->is4 || o->kind == UDP || t->remote.hi == 0 || t->kind != o->kind || !t->key_out != !o->key || no_v6_outer || tos != in->tos)
+	if (!t || o->is4 || o->kind == UDP || t->remote.hi == 0 || t->kind != PLAIN || !(way & IN_GRE) != (o->kind != GRE) || !(way >> 32) != !o->key || no_v6_outer || tos != in->tos)
 		return PASS;
 	head = o->off - ETH_LEN;
 	mtu = t->mtu;
@@ -100,7 +101,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 		hop4(p);
 	else
 		((struct v6 *)p)->ttl--;
-	if (o->key && !greet(skb, o->off - GRE_KEY_LEN, t->key_out, in->is4))
+	if (o->key && !greet(skb, o->off - GRE_KEY_LEN, way >> 32, in->is4))
 		return DROP;
 	h = at(skb, ETH_LEN, V6_LEN);
 	if (!h)
@@ -151,7 +152,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		return PASS;
 	i = find(c, role == ANCHOR ? in.src : in.dst, is4, role == ANCHOR, &known, &many);
 	s = session_at(i);
-	if (many || (i && (!s || !s->tun)))
+	if (many || (i && (!s || !s->way)))
 		return PASS;
 	if (!s || !accepts(s, now, o)) {
 		__u32 why = WRONG_TUNNEL;
@@ -322,7 +323,7 @@ int access(struct __sk_buff *skb)
 	i = find(c, in.src, is4, 1, &known, &many);
 	s = session_at(i);
 	e = at(skb, 0, ETH_LEN);
-	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->tun)))
+	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->way)))
 		return PASS;
 	l = s ? link_at(s->link) : 0;
 	if (!s || !at_home(skb, s, e->src)) {

@@ -88,13 +88,15 @@ static __always_inline __u32 find(const struct control *c, struct addr a, int is
 	return 0;
 }
 
-/* comes reports whether a packet is of tunnel t or its other framing. */
-static __always_inline int comes(const struct tunnel *t, __u16 twin, const struct outer *o)
+/* comes reports whether a packet is of a tunnel or its other framing, or in GRE of the key. */
+static __always_inline int comes(__u32 tun, __u16 twin, __u32 key, const struct outer *o)
 {
-	if (!same(t->local, o->local) || !same(t->remote, o->remote))
+	struct tunnel *t = tunnel_at(tun & ~IN_GRE);
+
+	if (!t || !same(t->local, o->local) || !same(t->remote, o->remote))
 		return 0;
-	if (o->kind == GRE || t->kind == GRE)
-		return t->kind == o->kind && t->key_in == o->key;
+	if (o->kind == GRE || tun & IN_GRE)
+		return o->kind == GRE && tun & IN_GRE && key == o->key;
 	if (o->kind == PLAIN)
 		return t->kind == PLAIN || o->is4;
 	return t->kind == UDP ? t->rport == o->port : o->is4 && twin == o->port;
@@ -102,16 +104,7 @@ static __always_inline int comes(const struct tunnel *t, __u16 twin, const struc
 
 static __always_inline int accepts(const struct session *s, __u64 now, const struct outer *o)
 {
-	struct tunnel *t = tunnel_at(s->tun);
-
-	if (!t)
-		return 0;
-	if (comes(t, s->twin, o))
-		return 1;
-	if (now >= s->until)
-		return 0;
-	t = tunnel_at(s->prev);
-	return t && comes(t, s->prev_twin, o);
+	return comes(s->way, s->twin, s->key, o) || (now < s->until && comes(s->prev, s->prev_twin, s->prev_key, o));
 }
 
 static __always_inline __u64 mix(__u64 x)

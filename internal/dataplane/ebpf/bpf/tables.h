@@ -35,7 +35,7 @@ struct control {
 	__u32 peers_mask;
 	__u32 n4, n6;
 	__u32 partial; /* there is more than is held here: strangers are the daemon's business */
-	__u32 gre;     /* tunnels of GRE: without any, GRE is of others on this host */
+	__u32 gre;     /* sessions in GRE: without any, GRE is of others on this host */
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -54,15 +54,19 @@ struct where {
 	__u32 flags;
 };
 
+#define IN_GRE (1u << 31) /* packets in a tunnel have a GRE header; keys are in network order, 0 = none */
+
 struct session {
 	__u64 id;
 	__u64 until;           /* ns of the clock: so long prev is let in */
-	__u32 tun, prev;       /* tunnels */
+	__u64 way;             /* tunnel, with IN_GRE; above it the GRE key of what is sent. 0 = none: the session ends */
+	__u32 prev;            /* tunnel, with IN_GRE */
+	__u32 key, prev_key;   /* of GRE that is taken */
 	__u16 twin, prev_twin; /* port, network order: over IPv4, UDP from there is let in beside plain */
 	__u16 mtu;             /* of the path as configured, 0 = the tunnel's */
 	__u16 link;            /* access link, 0 = none */
 	__u8 mac[6];           /* of the host there */
-	__u8 pad[2];
+	__u8 pad[6];           /* to 64, so that it is one line of the cache */
 };
 
 struct access_link {
@@ -72,7 +76,7 @@ struct access_link {
 	__u8 pad[2];
 };
 
-/* kind of a tunnel: what is between its outer IP header and the inner packet */
+/* kind of a tunnel: what is between its outer IP header and the inner packet. GRE is a session's, in a plain one */
 enum kind { PLAIN, UDP, GRE };
 
 struct tunnel {
@@ -84,7 +88,7 @@ struct tunnel {
 	__u32 learned_until; /* s of the clock */
 	__u32 ids;           /* Identifications given */
 	__u64 secret;        /* of Identifications of packets that nobody may fragment */
-	__u32 key_in, key_out; /* of GRE, network order, 0 = none */
+	__u64 pad;
 };
 
 struct host {

@@ -101,7 +101,8 @@ static __always_inline int greet(struct __sk_buff *skb, __u32 off, __u32 key, in
 static __always_inline int encapsulate(struct __sk_buff *skb, const struct control *c, __u32 i, struct session *s, struct info *in, __u32 mac,
 				       int hop)
 {
-	struct tunnel *t = tunnel_at(s->tun);
+	__u64 way = *(volatile __u64 *)&s->way;
+	struct tunnel *t = tunnel_at((__u32)way & ~IN_GRE);
 	struct bpf_fib_lookup f = {};
 	__u32 mtu, head, gre;
 	__u64 now, flags = GROW;
@@ -112,7 +113,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		return PASS;
 	out4 = t->remote.hi == 0;
 	udp = t->kind == UDP;
-	gre = t->kind != GRE ? 0 : t->key_out ? GRE_KEY_LEN : GRE_LEN;
+	gre = !(way & IN_GRE) ? 0 : way >> 32 ? GRE_KEY_LEN : GRE_LEN;
 	head = (out4 ? V4_LEN : V6_LEN) + (udp ? UDP_LEN : gre);
 	now = clock(c);
 	mtu = t->mtu;
@@ -202,7 +203,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		h->src = t->local;
 		h->dst = t->remote;
 	}
-	if (gre && !greet(skb, ETH_LEN + head - gre, t->key_out, in->is4))
+	if (gre && !greet(skb, ETH_LEN + head - gre, way >> 32, in->is4))
 		return DROP;
 	if (hop) {
 		void *p = at(skb, ETH_LEN + head, V4_LEN);
