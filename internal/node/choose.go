@@ -93,7 +93,9 @@ func (m *Machine) evaluate(why string) {
 		return
 	case m.state == refused && !moved && m.retryAt != never: // not yet
 	case m.state == detached || m.state == returning || m.state == home:
-		m.path.resume(m)
+		if cur >= 0 { // else the tunnel begins where the node is not: what it does not carry says nothing of that network
+			m.path.resume(m)
+		}
 		m.seek(cs, why)
 	case cur < 0 || m.path.dead:
 		if moved || !m.racing() || m.race.narrow || m.race.refresh {

@@ -12,6 +12,8 @@
 //     greatest number said; see register.go for why node and home agent end with the same view.
 //   - Framing. After a Binding Acknowledgement that saw no NAT, data goes in plain protocol 4 or 41 at once, and echoes
 //     verify in parallel that this works; else the node registers again with the F flag.
+//   - Lost answers. Echoes follow a Binding Update that is not acknowledged while no tunnel works; one that comes back shows
+//     that the home agent took it, and begins its back-off anew (RFC 6275 11.8), a few times at most; see ask.go.
 //   - Dead paths. An echo every third of Timers.DeadPath, repeated quickly when it stays unanswered.
 //
 // Left out: route optimization, dynamic home agent address discovery and prefix discovery.

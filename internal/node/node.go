@@ -189,6 +189,9 @@ func (m *Machine) deadline() time.Duration {
 	at := min(m.retryAt, m.recheckAt, m.host.retryAt)
 	for i := range m.race.attempts {
 		at = min(at, m.race.attempts[i].next)
+		if ask := m.race.attempts[i].ask; ask > 0 {
+			at = min(at, ask)
+		}
 	}
 	if m.bound() {
 		at = min(at, m.bind.expires)
@@ -253,6 +256,7 @@ func (m *Machine) tick() {
 		m.evaluate("a care-of address may work again")
 	}
 	m.sendDue()
+	m.askDue()
 	m.withoutAnswer()
 	if m.host.retryAt <= now {
 		m.host.retryAt = never

@@ -115,25 +115,30 @@ func (m *Machine) probeDue() {
 	p.waiting = true
 }
 
-// echo sends one with that many octets of data through the tunnel.
+// echo sends one with that many octets of data through the tunnel, and waits for its answer.
 func (m *Machine) echo(size int) {
-	m.probeSeq++
-	pr := probe{seq: m.probeSeq, size: size, at: m.now.Boot}
-	binary.BigEndian.PutUint16(pr.token[:], pr.seq) // random or not, no two are equal
-	_, _ = io.ReadFull(m.rand, pr.token[:])
+	chain := m.session.chain
+	chain.MTU = 0 // what is known of the path must not cut what asks about it
 	p := &m.path
 	if len(p.probes) == maxProbes {
 		p.probes = slices.Delete(p.probes, 0, 1)
 	}
-	p.probes = append(p.probes, pr)
+	p.probes = append(p.probes, m.send(chain, size))
+}
+
+// send sends an echo from the home address to the home agent.
+func (m *Machine) send(chain core.Chain, size int) probe {
+	m.probeSeq++
+	pr := probe{seq: m.probeSeq, size: size, at: m.now.Boot}
+	binary.BigEndian.PutUint16(pr.token[:], pr.seq) // random or not, no two are equal
+	_, _ = io.ReadFull(m.rand, pr.token[:])
 	data := make([]byte, size)
 	copy(data, pr.token[:])
-	chain := m.session.chain
-	chain.MTU = 0 // what is known of the path must not cut what asks about it
 	m.out = append(m.out, core.Send{
 		Path: core.Path{Local: addrPort(m.hoa()), Remote: addrPort(m.cfg.Anchor.V6), Outer: chain, Auth: core.Auth{Kind: "none"}},
 		Body: &ip.Echo{ID: m.cfg.ProbeID, Seq: pr.seq, Data: data},
 	})
+	return pr
 }
 
 // echoed takes an answer.
@@ -143,6 +148,9 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 	i := slices.IndexFunc(p.probes, func(pr probe) bool {
 		return e.Reply && e.ID == m.cfg.ProbeID && e.Seq == pr.seq && len(e.Data) == pr.size && bytes.HasPrefix(e.Data, pr.token[:])
 	})
+	if i < 0 && e.Reply && e.ID == m.cfg.ProbeID && home == m.hoa() && from.Remote.Addr() == m.cfg.Anchor.V6 && m.answeredAsk(from, e) {
+		return
+	}
 	if i < 0 || home != m.hoa() || from.Remote.Addr() != m.cfg.Anchor.V6 {
 		m.ignored(from, wire.Unsolicited, "echo")
 		return

@@ -59,12 +59,17 @@ type attempt struct {
 	timeout time.Duration // until then from the last one; 0 = none sent
 	tries   int
 	first   time.Duration // when the first one was sent
+	last    time.Duration // when the last one was sent
+	ask     time.Duration // of the next echo that asks whether the home agent took it; 0 = none
+	asked   int           // echoes since the last one
+	heard   int           // times that one was answered, and the back-off began anew
 }
 
 // race is what is being tried; without attempts there is none.
 type race struct {
 	attempts []attempt
 	waiting  []movement.CareOf // for a place among attempts
+	asks     []ask             // echoes without an answer, newest last
 	begun    time.Duration
 	narrow   bool // a tunnel works, this looks for a better one
 	refresh  bool // of the care-of address that is bound: refresh, confirmation
@@ -212,7 +217,10 @@ func (m *Machine) transmit(a *attempt) {
 	if a.tries++; a.tries == 1 {
 		a.first = m.now.Boot
 	}
-	a.next = m.now.Boot + a.timeout
+	a.last, a.next = m.now.Boot, m.now.Boot+a.timeout
+	if a.ask, a.asked = 0, 0; m.asks(a) {
+		a.ask = m.now.Boot + m.askEvery()
+	}
 	s := sent{seq: m.seq, at: m.now.Boot, careOf: a.careOf, kind: a.kind, lifetime: m.lifetime(&a.careOf)}
 	if a.kind != register {
 		s.lifetime = 0
