@@ -44,6 +44,7 @@ type grammar struct {
 	Stop     stopCmd     `cmd:"" help:"End a daemon. A mobile node deregisters, and takes back what it has set on this machine."`
 	Keys     keysCmd     `cmd:"" help:"Make a pair of key files for two machines, and show what to write into their config files."`
 	Lab      labCmd      `cmd:"" help:"Build whole networks on this machine, with hosts that roam, and see what happens."`
+	Bench    benchCmd    `cmd:"" help:"Measure on this machine."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 

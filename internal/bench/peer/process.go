@@ -1,0 +1,119 @@
+package peer
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"kedge/internal/system/netns"
+)
+
+// Process is a peer as its parent has it.
+type Process struct {
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *json.Decoder
+	errs strings.Builder
+	done chan struct{}
+}
+
+// spawner starts processes from one OS thread that lives as long as this process. The kernel kills a child when the thread that
+// made it ends (PR_SET_PDEATHSIG): so children die with a killed parent, but not before.
+var spawner = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread() // for good
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+// Start starts this program again in a namespace, with arguments that make it call Run.
+func Start(ns *netns.NS, args ...string) (*Process, error) {
+	p := &Process{cmd: exec.Command("/proc/self/exe", args...), done: make(chan struct{})}
+	p.cmd.Stderr = &p.errs
+	// Its own process group: a ctrl-C at the terminal reaches the parent alone, which ends it.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.WaitDelay = time.Second
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, w, err := os.Pipe() // not StdoutPipe, which Wait closes before all is read
+	if err != nil {
+		return nil, err
+	}
+	p.cmd.Stdout = w
+	result := make(chan error)
+	spawner() <- func() { result <- ns.Here(p.cmd.Start) }
+	err = <-result
+	w.Close()
+	if err != nil {
+		out.Close()
+		return nil, fmt.Errorf("start a peer: %w", err)
+	}
+	p.out = json.NewDecoder(bufio.NewReader(out))
+	go func() {
+		_ = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// Ask sends a request and waits for the answer.
+func (p *Process) Ask(r Request) (a Answer, err error) {
+	if err := json.NewEncoder(p.in).Encode(r); err != nil {
+		return a, p.died(err)
+	}
+	if err := p.out.Decode(&a); err != nil {
+		return a, p.died(err)
+	}
+	if a.Error != "" {
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}
+
+func (p *Process) died(err error) error {
+	p.kill()
+	return fmt.Errorf("peer: %w; it said: %s", err, strings.TrimSpace(p.errs.String()))
+}
+
+// PID of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Freeze stops a peer while others are measured, or lets it go on.
+func (p *Process) Freeze(on bool) {
+	s := syscall.SIGCONT
+	if on {
+		s = syscall.SIGSTOP
+	}
+	_ = p.cmd.Process.Signal(s)
+}
+
+func (p *Process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Close ends the process: asked by the end of its input, else killed.
+func (p *Process) Close() {
+	p.Freeze(false)
+	_ = p.in.Close()
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+		p.kill()
+	}
+}

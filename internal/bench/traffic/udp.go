@@ -1,0 +1,265 @@
+package traffic
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/system/netns"
+)
+
+const (
+	// batch is the most packets that one system call carries, and flows how many source ports there are.
+	batch, flows = 64, 8
+	// pace is how long the sender sleeps when it is early: short, so that bursts are small.
+	pace = 50 * time.Microsecond
+	// patience is how long after the last packet others may come.
+	patience = 25 * time.Millisecond
+	// header is what a packet begins with: the number of the probe, and when it was sent.
+	header = 16
+	// buffer of the sink's socket, octets: what the machine's scheduler does to the sink is not the way's fault.
+	buffer = 16 << 20
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [4]byte
+}
+
+// UDP sends packets of one size from a namespace to random ones of many addresses that another one has.
+type UDP struct {
+	size  int
+	to    []unix.RawSockaddrInet6
+	out   [flows]int
+	in    int
+	epoch uint32
+	sink  sync.WaitGroup
+
+	got     atomic.Uint64 // number of the probe, and below it 40 bits of how many of its packets came
+	last    atomic.Int64  // when the last one came, nanoseconds
+	probe   atomic.Uint32
+	latency atomic.Pointer[Histogram]
+}
+
+// NewUDP opens sockets. The packets have size octets with their IPv6 header, 64 at least; to are the addresses.
+func NewUDP(from, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
+	u := &UDP{size: size - 48, in: -1}
+	if u.size < header {
+		return nil, fmt.Errorf("packets of %d octets do not hold their marks", size)
+	}
+	for i := range u.out {
+		u.out[i] = -1
+	}
+	defer func() {
+		if err != nil {
+			u.Close()
+		}
+	}()
+	err = from.Do(func() error {
+		for i := range u.out {
+			if u.out[i], err = socket(true, unix.SOCK_DGRAM); err != nil {
+				return err
+			}
+			if err := unix.SetsockoptInt(u.out[i], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var here unix.Sockaddr
+	err = at.Do(func() error {
+		if u.in, err = socket(true, unix.SOCK_DGRAM); err != nil {
+			return err
+		}
+		if err := errors.Join(timeouts(u.in, 50*time.Millisecond), unix.SetsockoptInt(u.in, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
+			unix.Bind(u.in, &unix.SockaddrInet6{})); err != nil {
+			return err
+		}
+		here, err = unix.Getsockname(u.in)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sink of packets: %w", err)
+	}
+	var port [2]byte
+	binary.BigEndian.PutUint16(port[:], uint16(here.(*unix.SockaddrInet6).Port))
+	for _, a := range to {
+		u.to = append(u.to, unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: binary.NativeEndian.Uint16(port[:]), Addr: a.As16()})
+	}
+	u.sink.Add(1)
+	go u.receive()
+	return u, nil
+}
+
+// Close ends the sink.
+func (u *UDP) Close() {
+	if u.in >= 0 {
+		_ = unix.Shutdown(u.in, unix.SHUT_RDWR)
+	}
+	u.sink.Wait()
+	for _, fd := range append(u.out[:], u.in) {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// messages prepares a batch: packets of size octets, the sockaddrs to be filled in.
+func messages(size int, names []unix.RawSockaddrInet6) ([]mmsghdr, []byte) {
+	m, data, iov := make([]mmsghdr, batch), make([]byte, batch*size), make([]unix.Iovec, batch)
+	for i := range m {
+		iov[i].Base = &data[i*size]
+		iov[i].SetLen(size)
+		m[i].hdr.Iov = &iov[i]
+		m[i].hdr.SetIovlen(1)
+		if names != nil {
+			m[i].hdr.Name, m[i].hdr.Namelen = (*byte)(unsafe.Pointer(&names[i])), unix.SizeofSockaddrInet6
+		}
+	}
+	return m, data
+}
+
+// receive counts the packets of the running probe.
+func (u *UDP) receive() {
+	defer u.sink.Done()
+	thread(false)
+	m, data := messages(2048, nil)
+	var sum uint64
+	of := u.probe.Load()
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(u.in), uintptr(unsafe.Pointer(&m[0])), batch, unix.MSG_WAITFORONE, 0, 0)
+		switch {
+		case errno == unix.EINTR || errno == unix.EAGAIN:
+			continue
+		case errno != 0 || n == 0 || m[0].n == 0: // shut down
+			return
+		}
+		now := monotonic()
+		if p := u.probe.Load(); p != of {
+			of, sum = p, 0
+		}
+		h := u.latency.Load()
+		for i := range int(n) {
+			b := data[i*2048:]
+			if m[i].n < header || binary.NativeEndian.Uint32(b) != of {
+				continue
+			}
+			sum++
+			if h != nil {
+				h.Add(now - int64(binary.NativeEndian.Uint64(b[8:])))
+			}
+		}
+		u.got.Store(mark(of) | sum)
+		u.last.Store(now)
+	}
+}
+
+func mark(probe uint32) uint64 { return uint64(probe) << 40 }
+
+// received is how many packets of this probe came; the sink may not have seen that a new one began.
+func (u *UDP) received() uint64 {
+	if got := u.got.Load(); got>>40 == mark(u.epoch)>>40 {
+		return got & (1<<40 - 1)
+	}
+	return 0
+}
+
+// Probe is what became of packets sent at a rate.
+type Probe struct {
+	Sent, Received uint64
+	Sending        float64 // seconds that sending took
+	Seconds        float64 // and until the last one came
+}
+
+// Loss is the part of the packets that did not arrive.
+func (p Probe) Loss() float64 {
+	if p.Sent == 0 {
+		return 1
+	}
+	return 1 - float64(p.Received)/float64(p.Sent)
+}
+
+// Rate is how many arrived a second.
+func (p Probe) Rate() float64 { return float64(p.Received) / p.Seconds }
+
+// Offered is how many were sent a second.
+func (p Probe) Offered() float64 { return float64(p.Sent) / p.Sending }
+
+// Send sends at a rate, packets a second, for a time; at 0 as many as it can. What is on the way when it ends is waited for. The
+// latency of each packet goes into h, if that is not nil.
+func (u *UDP) Send(ctx context.Context, rate float64, d time.Duration, h *Histogram) (p Probe, err error) {
+	u.epoch++
+	u.latency.Store(h)
+	u.got.Store(mark(u.epoch))
+	u.probe.Store(u.epoch)
+	done := make(chan error, 1)
+	start := monotonic()
+	u.last.Store(start)
+	go func() {
+		thread(true)
+		var err error
+		p.Sent, err = u.send(ctx, rate, start, start+int64(d))
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return p, err
+	}
+	end := monotonic()
+	for u.received() < p.Sent && monotonic()-max(end, u.last.Load()) < int64(patience) {
+		time.Sleep(500 * time.Microsecond)
+	}
+	p.Received = u.received()
+	p.Sending, p.Seconds = float64(end-start)/1e9, float64(max(end, u.last.Load())-start)/1e9
+	return p, ctx.Err()
+}
+
+func (u *UDP) send(ctx context.Context, rate float64, start, end int64) (sent uint64, err error) {
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	names := make([]unix.RawSockaddrInet6, batch)
+	m, data := messages(u.size, names)
+	for i := range batch {
+		binary.NativeEndian.PutUint32(data[i*u.size:], u.epoch)
+	}
+	r := rand.NewPCG(uint64(start), uint64(u.epoch))
+	for calls := 0; ; calls++ {
+		now := monotonic()
+		if now >= end || calls%1024 == 0 && ctx.Err() != nil {
+			return sent, nil
+		}
+		owed := uint64(batch)
+		if rate > 0 {
+			due := uint64(float64(now-start) / 1e9 * rate)
+			if due <= sent {
+				sleepUntil(min(end, max(now+int64(pace), start+int64(float64(sent+1)/rate*1e9))))
+				continue
+			}
+			owed = min(batch, due-sent)
+		}
+		for i := range owed {
+			names[i] = u.to[r.Uint64()%uint64(len(u.to))]
+			binary.NativeEndian.PutUint64(data[int(i)*u.size+8:], uint64(now))
+		}
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(u.out[calls%flows]), uintptr(unsafe.Pointer(&m[0])), uintptr(owed), 0, 0, 0)
+		switch errno {
+		case 0:
+			sent += uint64(n)
+		case unix.EINTR, unix.ENOBUFS, unix.EAGAIN:
+		default:
+			return sent, fmt.Errorf("send packets: %w", errno)
+		}
+	}
+}
