@@ -8,8 +8,10 @@
 // what an ICMP error has to be sent about, UDP over IPv6, and the first packets of strangers: so many that the plane reports them, the
 // others are dropped and counted in the kernel.
 //
-// A packet on the fast path passes no netfilter rule, no connection tracking and no reverse path filter of this host, as long as
-// Config.ThroughStack is not set; then those that leave a tunnel do. Packets of UDP framing that the kernel is to cut into segments
+// A packet on the fast path passes no netfilter rule, no connection tracking and no reverse path filter of this host. On an anchor
+// with Config.ThroughStack, or while Config.Netfilter names rules, inner packets pass all of it in both directions: the kernel
+// forwards them between its links and the plane's device, where the programs take them up. Packets from mobile node to mobile node
+// never do, on either way of forwarding, nor do outer packets. Packets of UDP framing that the kernel is to cut into segments
 // have no UDP checksum. What two registrations share (a shadow) is sent upward the slow way.
 //
 // The programs are attached by tcx, before Linux 6.6 by clsact. Tables and tcx links can be pinned: then programs go on when the
@@ -54,9 +56,11 @@ type Config struct {
 	// Pin is a directory of its own in a BPF file system, "/sys/fs/bpf/kedge/lma1". "" = nothing outlives the process.
 	Pin  string
 	Hold time.Duration // how long the programs go on without a process, 0 = DefaultHold
-	// ThroughStack hands packets that leave a tunnel of an anchor to the kernel, on the plane's device, instead of forwarding them:
-	// for hosts with rules of netfilter about them.
+	// ThroughStack lets the kernel forward what leaves and enters the tunnels of an anchor, between its links and the plane's device:
+	// for hosts with rules of netfilter about it. Netfilter names such rules, and as long as there are some, or it fails, it is as if
+	// ThroughStack were set; it is asked at the start, when nftables changes, and twice a minute. nil = never.
 	ThroughStack bool
+	Netfilter    func() (rules []string, err error)
 	Clsact       bool // even where there is tcx
 	Probe        Probe
 
@@ -93,6 +97,7 @@ type Plane struct {
 	closed   error
 	undo     []func()
 	failing  atomic.Pointer[string]
+	stack    stack
 	ending   bool // by End
 }
 
@@ -135,6 +140,7 @@ func New(cfg Config) (_ *Plane, err error) {
 		return nil, err
 	}
 	p.start()
+	p.ask()
 	p.cfg.Mirror, p.cfg.AfterIngress = p.m, true
 	if p.Plane, err = user.New(p.cfg.Config); err != nil {
 		return nil, err
@@ -243,6 +249,7 @@ func (p *Plane) follow(news <-chan netlink.LinkUpdate) {
 			}
 		case <-t.C:
 			p.tick()
+			p.ask()
 		}
 		if err := p.reconcile(); err != nil {
 			s := err.Error()
@@ -350,11 +357,14 @@ func (p *Plane) dropped(r wire.Reason) (sum uint64) {
 // Status says how a plane does.
 type Status struct {
 	Ability
-	Attach   string   // how its programs are attached: tcx or clsact
-	Links    []string // that have programs, "eth0 core"
-	Partial  bool     // there are sessions that the programs do not hold
-	Adopted  bool     // tables of a former process
-	LastFail string   // of attaching, "" = all are
+	Attach  string   // how its programs are attached: tcx or clsact
+	Links   []string // that have programs, "eth0 core"
+	Partial bool     // there are sessions that the programs do not hold
+	Adopted bool     // tables of a former process
+	// ThroughStack says that what an anchor forwards goes through the kernel and its rules, StackWhy what it is that decides.
+	ThroughStack bool
+	StackWhy     string
+	LastFail     string // of attaching, "" = all are
 }
 
 // Status tells.
@@ -365,6 +375,10 @@ func (p *Plane) Status() Status {
 	}
 	if f := p.failing.Load(); f != nil {
 		s.LastFail = *f
+	}
+	s.ThroughStack = atomic.LoadUint32(&p.k.control.through) != 0
+	if w := p.stack.why.Load(); w != nil {
+		s.StackWhy = *w
 	}
 	p.attaching.Lock()
 	defer p.attaching.Unlock()

@@ -57,7 +57,7 @@ func load(c *Config) (_ *collection, err error) {
 		spec.Maps[name].MaxEntries = n
 	}
 	for name, v := range map[string]any{
-		"role": uint8(c.Role), "domain": uint32(c.Domain), "fake_clock": c.fakeClock, "through_stack": c.ThroughStack,
+		"role": uint8(c.Role), "domain": uint32(c.Domain), "fake_clock": c.fakeClock,
 		"local_routing": c.LocalRouting, "no_v6_outer": c.EncapsulationLimit != 0, "cross": c.Probe.Cross() == nil,
 	} {
 		if b, ok := v.(bool); ok {

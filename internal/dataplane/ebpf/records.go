@@ -76,7 +76,7 @@ type control struct {
 	aliveUntil, fakeNow, seed uint64
 	tun, peersMask            uint32
 	n4, n6                    uint32
-	partial, gre              uint32
+	partial, gre, through, _  uint32
 	four, six                 [maxLengths]length
 }
 

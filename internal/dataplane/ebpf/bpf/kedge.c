@@ -122,7 +122,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 	struct bpf_fib_lookup f = {};
 	int found;
 
-	if (through_stack || role == NODE) {
+	if (c->through || role == NODE) {
 		__u32 tun = c->tun;
 
 		if (!tun || !bare(skb, o, in, tos, 0))
@@ -253,7 +253,7 @@ int core(struct __sk_buff *skb)
 		o.off = ETH_LEN + V6_LEN;
 		if (tunnel && gre)
 			tunnel = keyed(skb, c, &o, &is4);
-		if (!tunnel && role == ANCHOR)
+		if (!tunnel && role == ANCHOR && !c->through)
 			return native(skb, c, ETH_LEN, 0, 0);
 	} else if (skb->protocol == ETH_V4) {
 		struct v4 *h = at(skb, ETH_LEN, V4_LEN);
@@ -272,7 +272,7 @@ int core(struct __sk_buff *skb)
 				 : h->proto == P_GRE ? keyed(skb, c, &o, &is4)
 						     : 1;
 		}
-		if (!tunnel && role == ANCHOR)
+		if (!tunnel && role == ANCHOR && !c->through)
 			return native(skb, c, ETH_LEN, 1, 0);
 	}
 	if (!tunnel)

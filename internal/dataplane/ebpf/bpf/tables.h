@@ -36,6 +36,8 @@ struct control {
 	__u32 n4, n6;
 	__u32 partial; /* there is more than is held here: strangers are the daemon's business */
 	__u32 gre;     /* sessions in GRE: without any, GRE is of others on this host */
+	__u32 through; /* what an anchor forwards goes through the kernel, as the daemon's packets do */
+	__u32 pad;
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -129,7 +131,6 @@ MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
 const volatile __u8 role;
 const volatile __u32 domain;
 const volatile __u8 fake_clock;
-const volatile __u8 through_stack; /* what leaves a tunnel goes through the kernel, as the daemon's packets do */
 const volatile __u8 local_routing;
 const volatile __u8 no_v6_outer;   /* outer IPv6 packets have an option: the daemon makes them */
 const volatile __u8 cross;         /* the kernel can change the family of a packet that leaves a tunnel */
