@@ -123,6 +123,8 @@ func (e *Engine) install(p *peer, sa SA) (*outbound, error) {
 		return nil, errors.New("a tunnel needs a home address")
 	case sa.Use == ReturnRoutability && !sa.Keys.Suite.confidential():
 		return nil, fmt.Errorf("suite %s: return routability needs encryption (RFC 4877 4.3)", sa.Keys.Suite)
+	case sa.SPIIn&DataSPI != 0:
+		return nil, fmt.Errorf("inbound SPI %#x: those from %#x on are for data", sa.SPIIn, DataSPI)
 	}
 	in, out, err := newPair(sa, e.counters)
 	if err != nil {

@@ -566,6 +566,7 @@ func TestConfigErrors(t *testing.T) {
 		{"an association with none", "protection \"none\"", []Peer{{Name: "a", Addresses: one, Protection: None, SAs: sa("aes128-sha256", 0x300)}}},
 		{"nobody", "neither an address", []Peer{{Name: "a", Protection: None}}},
 		{"reserved SPI", "reserved", []Peer{{Name: "a", Addresses: one, Protection: ESP, SAs: sa("aes128-sha256", 255)}}},
+		{"SPI of data", "those from 0x80000000 on are for data", []Peer{{Name: "a", Addresses: one, Protection: ESP, SAs: sa("aes128-sha256", 0x80000000)}}},
 		{"one SPI of two", "also that of peer a", []Peer{{Name: "a", Addresses: one, Protection: ESP, SAs: sa("aes128-sha256", 0x300)}, {Name: "b", Homes: []netip.Addr{home1}, Protection: ESP, SAs: sa("aes128-sha256", 0x300)}}},
 		{"ESN", "key exchange", []Peer{{Name: "a", Addresses: one, Protection: ESP, SAs: with(base, func(s *SA) { s.ESN = true })}}},
 		{"short key", "integrity key of 32 octets, not 5", []Peer{{Name: "a", Addresses: one, Protection: ESP, SAs: with(base, func(s *SA) { s.Keys.In.Integrity = s.Keys.In.Integrity[:5] })}}},

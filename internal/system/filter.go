@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/net/bpf"
+
+	"kedge/internal/ipsec"
 )
 
 // Offsets of an Ethernet frame that the filter looks at.
@@ -96,6 +98,17 @@ func LinkFilter() ([]bpf.RawInstruction, error) {
 		{ins: below(133), yes: "drop"},
 		{ins: below(138), yes: "pass", no: "drop"},
 
+		{label: "pass", ins: bpf.RetConstant{Val: 1 << 18}},
+		{label: "drop", ins: bpf.RetConstant{Val: 0}},
+	})
+}
+
+// espFilter passes ESP of signalling to an IPv6 raw socket, and none of data: its SPIs have the bit ipsec.DataSPI, and the data
+// plane has sockets of its own. The packet begins with its ESP header.
+func espFilter() ([]bpf.RawInstruction, error) {
+	return assemble([]step{
+		{ins: bpf.LoadAbsolute{Off: 0, Size: 4}},
+		{ins: bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: ipsec.DataSPI}, yes: "drop"},
 		{label: "pass", ins: bpf.RetConstant{Val: 1 << 18}},
 		{label: "drop", ins: bpf.RetConstant{Val: 0}},
 	})

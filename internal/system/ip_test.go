@@ -134,6 +134,7 @@ var (
 			[][]byte{chain(50, esp[:16], rh(2, 1), frag(0, true, 4)), chain(50, esp[16:], rh(2, 1), frag(16, false, 4))}, chain(50, esp, rh(2, 1)), false},
 		{"atomic fragment, Home Address option", [][]byte{chain(135, msg, frag(0, false, 5), aligned)}, chain(135, msg, frag(0, false, 5), aligned), false},
 
+		{"ESP of data", [][]byte{chain(50, append([]byte{0x80, 0, 1, 1}, esp[4:]...))}, nil, false},
 		{"Home Address option, data", [][]byte{chain(17, make([]byte, 8), aligned)}, nil, true},
 		{"another option that must be known", [][]byte{chain(135, msg, option(0xc7, 1, 0))}, nil, true},
 		{"another option before a Home Address option", [][]byte{chain(135, msg, option(append([]byte{4, 1, 3, 1, 1, 0, 0xc9, 16}, make([]byte, 16)...)...))}, nil, true},

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	wireip "kedge/wire/ip"
 )
 
 // protoMH is the Mobility Header's next header value (RFC 6275 6.1.1).
@@ -54,6 +55,16 @@ func rawSocket(proto int) (int, error) {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, o.opt, o.val); err != nil {
 			unix.Close(fd)
 			return -1, fmt.Errorf("%s: %w", o.name, err)
+		}
+	}
+	if proto == wireip.ESP {
+		filter, err := espFilter()
+		if err == nil {
+			err = attach(fd, filter)
+		}
+		if err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("filter of protocol %d: %w", proto, err)
 		}
 	}
 	if v, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM); err != nil || v >= 0 {
