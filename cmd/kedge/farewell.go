@@ -14,13 +14,14 @@ import (
 // farewellTimeout is for the deregistration of a node that somebody interrupts at a terminal.
 const farewellTimeout = 20 * time.Second
 
-// farewell serves the end by a signal. Who interrupts a mobile node at a terminal wants the machine back as it was: the node
-// deregisters and takes back what it has set; a second interrupt does not wait for the home agent. SIGTERM leaves all in place, as
-// a crash does, for the next start to adopt.
+// farewell serves the end by a signal. Who interrupts a daemon at a terminal wants the machine back as it was: programs in the kernel
+// end; a mobile node deregisters and takes back what it has set, and a second interrupt does not wait for the home agent. SIGTERM leaves
+// all in place, as a crash does, for the next start to adopt.
 func farewell(by context.Context, roles []*role, log *slog.Logger) {
 	if !interrupted(by) {
 		return
 	}
+	endAll(roles)
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, os.Interrupt)
 	defer signal.Stop(again)
@@ -48,4 +49,11 @@ func farewell(by context.Context, roles []*role, log *slog.Logger) {
 func interrupted(ctx context.Context) bool {
 	cause := context.Cause(ctx)
 	return cause != nil && strings.Contains(cause.Error(), os.Interrupt.String())
+}
+
+// endAll says that nobody comes back for what the roles have.
+func endAll(roles []*role) {
+	for _, r := range roles {
+		r.ended.Store(true)
+	}
 }

@@ -98,6 +98,11 @@ func writeStatus(e *env, st *api.Status, now time.Time) error {
 			sessions = []string{"none"}
 		}
 		fmt.Fprintf(e.stdout, "  sessions: %s\n", strings.Join(sessions, ", "))
+		for _, d := range st.Dataplane {
+			if d.Role == r.Role {
+				writePlane(e, &d)
+			}
+		}
 		if len(r.Peers) > 0 {
 			t := newTable("PEER", "ADDRESS", "ALIVE", "HEARD", "SESSIONS", "RESTARTS", "PROTECTION")
 			for _, p := range r.Peers {
@@ -225,7 +230,7 @@ func (c *bindingsCmd) Run(e *env) error {
 }
 
 func writeBindings(e *env, list []api.Binding, now time.Time, indent string) error {
-	t := newTable("ID", "STATE", "IPV4", "PREFIXES", "HOME", "GATEWAY", "CARE-OF", "ANCHOR", "LINK", "EXPIRES", "SINCE", "DIALECT", "PROTECTION")
+	t := newTable("ID", "STATE", "IPV4", "PREFIXES", "HOME", "GATEWAY", "CARE-OF", "ANCHOR", "LINK", "EXPIRES", "SINCE", "IN", "OUT", "DIALECT", "PROTECTION")
 	for _, b := range list {
 		v4 := ""
 		if b.IPv4.IsValid() {
@@ -243,7 +248,8 @@ func writeBindings(e *env, list []api.Binding, now time.Time, indent string) err
 		if b.Kind == "host" { // it registered by itself: what counts is its addresses, and how packets reach it
 			prefixes, home, at, v4, careOf = nil, b.Home, "", "", reached(&b.Binding)
 		}
-		t.add(b.ID, b.State, v4, joined(prefixes), joined(home), at, careOf, addr(b.Anchor), link(b.Binding), expires, since(b.Since, now), b.Dialect, b.Protection)
+		t.add(b.ID, b.State, v4, joined(prefixes), joined(home), at, careOf, addr(b.Anchor), link(b.Binding), expires, since(b.Since, now),
+			carried(b.Traffic, false), carried(b.Traffic, true), b.Dialect, b.Protection)
 	}
 	return t.write(e.stdout, indent)
 }
@@ -316,8 +322,11 @@ func (c *explainCmd) Run(e *env) error {
 				fmt.Fprintln(e.stdout, "  no binding")
 			} else {
 				var own []api.Binding
-				for _, b := range x.Bindings {
+				for i, b := range x.Bindings {
 					own = append(own, api.Binding{Role: x.Role, Binding: b})
+					if i < len(x.Traffic) {
+						own[i].Traffic = x.Traffic[i]
+					}
 				}
 				fmt.Fprintln(e.stdout)
 				if err := writeBindings(e, own, now, "  "); err != nil {

@@ -52,7 +52,7 @@ func openAnchor(ctx context.Context, cfg *config.Config, firstStart bool) (*role
 		r.close()
 		return nil, err
 	}
-	r.data, err = user.New(user.Config{
+	r.data, err = openPlane(cfg, "anchor", user.Config{
 		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: withIPv4(cfg, cfg.Anchor.Addresses), MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
 	})
 	if err != nil {
@@ -88,7 +88,7 @@ func openGateway(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	if r.host, err = openHost(cfg, system.Options{Local: r.local}, 1); err != nil {
 		return nil, err
 	}
-	r.data, err = user.New(user.Config{
+	r.data, err = openPlane(cfg, "gateway", user.Config{
 		Role: dataplane.Gateway, Local: withIPv4(cfg, []netip.Addr{g.Address}), Access: links, LocalRouting: g.LocalRouting, MTU: cfg.Dataplane.MTU,
 		Sysctl: r.sysctl,
 	})
@@ -118,7 +118,7 @@ func openNode(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	if nc.Home.V4.IsValid() {
 		home = append(home, nc.Home.V4.Addr())
 	}
-	r.data, err = user.New(user.Config{
+	r.data, err = openPlane(cfg, "node", user.Config{
 		Role: dataplane.Node, Device: cfg.Dataplane.Device, Persist: true, Home: home, Anchors: []netip.Addr{nc.Anchor.V6}, ProbeID: nc.ProbeID,
 		Unreachable: true, MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
 	})
@@ -170,7 +170,7 @@ func withIPv4(cfg *config.Config, local []netip.Addr) []netip.Addr {
 		return local
 	}
 	for _, l := range links {
-		if len(cfg.Dataplane.Core) > 0 && !slices.Contains(cfg.Dataplane.Core, l.Name) {
+		if len(cfg.Dataplane.Core) > 0 && !cfg.Dataplane.IsCore(l.Name) {
 			continue
 		}
 		addrs, _ := l.Addrs()

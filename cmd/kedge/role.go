@@ -21,7 +21,7 @@ import (
 type role struct {
 	machine core.Machine
 	host    *system.Host
-	data    *user.Plane
+	data    *forwarding
 	ports   []loop.Port
 	local   []netip.Addr // that signalling comes from
 	loop    *loop.Loop
@@ -29,20 +29,19 @@ type role struct {
 	guard   *guard        // whose drops are counted as this role's
 	device  string        // of a node: it outlives the process, unless the node was stopped
 	stopped atomic.Bool   // by a command
+	ended   atomic.Bool   // for good: nothing is to forward on
 }
 
 // opener makes a role of a config. firstStart: there is no earlier store.
 type opener func(ctx context.Context, cfg *config.Config, firstStart bool) (*role, error)
 
 func (r *role) close() {
-	if r.data != nil {
-		r.data.Close()
-	}
+	goesOn := r.data != nil && r.data.close(r.ended.Load())
 	if r.device != "" && r.stopped.Load() {
 		_ = user.RemoveDevice(r.device) // it is no device of ours if this fails, or gone
 	}
 	if r.host != nil {
-		for i := len(r.set) - 1; i >= 0; i-- {
+		for i := len(r.set) - 1; i >= 0 && !goesOn; i-- { // programs that go on need the settings; the next run puts them back
 			op := r.set[i]
 			op.Del = true
 			_ = r.host.Apply([]core.HostOp{op}) // what cannot be put back now is in the journal

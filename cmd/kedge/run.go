@@ -44,9 +44,10 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 	hub := observe.New(observe.Options{Self: cfg.Name, Log: log, Events: stream, Keep: cfg.Events.Keep, Redact: cfg.Log.Redact})
 	defer hub.Close()
 
+	var roles []*role
 	server := api.Config{
 		Socket: cfg.API.Socket, Metrics: cfg.API.Metrics, Self: cfg.Name, Version: version, File: cfg.File, Started: started,
-		Hub: hub, Gatherer: hub.Gatherer(), Stop: stop,
+		Hub: hub, Gatherer: hub.Gatherer(), Stop: func() { endAll(roles); stop() },
 	}
 	for _, w := range warnings {
 		server.Warnings = append(server.Warnings, api.Warning{Where: fmt.Sprintf("%s:%d", w.File, w.Line), Key: w.Key, Kind: string(w.Kind), Text: w.Text})
@@ -71,12 +72,24 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 	defer guard.close(log)
 	control.Secure(guard.associations)
 
-	var roles []*role
+	if cfg.Dataplane.Kind != config.PlaneUser {
+		sweepPins(log)
+	}
+	running := false
 	defer func() {
 		for _, r := range roles {
+			if !running && r.data.fresh() { // a start that failed leaves nothing, but what a former process had forwards on
+				r.ended.Store(true)
+			}
 			r.close()
 		}
 	}()
+	control.Forward(func() (out []api.Dataplane) {
+		for _, r := range roles {
+			out = append(out, r.data.status())
+		}
+		return out
+	})
 	for name, open := range map[string]opener{"anchor": openAnchor, "gateway": openGateway, "node": openNode} {
 		if name == "anchor" && cfg.Anchor == nil || name == "gateway" && cfg.Gateway == nil || name == "node" && cfg.Node == nil {
 			continue
@@ -86,6 +99,7 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		roles = append(roles, r)
+		sayPlane(log, r.data.status())
 		for _, a := range r.local { // it may come later, as with DHCP or a link that is slow to come up: signalling works from then on
 			if f := system.CheckAddress(a.String()); f.Severity != system.Fine {
 				log.Warn("own address", "address", a, "found", f.Detail, "do", f.Do)
@@ -98,9 +112,10 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			r.guard = guard // what it refused is counted once
 		}
 		hub.AddSource(r.source(name))
-		control.AddRole(api.Role{Name: name, Commander: r})
+		control.AddRole(api.Role{Name: name, Commander: r, Counters: r.data.Counters})
 	}
 
+	running = true
 	g, ctx := errgroup.WithContext(ctx)
 	if early() { // from here on a signal finds machines that can end in order
 		g.Go(func() error {

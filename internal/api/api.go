@@ -48,13 +48,33 @@ const (
 
 // Status answers /v1/status.
 type Status struct {
-	Self     string        `json:"self"`
-	Version  string        `json:"version"`
-	Config   string        `json:"config,omitempty"`
-	Started  time.Time     `json:"started"`
-	Roles    []core.Status `json:"roles"`
-	Security []Association `json:"security,omitempty"`
-	Warnings []Warning     `json:"warnings,omitempty"`
+	Self      string        `json:"self"`
+	Version   string        `json:"version"`
+	Config    string        `json:"config,omitempty"`
+	Started   time.Time     `json:"started"`
+	Roles     []core.Status `json:"roles"`
+	Dataplane []Dataplane   `json:"dataplane,omitempty"`
+	Security  []Association `json:"security,omitempty"`
+	Warnings  []Warning     `json:"warnings,omitempty"`
+}
+
+// Dataplane is how a role forwards. What is below Why is of kind ebpf only.
+type Dataplane struct {
+	Role         string   `json:"role"`
+	Kind         string   `json:"kind"`  // ebpf, user
+	Asked        string   `json:"asked"` // dataplane.kind: auto, ebpf, user
+	Why          string   `json:"why"`   // it is this kind
+	Attach       string   `json:"attach,omitempty"`
+	Links        []string `json:"links,omitempty"`         // that have programs: "eth0 core"
+	Sessions     int      `json:"sessions,omitempty"`      // that the tables hold
+	Partial      bool     `json:"partial,omitempty"`       // there are more sessions, and the process forwards those
+	Adopted      bool     `json:"adopted,omitempty"`       // the tables are a former process's
+	ThroughStack bool     `json:"through_stack,omitempty"` // what leaves tunnels passes netfilter
+	StackWhy     string   `json:"through_stack_why,omitempty"`
+	Pins         string   `json:"pins,omitempty"`     // where it all outlives the process
+	PinsWhy      string   `json:"pins_why,omitempty"` // why it does not
+	Failing      string   `json:"failing,omitempty"`  // what could not be attached
+	Notes        []string `json:"notes,omitempty"`    // what somebody should know
 }
 
 // Association is one security association with a peer, in one direction; or, without direction, that signalling with a peer is
@@ -90,12 +110,22 @@ type Bindings struct {
 type Binding struct {
 	Role string `json:"role"`
 	core.Binding
+	Traffic *Traffic `json:"traffic,omitempty"` // since the session is in the data plane
+}
+
+// Traffic is what a session has carried: In came from its tunnel, Out went into it. Octets are those of inner packets.
+type Traffic struct {
+	PacketsIn  uint64 `json:"packets_in"`
+	OctetsIn   uint64 `json:"octets_in"`
+	PacketsOut uint64 `json:"packets_out"`
+	OctetsOut  uint64 `json:"octets_out"`
 }
 
 // Explanation is one role's answer to /v1/explain/{id}.
 type Explanation struct {
 	Role string `json:"role"`
 	core.Explanation
+	Traffic []*Traffic `json:"traffic,omitempty"` // of each binding, null where nobody counts
 }
 
 // Error is an answer that is none.

@@ -18,6 +18,9 @@ func (s *Server) AddRole(r Role) { s.cfg.Roles = append(s.cfg.Roles, r) }
 // Secure says where the state of security associations comes from; not after Run.
 func (s *Server) Secure(f func() []Association) { s.cfg.Security = f }
 
+// Forward says where the state of data planes comes from; not after Run.
+func (s *Server) Forward(f func() []Dataplane) { s.cfg.Dataplane = f }
+
 // Close ends listening, and lets another daemon have the socket: call it when nothing of this one is left. A second call does
 // nothing.
 func (s *Server) Close() {

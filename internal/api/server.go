@@ -26,6 +26,8 @@ import (
 type Role struct {
 	Name      string // anchor, gateway, node
 	Commander Commander
+	// Counters reads what sessions have carried; nil: nobody counts.
+	Counters func(ids []core.ID, into []core.Counter) error
 }
 
 // Config of a Server.
@@ -43,6 +45,8 @@ type Config struct {
 	Stop     func()              // ends the daemon; nil: it cannot be stopped from here
 	// Security is the state of what protects signalling; nil: nothing does.
 	Security func() []Association
+	// Dataplane is the state of forwarding, one entry a role; nil: there is none.
+	Dataplane func() []Dataplane
 }
 
 // Server serves the API. Listen, then Run.
@@ -242,6 +246,9 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	if s.cfg.Security != nil {
 		out.Security = s.cfg.Security()
 	}
+	if s.cfg.Dataplane != nil {
+		out.Dataplane = s.cfg.Dataplane()
+	}
 	for _, role := range s.cfg.Roles {
 		st, err := ask[core.Status](r.Context(), role, core.GetStatus{})
 		if err != nil {
@@ -267,11 +274,28 @@ func (s *Server) bindings(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		out.Total += len(list)
-		for _, b := range list[:min(len(list), limit-len(out.Bindings))] {
-			out.Bindings = append(out.Bindings, Binding{Role: role.Name, Binding: b})
-		}
+		out.Bindings = append(out.Bindings, role.bindings(list[:min(len(list), limit-len(out.Bindings))])...)
 	}
 	return answer(w, out)
+}
+
+// bindings adds to the bindings of a role what they have carried.
+func (r *Role) bindings(list []core.Binding) []Binding {
+	out := make([]Binding, len(list))
+	ids := make([]core.ID, len(list))
+	for i, b := range list {
+		out[i], ids[i] = Binding{Role: r.Name, Binding: b}, b.Session
+	}
+	into := make([]core.Counter, len(list))
+	if r.Counters == nil || r.Counters(ids, into) != nil {
+		return out
+	}
+	for i, c := range into {
+		if ids[i] != 0 {
+			out[i].Traffic = &Traffic{PacketsIn: c.PacketsIn, OctetsIn: c.OctetsIn, PacketsOut: c.PacketsOut, OctetsOut: c.OctetsOut}
+		}
+	}
+	return out
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
@@ -286,7 +310,11 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if e.Profile != "" || len(e.Bindings) > 0 || len(e.History) > 0 {
-			out = append(out, Explanation{Role: role.Name, Explanation: e})
+			x := Explanation{Role: role.Name, Explanation: e}
+			for _, b := range role.bindings(e.Bindings) {
+				x.Traffic = append(x.Traffic, b.Traffic)
+			}
+			out = append(out, x)
 		}
 	}
 	if len(out) == 0 {

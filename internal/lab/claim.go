@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kedge/internal/dataplane/pins"
 	"kedge/internal/system/netns"
 )
 
@@ -135,7 +136,8 @@ func Sweep() (swept []string, err error) {
 	return swept, err
 }
 
-// remove ends every process inside the run's namespaces and deletes their names.
+// remove ends every process inside the run's namespaces, and deletes their names and what they left in the kernel: programs go on
+// without the daemons that attached them.
 func remove(id string) error {
 	names, err := netns.List()
 	if err != nil {
@@ -158,7 +160,12 @@ func remove(id string) error {
 		killInside(inodes)
 	}
 	for _, n := range mine {
-		errs = append(errs, netns.Delete(n))
+		var space string
+		if ns, err := netns.Open(n); err == nil {
+			err = ns.Do(func() (err error) { space, err = pins.Space(); return err })
+			errs = append(errs, err, ns.Close())
+		}
+		errs = append(errs, netns.Delete(n), pins.Clear(space))
 	}
 	return errors.Join(errs...)
 }

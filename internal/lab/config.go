@@ -70,9 +70,11 @@ func (r *Run) derived(n *node, cfg dict, access dict, dir string) (dict, error) 
 		}
 		d["dataplane"].(dict)["core"] = core
 	}
-	if r.opt.Dataplane != "" {
-		d["dataplane"].(dict)["kind"] = r.opt.Dataplane
+	plane, err := planeConfig(r.opt.Dataplane)
+	if err != nil {
+		return nil, err
 	}
+	d["dataplane"] = mergeDict(d["dataplane"].(dict), plane)
 	peers, err := r.peersOf(n)
 	if err != nil {
 		return nil, err

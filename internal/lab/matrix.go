@@ -5,19 +5,50 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
+	"kedge/internal/dataplane/ebpf"
 	"kedge/internal/lab/scenario"
 )
 
-// Backend is a data plane back end by the name that dataplane.kind has for it.
+// Backend is a data plane back end, or one way to attach it.
 type Backend struct {
 	Name   string
+	config dict         // of the section dataplane
 	usable func() error // why this machine cannot run it
 }
 
 // Backends are all that scenarios with "matrix: true" run with.
 var Backends = []Backend{
-	{Name: "user", usable: func() error { _, err := os.Stat("/dev/net/tun"); return err }},
+	{Name: "ebpf", config: dict{"kind": "ebpf", "attach": "tcx"}, usable: func() error { return ableTo("tcx") }},
+	{Name: "clsact", config: dict{"kind": "ebpf", "attach": "clsact"}, usable: func() error { return ableTo("clsact") }},
+	{Name: "user", config: dict{"kind": "user"}, usable: func() error { _, err := os.Stat("/dev/net/tun"); return err }},
+}
+
+// ableTo says why this kernel cannot forward with programs that are attached in a way. Those that can by tcx can by clsact.
+func ableTo(attach string) error {
+	able := askKernel()
+	if able.Lacking == nil && attach == "tcx" && able.Attach != attach {
+		return fmt.Errorf("kernel %s has no tcx", able.Kernel)
+	}
+	return able.Lacking
+}
+
+var askKernel = sync.OnceValue(func() ebpf.Ability { return ebpf.Probe{}.Ask() })
+
+// planeConfig is the section dataplane for a back end; nil for none.
+func planeConfig(name string) (dict, error) {
+	if name == "" {
+		return nil, nil
+	}
+	var names []string
+	for _, b := range Backends {
+		if b.Name == name {
+			return b.config, nil
+		}
+		names = append(names, b.Name)
+	}
+	return nil, fmt.Errorf("there is no data plane back end %q: there are %s", name, strings.Join(names, ", "))
 }
 
 // Usable splits back ends into those that this machine can run, and why it cannot run the others.

@@ -136,6 +136,9 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 		}
 		opt.Binary = self
 	}
+	if _, err := planeConfig(opt.Dataplane); err != nil {
+		return nil, err
+	}
 	if opt.Out == "" {
 		opt.Out = filepath.Join("lab-out", sc.Name)
 	}

@@ -3,7 +3,7 @@
 // one name may live in several of them and see the same file system. A lock on the directory says that the process lives. It goes
 // with the process, however that ends; what is pinned stays, for the next process of that name to adopt.
 //
-// Nothing here forwards or loads anything: package ebpf does.
+// The file system takes no dots in names. Nothing here forwards or loads anything: package ebpf does.
 package pins
 
 import (
@@ -37,14 +37,15 @@ func (h *Held) Error() string {
 
 // Place is taken by this process.
 type Place struct {
-	dir  string
-	lock *os.File
+	Fresh bool // nobody left anything here
+	dir   string
+	lock  *os.File
 }
 
 // Take takes the place of a name in the network namespace of the calling thread, and makes it if need be. The error is *Held if
 // another process has it.
 func Take(name string) (*Place, error) {
-	if strings.ContainsAny(name, "/@") {
+	if strings.ContainsAny(name, "/@.") {
 		return nil, fmt.Errorf("data plane: %q is no name of a directory", name)
 	}
 	space, err := Space()
@@ -62,7 +63,28 @@ func Take(name string) (*Place, error) {
 	if err == nil && p == nil {
 		return Take(name) // it was removed in between
 	}
+	if err == nil {
+		_, err := os.Stat(p.Dir())
+		p.Fresh = errors.Is(err, os.ErrNotExist)
+	}
 	return p, err
+}
+
+// Drop removes what an earlier process left at the place of a name in the network namespace of the calling thread. The error is *Held
+// if that process lives.
+func Drop(name string) error {
+	space, err := Space()
+	if err != nil {
+		return err
+	}
+	p, err := lock(filepath.Join(root, name+"@"+space), unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return &Held{Name: name}
+	}
+	if err != nil || p == nil {
+		return err
+	}
+	return p.Remove()
 }
 
 // lock takes the lock of a directory; nil if the directory went meanwhile.
@@ -122,11 +144,10 @@ func Space() (string, error) {
 	return fmt.Sprintf("inode%d", st.Ino), nil
 }
 
-// Clear removes the places of names that start with a prefix in one network namespace, as Space names it, once the processes that had
-// them have ended.
-func Clear(prefix, space string) error {
-	return each(func(dir, name, in string) error {
-		if in != space || !strings.HasPrefix(name, prefix) {
+// Clear removes all places of a network namespace, as Space names it, once the processes that had them have ended.
+func Clear(space string) error {
+	return each(func(dir, _, in string) error {
+		if in != space {
 			return nil
 		}
 		p, err := lock(dir, 0)
