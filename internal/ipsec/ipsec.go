@@ -1,6 +1,7 @@
-// Package ipsec protects signalling: a policy database with selectors bound to home addresses, security associations, ESP in
-// transport and tunnel mode, and replay windows (RFC 4301, 4303, 4868, 4106, 3776, 4877). It exchanges no keys, opens no
-// socket, reads no clock and starts no goroutine; an Engine has a lock and may be used from several goroutines.
+// Package ipsec protects signalling and data with ESP (RFC 4301, 4303, 4868, 4106, 4304). For signalling, an Engine has a policy
+// database with selectors bound to home addresses, security associations in transport and tunnel mode, and replay windows (RFC
+// 3776, 4877); for data there is Data, below. The package exchanges no keys, opens no socket, reads no clock and starts no
+// goroutine; an Engine has a lock and may be used from several goroutines.
 //
 // Whom a packet belongs to is decided by its addresses as selectors see them: a Home Address option stands for the source, a
 // type 2 routing header for the destination (RFC 4877 4.2). A Peer is one of three things:
@@ -23,6 +24,14 @@
 //
 // A peer that lost its store begins again at 1 and is refused as replayed until it passes what it sent before. Status says so
 // (SAStatus.Notes); new keys on both sides are the remedy. New keys have new counters by themselves.
+//
+// # Data
+//
+// Data is the associations that packets of sessions go through, in tunnel mode. It has no policy: sessions name an association by
+// its handle (core.Layer.SA), and the data plane looks whether what came by one came where it is used. Many queues seal and open at once by one
+// association; a lock is held only to take a number, and to look at the window before and after. AES-GCM is for keys of an
+// exchange only (RFC 4106 2): its nonces are the sequence numbers, which such keys never had before, with or without ESN (RFC 4304).
+// SPIs of data begin with the bit DataSPI, those of signalling do not, so neither's sockets see the other's packets.
 package ipsec
 
 import (
