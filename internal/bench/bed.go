@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"crypto/ecdh"
 	"crypto/rand"
 	"fmt"
@@ -55,7 +56,29 @@ func openBed(w way.Way) (_ *bed, err error) {
 			}
 		}
 	}
-	return b, b.net.Finish(w)
+	if err := b.net.Finish(w); err != nil {
+		return nil, err
+	}
+	return b, b.reach()
+}
+
+// reach sends until all of it arrives: for a moment after links came up the kernel drops what is sent on them, and a tunnel of
+// WireGuard begins with a handshake.
+func (b *bed) reach() error {
+	u, err := b.udp(64)
+	if err != nil {
+		return err
+	}
+	var p traffic.Probe
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		if p, err = u.Send(context.Background(), 2000, 20*time.Millisecond, nil); err != nil {
+			return err
+		}
+		if p.Sent > 0 && p.Received == p.Sent {
+			return nil
+		}
+	}
+	return fmt.Errorf("%d of %d packets arrive", p.Received, p.Sent)
 }
 
 // wireGuardKeys are the configurations of gateway and anchor.
@@ -100,7 +123,7 @@ func (b *bed) udp(size int) (*traffic.UDP, error) {
 	for i := range to {
 		to[i], _ = way.HomeOf(i + 1)
 	}
-	u, err := traffic.NewUDP(b.net.CN, b.net.Host, to, size)
+	u, err := traffic.NewUDP(b.net.CN, way.CN6, b.net.Host, to, size)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,9 @@ func monotonic() int64 {
 	return ts.Nano()
 }
 
+// realtime is CLOCK_REALTIME, which the kernel stamps packets with, nanoseconds.
+func realtime() int64 { return time.Now().UnixNano() }
+
 // sleepUntil sleeps until a time of monotonic.
 func sleepUntil(t int64) {
 	ts := unix.NsecToTimespec(t)

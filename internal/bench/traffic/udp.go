@@ -22,6 +22,8 @@ const (
 	batch, flows = 64, 8
 	// pace is how long the sender sleeps when it is early: short, so that bursts are small.
 	pace = 50 * time.Microsecond
+	// look is how often the sink looks.
+	look = 100 * time.Microsecond
 	// patience is how long after the last packet others may come.
 	patience = 25 * time.Millisecond
 	// header is what a packet begins with: the number of the probe, and when it was sent.
@@ -50,10 +52,11 @@ type UDP struct {
 	last    atomic.Int64  // when the last one came, nanoseconds
 	probe   atomic.Uint32
 	latency atomic.Pointer[Histogram]
+	closing atomic.Bool
 }
 
 // NewUDP opens sockets. The packets have size octets with their IPv6 header, 64 at least; to are the addresses.
-func NewUDP(from, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
+func NewUDP(from *netns.NS, source netip.Addr, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
 	u := &UDP{size: size - 48, in: -1}
 	if u.size < header {
 		return nil, fmt.Errorf("packets of %d octets do not hold their marks", size)
@@ -71,7 +74,7 @@ func NewUDP(from, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
 			if u.out[i], err = socket(true, unix.SOCK_DGRAM); err != nil {
 				return err
 			}
-			if err := unix.SetsockoptInt(u.out[i], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer); err != nil {
+			if err := errors.Join(unix.SetsockoptInt(u.out[i], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer), unix.Bind(u.out[i], sockaddr(netip.AddrPortFrom(source, 0)))); err != nil {
 				return err
 			}
 		}
@@ -85,7 +88,7 @@ func NewUDP(from, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
 		if u.in, err = socket(true, unix.SOCK_DGRAM); err != nil {
 			return err
 		}
-		if err := errors.Join(timeouts(u.in, 50*time.Millisecond), unix.SetsockoptInt(u.in, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
+		if err := errors.Join(unix.SetsockoptInt(u.in, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
 			unix.Bind(u.in, &unix.SockaddrInet6{})); err != nil {
 			return err
 		}
@@ -107,9 +110,7 @@ func NewUDP(from, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
 
 // Close ends the sink.
 func (u *UDP) Close() {
-	if u.in >= 0 {
-		_ = unix.Shutdown(u.in, unix.SHUT_RDWR)
-	}
+	u.closing.Store(true)
 	u.sink.Wait()
 	for _, fd := range append(u.out[:], u.in) {
 		if fd >= 0 {
@@ -133,22 +134,33 @@ func messages(size int, names []unix.RawSockaddrInet6) ([]mmsghdr, []byte) {
 	return m, data
 }
 
-// receive counts the packets of the running probe.
+// stamped is struct cmsghdr and a struct timespec: the control message of SO_TIMESTAMPNS.
+type stamped struct {
+	unix.Cmsghdr
+	at unix.Timespec
+}
+
+// receive counts the packets of the running probe. It looks by and by and never waits in the socket: else each packet would wake
+// it, which costs the sender, on a virtual machine many times what forwarding the packet does. When a packet came the kernel says.
 func (u *UDP) receive() {
 	defer u.sink.Done()
 	thread(false)
 	m, data := messages(2048, nil)
+	stamps := make([]stamped, batch)
+	for i := range m {
+		m[i].hdr.Control = (*byte)(unsafe.Pointer(&stamps[i]))
+	}
 	var sum uint64
 	of := u.probe.Load()
-	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(u.in), uintptr(unsafe.Pointer(&m[0])), batch, unix.MSG_WAITFORONE, 0, 0)
-		switch {
-		case errno == unix.EINTR || errno == unix.EAGAIN:
-			continue
-		case errno != 0 || n == 0 || m[0].n == 0: // shut down
-			return
+	for !u.closing.Load() {
+		for i := range m {
+			m[i].hdr.SetControllen(int(unsafe.Sizeof(stamps[i])))
 		}
-		now := monotonic()
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(u.in), uintptr(unsafe.Pointer(&m[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+		if errno != 0 {
+			sleepUntil(monotonic() + int64(look))
+			continue
+		}
 		if p := u.probe.Load(); p != of {
 			of, sum = p, 0
 		}
@@ -159,12 +171,12 @@ func (u *UDP) receive() {
 				continue
 			}
 			sum++
-			if h != nil {
-				h.Add(now - int64(binary.NativeEndian.Uint64(b[8:])))
+			if h != nil && stamps[i].Type == unix.SCM_TIMESTAMPNS {
+				h.Add(stamps[i].at.Nano() - int64(binary.NativeEndian.Uint64(b[8:])))
 			}
 		}
 		u.got.Store(mark(of) | sum)
-		u.last.Store(now)
+		u.last.Store(monotonic())
 	}
 }
 
@@ -203,6 +215,13 @@ func (p Probe) Offered() float64 { return float64(p.Sent) / p.Sending }
 // latency of each packet goes into h, if that is not nil.
 func (u *UDP) Send(ctx context.Context, rate float64, d time.Duration, h *Histogram) (p Probe, err error) {
 	u.epoch++
+	on := 0
+	if h != nil {
+		on = 1
+	}
+	if err := unix.SetsockoptInt(u.in, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, on); err != nil {
+		return p, fmt.Errorf("time stamps: %w", err)
+	}
 	u.latency.Store(h)
 	u.got.Store(mark(u.epoch))
 	u.probe.Store(u.epoch)
@@ -249,9 +268,10 @@ func (u *UDP) send(ctx context.Context, rate float64, start, end int64) (sent ui
 			}
 			owed = min(batch, due-sent)
 		}
+		wall := realtime()
 		for i := range owed {
 			names[i] = u.to[r.Uint64()%uint64(len(u.to))]
-			binary.NativeEndian.PutUint64(data[int(i)*u.size+8:], uint64(now))
+			binary.NativeEndian.PutUint64(data[int(i)*u.size+8:], uint64(wall))
 		}
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(u.out[calls%flows]), uintptr(unsafe.Pointer(&m[0])), uintptr(owed), 0, 0, 0)
 		switch errno {
