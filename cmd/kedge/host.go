@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"kedge/internal/config"
+	"kedge/internal/dataplane/pins"
 	"kedge/internal/system"
 )
 
@@ -37,7 +39,55 @@ func findings(cfgs []*config.Config, here bool) []system.Finding {
 			}
 		}
 	}
-	return append(system.Checks(n), keys...)
+	return slices.Concat(system.Checks(n), planeFindings(cfgs), keys)
+}
+
+// planeFindings says which data planes this machine can run. Only one that a file insists on is fatal to be without.
+func planeFindings(cfgs []*config.Config) []system.Finding {
+	fast, tcx := false, false
+	missing := system.Advice
+	for _, c := range cfgs {
+		kind := c.Dataplane.Kind
+		fast = fast || kind != config.PlaneUser
+		tcx = tcx || c.Dataplane.Attach == config.AttachTCX
+		if kind == config.PlaneEBPF {
+			missing = system.Fatal
+		}
+	}
+	var out []system.Finding
+	if fast {
+		able := kernel.Ask()
+		programs := system.Finding{Name: "data plane in the kernel", Detail: "Linux " + able.Kernel + " attaches programs by " + able.Attach, Feature: "back end ebpf"}
+		switch {
+		case able.Lacking != nil:
+			programs.Severity, programs.Detail = missing, reason(able.Lacking)
+			programs.Do = "run as root, or with CAP_BPF and CAP_NET_ADMIN, on Linux 5.11 or later with CONFIG_BPF_SYSCALL; without, packets are forwarded in the process"
+		case tcx && able.Attach != config.AttachTCX:
+			programs.Severity, programs.Do = missing, "write attach: auto, or run Linux 6.6 or later"
+		case able.Attach != config.AttachTCX:
+			programs.Detail += ": tcx came with Linux 6.6"
+		}
+		out = append(out, programs)
+		if able.Lacking == nil {
+			cross := system.Finding{Name: "tunnels of the other family", Detail: "the kernel takes them off", Feature: "IPv4 in IPv6 and IPv6 in IPv4 with back end ebpf"}
+			if !able.Cross {
+				cross.Severity, cross.Detail = system.Advice, "the kernel does not take them off: that came with Linux 6.4"
+				cross.Do = "nothing: the process does it"
+			}
+			out = append(out, cross, pinsFinding())
+		}
+	}
+	return append(out, system.CheckForwarding()...) // back end ebpf leaves to user what its programs do not know
+}
+
+// pinsFinding says whether forwarding in the kernel outlives the process. It mounts nothing.
+func pinsFinding() system.Finding {
+	f := system.Finding{Name: "BPF file system", Detail: "is mounted", Feature: "restarts without a lost packet"}
+	if err := pins.Available(); err != nil {
+		f.Severity, f.Detail = system.Advice, err.Error()
+		f.Do = "mount -t bpf bpf /sys/fs/bpf; kedge run does so as root, outside containers"
+	}
+	return f
 }
 
 // keyFindings says which key files of a config are missing, open to others or wrong.

@@ -30,7 +30,7 @@ func writePlane(e *env, d *api.Dataplane) {
 			if d.ThroughStack {
 				way = "through netfilter"
 			}
-			fmt.Fprintf(e.stdout, "    what leaves tunnels goes %s: %s\n", way, d.StackWhy)
+			fmt.Fprintf(e.stdout, "    what is forwarded goes %s: %s\n", way, d.StackWhy)
 		}
 	}
 	for _, n := range append([]string{d.PinsWhy, d.Failing}, d.Notes...) {

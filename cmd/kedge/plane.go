@@ -12,7 +12,6 @@ import (
 	"kedge/internal/api"
 	"kedge/internal/config"
 	"kedge/internal/core"
-	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/ebpf"
 	"kedge/internal/dataplane/pins"
 	"kedge/internal/dataplane/user"
@@ -80,9 +79,11 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 		return &ebpf.Unsupported{Feature: "tcx (Linux 6.6), which dataplane.attach asks for", Kernel: able.Kernel, Err: errors.ErrUnsupported}
 	}
 	ec := ebpf.Config{Config: uc, Core: d.Core, Sessions: tableSize(cfg), Hold: d.Hold, Clsact: d.Attach == config.AttachClsact, Probe: kernel}
-	if uc.Role == dataplane.Anchor {
-		f.said.ThroughStack, f.said.StackWhy = throughStack(d.ThroughStack)
-		ec.ThroughStack = f.said.ThroughStack
+	switch d.ThroughStack {
+	case config.Auto:
+		ec.Netfilter = system.ForwardRules
+	case config.On:
+		ec.ThroughStack = true
 	}
 	noPins := pins.Mount()
 	if noPins == nil {
@@ -99,7 +100,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	}
 	if err != nil {
 		f.leave(true)
-		f.place, f.said.ThroughStack, f.said.StackWhy = nil, false, ""
+		f.place = nil
 		return err
 	}
 	f.plane, f.fast = p, p
@@ -176,6 +177,7 @@ func (f *forwarding) status() api.Dataplane {
 	st := f.fast.Status()
 	slices.Sort(st.Links)
 	out.Attach, out.Links, out.Partial, out.Adopted, out.Failing = st.Attach, st.Links, st.Partial, st.Adopted, st.LastFail
+	out.ThroughStack, out.StackWhy = st.ThroughStack, st.StackWhy
 	if !st.Cross {
 		out.Notes = append(out.Notes, "IPv4 in IPv6 and IPv6 in IPv4 leave tunnels by this process: the kernel can take off only what it is of the same family before Linux 6.4")
 	}
@@ -201,22 +203,6 @@ func tableSize(cfg *config.Config) int {
 		return min(cfg.Gateway.Limits.Hosts, anchorSessions)
 	}
 	return anchorSessions
-}
-
-// throughStack decides whether what leaves tunnels passes netfilter, and says why.
-func throughStack(s config.Switch) (on bool, why string) {
-	switch s {
-	case config.On, config.Off:
-		return s == config.On, "dataplane.through-stack says so"
-	}
-	rules, err := system.ForwardRules()
-	switch {
-	case err != nil:
-		return true, "there may be rules of netfilter: " + err.Error()
-	case len(rules) > 0:
-		return true, "this host has rules of netfilter for what it forwards: " + strings.Join(rules, ", ")
-	}
-	return false, "this host has no rules of netfilter for what it forwards"
 }
 
 // reason is an error of the data plane as the end of a sentence about it.

@@ -69,7 +69,7 @@ type Dataplane struct {
 	Sessions     int      `json:"sessions,omitempty"`      // that the tables hold
 	Partial      bool     `json:"partial,omitempty"`       // there are more sessions, and the process forwards those
 	Adopted      bool     `json:"adopted,omitempty"`       // the tables are a former process's
-	ThroughStack bool     `json:"through_stack,omitempty"` // what leaves tunnels passes netfilter
+	ThroughStack bool     `json:"through_stack,omitempty"` // what an anchor forwards passes netfilter
 	StackWhy     string   `json:"through_stack_why,omitempty"`
 	Pins         string   `json:"pins,omitempty"`     // where it all outlives the process
 	PinsWhy      string   `json:"pins_why,omitempty"` // why it does not

@@ -85,7 +85,7 @@ type Dataplane struct {
 	UplinkGrace  time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
 	MTU          int           // of the path between gateway or node and anchor, outside; 0 = discovered
 	Sessions     int           // that the kernel's tables hold; 0 = as the role needs
-	ThroughStack Switch        // netfilter sees what leaves an anchor's tunnels
+	ThroughStack Switch        // netfilter sees what an anchor forwards
 	Hold         time.Duration // how long the kernel forwards on without the process
 	Attach       string        // AttachTCX, AttachClsact; "" = whichever there is
 }

@@ -240,7 +240,7 @@ func TestWarnings(t *testing.T) {
 		{b, "interface: none", "interface: eth1", "a.yaml:12: anchor.pools[0].prefix: proxy ND on eth1 answers for single addresses, not for home network prefixes of /64 (RFC 5213 5.6.2): neighbours there need a route to 2001:db8:1000::/36 by this anchor (needs-route)"},
 		{g, "first: 1s", "first: 200ms", "a.yaml:22: gateway.timers.retransmit.first: INITIAL_BINDACK_TIMEOUT is 1s (RFC 6275 12) (beyond-rfc)"},
 		{g, "gateway:\n", "dataplane: { device: tun0 }\ngateway:\n", "a.yaml:6: dataplane.device: only an anchor or a node has a TUN interface (unused)"},
-		{g, "gateway:\n", "dataplane: { through-stack: on }\ngateway:\n", "a.yaml:6: dataplane.through-stack: it is for packets that leave the tunnels of an anchor (unused)"},
+		{g, "gateway:\n", "dataplane: { through-stack: on }\ngateway:\n", "a.yaml:6: dataplane.through-stack: it is for what an anchor forwards (unused)"},
 		{b, "anchor:\n", "dataplane: { kind: user, hold: 1m }\nanchor:\n", "a.yaml:8: dataplane.hold: hold is for back end ebpf, and kind is user (unused)"},
 	} {
 		text := strings.Replace(string(c.file), c.old, c.new, 1)

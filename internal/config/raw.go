@@ -58,7 +58,7 @@ type rawDataplane struct {
 	UplinkGrace  leaf[time.Duration] `yaml:"uplink-grace" doc:"How long packets from the previous gateway or care-of address are still let in after a handover; 0s follows RFC 6275 10.4.5 to the letter." range:"0s..10s" def:"500ms"`
 	MTU          leaf[int]           `yaml:"mtu" doc:"MTU of the path between gateway or node and anchor. Default: discovered." range:"1280..65535"`
 	Sessions     leaf[int]           `yaml:"sessions" doc:"Sessions that the tables of back end ebpf hold, some 500 octets of kernel memory each; this process forwards what is beyond. Default: 65536 on an anchor, limits.hosts on a gateway, 64 on a node." range:"16..4000000"`
-	ThroughStack leaf[string]        `yaml:"through-stack" doc:"Packets that leave a tunnel of an anchor pass the rules of netfilter and connection tracking of this host although back end ebpf could forward them at once; auto: if there are any rules when the daemon starts." enum:"auto|on|off" def:"auto"`
+	ThroughStack leaf[string]        `yaml:"through-stack" doc:"Packets to and from home addresses pass the rules of netfilter and connection tracking of an anchor's host although back end ebpf could forward them at once; auto: while there are any rules." enum:"auto|on|off" def:"auto"`
 	Hold         leaf[time.Duration] `yaml:"hold" doc:"How long back end ebpf forwards on after this process has died, until it is started again." range:"1s..24h" def:"10m"`
 	Attach       leaf[string]        `yaml:"attach" doc:"How programs of back end ebpf are attached; auto: by tcx where the kernel has it (Linux 6.6), else by clsact." enum:"auto|tcx|clsact" def:"auto"`
 }

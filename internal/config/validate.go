@@ -76,7 +76,7 @@ func (v *validator) file(r *rawFile) *Config {
 		v.warn(&r.Dataplane.Device, UnusedSetting, "only an anchor or a node has a TUN interface")
 	}
 	if t := &r.Dataplane.ThroughStack; t.set && r.Anchor == nil && c.Dataplane.Kind != PlaneUser {
-		v.warn(t, UnusedSetting, "it is for packets that leave the tunnels of an anchor")
+		v.warn(t, UnusedSetting, "it is for what an anchor forwards")
 	}
 	return c
 }
