@@ -13,9 +13,7 @@ import (
 // The matrix: every role and encapsulation, with every family, upper layer, size and header field that may matter. What must come out is
 // built from the RFCs' pictures by the plain code of this package.
 var matrixCases = func() (out []testCase) {
-	gateway := gateway
-	gateway.IPv4 = true
-	for _, o := range []Options{anchor, gateway, node} {
+	for _, o := range []Options{anchor, both(gateway), node} {
 		for _, e := range encapsOf(o.Role) {
 			role := [...]string{"anchor", "gateway", "node"}[o.Role]
 			out = append(out, testCase{name: "matrix/" + role + " in " + e.name, o: o, f: func(b *bench) {

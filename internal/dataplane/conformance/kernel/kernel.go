@@ -150,6 +150,9 @@ func newRouter(t *testing.T, o conformance.Options, open func(Config) (Plane, er
 			cfg.Local = append(cfg.Local, conformance.CoA4)
 			r.core.neighbour(t, conformance.LMAA4)
 		}
+		for _, via := range []netip.Addr{markGW, markGW4} { // of errors to whoever sent what came out of a tunnel
+			must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: r.core.ifi, Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
+		}
 		for _, name := range []string{"acc1", "acc2"} {
 			w := Link(t, outside, inside, name)
 			r.native = append(r.native, w)

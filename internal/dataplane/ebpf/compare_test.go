@@ -1,0 +1,11 @@
+package ebpf
+
+import (
+	"testing"
+
+	"kedge/internal/dataplane/conformance"
+	engine "kedge/internal/dataplane/conformance/oracle"
+)
+
+// TestCompare: the programs and what is behind them do together what the engine does. It needs root.
+func TestCompare(t *testing.T) { conformance.Compare(t, factory(false), engine.New, false) }

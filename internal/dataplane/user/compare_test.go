@@ -1,0 +1,14 @@
+package user
+
+import (
+	"testing"
+
+	"kedge/internal/dataplane/conformance"
+	"kedge/internal/dataplane/conformance/kernel"
+	"kedge/internal/dataplane/conformance/oracle"
+)
+
+// TestCompare: with real sockets and devices around it, the engine does what it does without. It needs root.
+func TestCompare(t *testing.T) {
+	conformance.Compare(t, kernel.Factory(openPlane), oracle.New, true)
+}
