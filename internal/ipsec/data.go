@@ -3,12 +3,9 @@ package ipsec
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"kedge/internal/core"
@@ -57,49 +54,6 @@ type Data struct {
 	spis  table      // by inbound SPI
 }
 
-// dataPair is both directions of one DataSA.
-type dataPair struct {
-	handle       uint32
-	in           *inbound
-	out          *outbound
-	opens, seals lender
-}
-
-// table finds pairs. Readers take no lock: each piece is a map that never changes, and is replaced.
-type table [4096]atomic.Pointer[map[uint32]*dataPair]
-
-func (t *table) get(n uint32) *dataPair {
-	if m := t[n%uint32(len(t))].Load(); m != nil {
-		return (*m)[n]
-	}
-	return nil
-}
-
-// set replaces an entry, or removes it if p is nil. The owner's lock is held.
-func (t *table) set(n uint32, p *dataPair) {
-	piece := &t[n%uint32(len(t))]
-	m := map[uint32]*dataPair{}
-	if old := piece.Load(); old != nil {
-		for k, v := range *old {
-			m[k] = v
-		}
-	}
-	if m[n] = p; p == nil {
-		delete(m, n)
-	}
-	piece.Store(&m)
-}
-
-func (t *table) each(f func(*dataPair)) {
-	for i := range t {
-		if m := t[i].Load(); m != nil {
-			for _, p := range *m {
-				f(p)
-			}
-		}
-	}
-}
-
 // NewData makes an empty table. counters may be nil if no association will have static keys.
 func NewData(cfg DataConfig, counters Counters) *Data {
 	if cfg.Rand == nil {
@@ -108,72 +62,6 @@ func NewData(cfg DataConfig, counters Counters) *Data {
 	d := &Data{cfg: cfg, counters: counters}
 	d.tally.audit = cfg.Audit
 	return d
-}
-
-// Add puts associations in use, all or none. It waits until the first numbers of static keys are reserved.
-func (d *Data) Add(sas ...DataSA) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var all []*dataPair
-	var wait []*outbound
-	handles, spis := map[uint32]bool{}, map[uint32]bool{}
-	for _, sa := range sas {
-		fail := func(err error) error {
-			return fmt.Errorf("data association %d of %s: %w", sa.Handle, sa.Peer, err)
-		}
-		switch {
-		case sa.Handle == 0:
-			return fail(errors.New("0 is no handle"))
-		case handles[sa.Handle] || d.table.get(sa.Handle) != nil:
-			return fail(errors.New("there is one already"))
-		case sa.SPIIn&DataSPI == 0:
-			return fail(fmt.Errorf("inbound SPI %#x: those of data begin at %#x", sa.SPIIn, DataSPI))
-		case spis[sa.SPIIn] || d.spis.get(sa.SPIIn) != nil:
-			return fail(fmt.Errorf("inbound SPI %#x is taken", sa.SPIIn))
-		}
-		handles[sa.Handle], spis[sa.SPIIn] = true, true
-		p, err := d.newPair(sa)
-		if err != nil {
-			return fail(err)
-		}
-		all = append(all, p)
-		if p.out.durable {
-			wait = append(wait, p.out)
-		}
-	}
-	if err := reserve(wait, d.counters); err != nil {
-		return err
-	}
-	for _, p := range all {
-		d.table.set(p.handle, p)
-		d.spis.set(p.in.spi, p)
-	}
-	return nil
-}
-
-func (d *Data) newPair(sa DataSA) (*dataPair, error) {
-	in, out, err := newPair(SA{Use: Payload, SPIIn: sa.SPIIn, SPIOut: sa.SPIOut, Keys: sa.Keys, Negotiated: sa.Negotiated, ESN: sa.ESN}, d.counters)
-	if err != nil {
-		return nil, err
-	}
-	out.block = dataBlock
-	who := &peer{Peer: Peer{Name: sa.Peer}}
-	in.use, in.peer, out.use, out.peer = Payload, who, Payload, who
-	p := &dataPair{handle: sa.Handle, in: in, out: out}
-	return p, errors.Join(p.opens.init(sa.Keys.Suite, sa.Keys.In, sa.ESN), p.seals.init(sa.Keys.Suite, sa.Keys.Out, sa.ESN))
-}
-
-// Remove ends an association: what comes by it is unknown from now on. Of static keys it stores the last numbers, and waits.
-func (d *Data) Remove(handle uint32) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p := d.table.get(handle)
-	if p == nil {
-		return fmt.Errorf("no data association %d", handle)
-	}
-	d.table.set(handle, nil)
-	d.spis.set(p.in.spi, nil)
-	return storeAll(d.counters, []*store{p.out.last(), p.in.last()})
 }
 
 // Overhead is the most that Seal by an association adds to a packet, octets: header, IV, padding, trailer, ICV. 0 if there is
@@ -204,10 +92,23 @@ func init() {
 // wire.SequenceExhausted when every number was used (RFC 4303 3.3.3), wire.SequenceUnreserved while the store did not take a reservation.
 func (d *Data) Seal(handle uint32, next uint8, inner, dst []byte) ([]byte, error) {
 	p := d.table.get(handle)
-	if p == nil {
-		d.tally.count(Audit{Reason: wire.WrongAssociation})
-		return dst, errNoHandle
+	for p != nil {
+		out, err := d.seal(p, next, inner, dst)
+		if err == nil {
+			return out, nil
+		}
+		if q := d.table.get(handle); q != p { // static keys were replaced meanwhile, and closed
+			p = q
+			continue
+		}
+		d.tally.count(Audit{Now: d.now(), Reason: err.Reason, Peer: p.out.peer.Name, SPI: p.out.spi})
+		return dst, err
 	}
+	d.tally.count(Audit{Now: d.now(), Reason: wire.WrongAssociation})
+	return dst, errNoHandle
+}
+
+func (d *Data) seal(p *dataPair, next uint8, inner, dst []byte) ([]byte, *wire.Error) {
 	o := p.out
 	var now core.Now
 	if o.durable {
@@ -231,15 +132,13 @@ func (d *Data) Seal(handle uint32, next uint8, inner, dst []byte) ([]byte, error
 		dst, err = t.seal(dst, o.spi, seq, next, inner, d.cfg.Rand)
 		p.seals.back(t)
 	}
-	if err != nil {
-		w, ok := err.(*wire.Error)
-		if !ok {
-			w = &wire.Error{Msg: "ESP", Reason: wire.SendFailed, Err: err}
-		}
-		d.tally.count(Audit{Now: now, Reason: w.Reason, Peer: o.peer.Name, SPI: o.spi, Sequence: seq})
+	switch w := err.(type) {
+	case nil:
+		return dst, nil
+	case *wire.Error:
 		return dst, w
 	}
-	return dst, nil
+	return dst, &wire.Error{Msg: "ESP", Reason: wire.SendFailed, Err: err}
 }
 
 // Open verifies and decrypts an ESP packet that came from remote, and gives by which association, the next header, 4 or 41, and the inner

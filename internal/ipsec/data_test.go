@@ -380,6 +380,79 @@ func TestDataAdd(t *testing.T) {
 	}
 }
 
+// TestDataRekey: keys change on both sides while packets are on their way, and none is lost; the old ones end with Retire.
+func TestDataRekey(t *testing.T) {
+	a, b := dataPairOf(t, "aes128-gcm", true)
+	inner := innerOf(t, ProtoIPv6, 60)
+	fresh := func(n uint32) (here, there DataSA) {
+		k := dataKeys(t, "aes256-gcm")
+		k.In.Encryption[0], k.Out.Encryption[0] = byte(n), byte(n)
+		here = DataSA{Handle: 7, Peer: "b", SPIIn: DataSPI | 0x7000 + n, SPIOut: DataSPI | 0x8000 + n, Keys: k, Negotiated: true, ESN: true}
+		return here, DataSA{Handle: 9, Peer: "a", SPIIn: here.SPIOut, SPIOut: here.SPIIn, Keys: k.Swapped(), Negotiated: true, ESN: true}
+	}
+	opened := func(d *Data, esp []byte) error {
+		_, _, got, err := d.Open(0, dataLocal, dataRemote, bytes.Clone(esp), nil)
+		if err == nil && !bytes.Equal(got, inner) {
+			t.Fatalf("%x", got)
+		}
+		return err
+	}
+	here, there := fresh(1)
+	flying := mustSeal(t, a, 7, ProtoIPv6, inner)
+	late := mustSeal(t, b, 9, ProtoIPv6, inner)
+	if err := b.Rekey(there); err != nil {
+		t.Fatal(err)
+	}
+	early := mustSeal(t, b, 9, ProtoIPv6, inner)
+	if err := opened(a, early); reasonOf(err) != wire.UnknownSPI {
+		t.Errorf("keys that are not there yet: %v", err)
+	}
+	if err := errors.Join(opened(b, flying), a.Rekey(here), opened(b, mustSeal(t, a, 7, ProtoIPv6, inner)), opened(a, early), opened(a, late)); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.Status(); len(s) != 2 {
+		t.Errorf("%d pairs while both are opened with", len(s))
+	}
+	again := mustSeal(t, a, 7, ProtoIPv6, inner)
+	if err := errors.Join(b.Retire(9), b.Retire(9), opened(b, again)); err != nil {
+		t.Fatal(err)
+	}
+	if err := opened(b, flying); reasonOf(err) != wire.UnknownSPI {
+		t.Errorf("retired: %v", err)
+	}
+	// Another change of keys retires by itself what was left.
+	next, _ := fresh(2)
+	if err := a.Rekey(next); err != nil || a.spis.get(DataSPI|0x1001) != nil {
+		t.Fatal(err)
+	}
+	if err := a.Remove(7); err != nil || len(a.Status()) != 0 {
+		t.Error(err, a.Status())
+	}
+	for _, bad := range []func(*DataSA){func(s *DataSA) { s.Handle = 4 }, func(s *DataSA) { s.SPIIn &^= DataSPI }, func(s *DataSA) { s.SPIOut = 1 }, func(s *DataSA) { s.Keys.In.Encryption = nil }} {
+		_, sa := fresh(3)
+		if bad(&sa); b.Rekey(sa) == nil || b.spis.get(sa.SPIIn) != nil {
+			t.Errorf("%+v is taken", sa.Handle)
+		}
+	}
+	if _, same := fresh(1); b.Rekey(same) == nil || b.Retire(1) == nil {
+		t.Error("an SPI twice, or nothing to retire")
+	}
+	if err := opened(b, mustSealAs(t, here, inner)); err != nil {
+		t.Errorf("after refused changes: %v", err)
+	}
+}
+
+// mustSealAs seals what the owner of an association would, far ahead in its numbers.
+func mustSealAs(t *testing.T, sa DataSA, inner []byte) []byte {
+	t.Helper()
+	d := NewData(DataConfig{}, nil)
+	if err := d.Add(sa); err != nil {
+		t.Fatal(err)
+	}
+	d.table.get(sa.Handle).out.seq = 1000
+	return mustSeal(t, d, sa.Handle, ProtoIPv6, inner)
+}
+
 // TestDataNoAllocations: neither what passes nor what is refused costs memory.
 func TestDataNoAllocations(t *testing.T) {
 	for _, suite := range []Suite{"aes128-gcm", "aes128-sha256", "null-sha256"} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"sync"
 	"testing"
 
 	"kedge/internal/core"
@@ -144,3 +145,40 @@ type refusing struct{}
 func (refusing) Load(string) (Numbers, bool, error) { return Numbers{}, false, nil }
 
 func (refusing) Store(_ string, _ Numbers, done func(error)) { done(errors.New("no space")) }
+
+// TestDataRekeyBusy: static keys are replaced while others seal, and no packet fails for it.
+func TestDataRekeyBusy(t *testing.T) {
+	a, _ := staticData(t, &Volatile{}, &Volatile{})
+	inner := innerOf(t, ProtoIPv6, 60)
+	var busy sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		busy.Go(func() {
+			var dst []byte
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				var err error
+				if dst, err = a.Seal(7, ProtoIPv6, inner, dst[:0]); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range uint32(60) {
+		sa := DataSA{Handle: 7, Peer: "b", SPIIn: DataSPI | 0x9000 + i, SPIOut: DataSPI | 0xa000 + i, Keys: dataKeys(t, "aes128-sha256")}
+		sa.Keys.Out.Encryption[0] = byte(i)
+		if err := a.Rekey(sa); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	busy.Wait()
+	if n := len(a.Status()); n != 2 {
+		t.Errorf("%d pairs", n)
+	}
+}

@@ -25,16 +25,19 @@ func (d *Data) Status() []PeerStatus {
 	return out
 }
 
+// pairs are all that packets are opened with, by handle.
 func (d *Data) pairs() (all []*dataPair) {
-	d.table.each(func(p *dataPair) { all = append(all, p) })
-	slices.SortFunc(all, func(a, b *dataPair) int { return cmp.Compare(a.handle, b.handle) })
+	d.spis.each(func(p *dataPair) { all = append(all, p) })
+	slices.SortFunc(all, func(a, b *dataPair) int {
+		return cmp.Or(cmp.Compare(a.handle, b.handle), cmp.Compare(a.in.spi, b.in.spi))
+	})
 	return all
 }
 
 // Tick stores what is to be stored lazily of static keys. Call it about once a second.
 func (d *Data) Tick() {
 	now := d.now()
-	d.table.each(func(p *dataPair) {
+	d.spis.each(func(p *dataPair) {
 		p.in.mu.Lock()
 		s := p.in.save(now, true)
 		p.in.mu.Unlock()
@@ -44,8 +47,8 @@ func (d *Data) Tick() {
 	})
 }
 
-// Close stores exactly what was used of static keys, so that the next run skips nothing, and waits for it. Nothing can be sealed
-// afterwards; close the sockets first, as what is opened between Close and the end of the program can be replayed.
+// Close stores exactly what was used of static keys, so that the next run skips nothing, and waits for it. They seal
+// nothing afterwards; close the sockets first, as what is opened between Close and the end of the program can be replayed.
 func (d *Data) Close() error {
 	var todo []*store
 	for _, p := range d.pairs() {

@@ -80,20 +80,19 @@ func reserve(all []*outbound, counters Counters) error {
 	return nil
 }
 
-// last is what a clean end stores: exactly what was used, so that the next run skips nothing. Nothing can be sent afterwards.
-// What no association of static keys needs is nil.
+// last is what a clean end stores of static keys: exactly what was used, so that the next run skips nothing. Nothing can be sent
+// afterwards. nil if nothing is to be stored.
 func (o *outbound) last() *store {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	was := o.closed
-	o.closed = true
-	if was || !o.durable {
+	if o.closed || !o.durable {
 		return nil
 	}
+	o.closed = true
 	return &store{name: o.name, n: Numbers{High: o.seq}}
 }
 
-// last is what a clean end stores: a restart that accepted nothing must not forget the numbers refused before.
+// last is what a clean end stores of static keys: a restart that accepted nothing must not forget the numbers refused before.
 func (i *inbound) last() *store {
 	i.mu.Lock()
 	defer i.mu.Unlock()
