@@ -87,9 +87,10 @@ func init() {
 	}
 }
 
-// Seal appends the ESP packet around a whole inner packet to dst. inner may lie in front of dst's end, not behind it. next is 4 or 41. An
-// error is a *wire.Error, counted, and leaves dst as it was: wire.WrongAssociation if there is no such handle,
-// wire.SequenceExhausted when every number was used (RFC 4303 3.3.3), wire.SequenceUnreserved while the store did not take a reservation.
+// Seal appends the ESP packet around a whole inner packet to dst. inner may lie in front of dst's end, not behind it. next is 4
+// or 41. An error is a *wire.Error, counted, and leaves dst as it was: wire.WrongAssociation if there is no such handle,
+// wire.SequenceExhausted when every number was used (RFC 4303 3.3.3), wire.SequenceUnreserved while the store took no
+// reservation.
 func (d *Data) Seal(handle uint32, next uint8, inner, dst []byte) ([]byte, error) {
 	p := d.table.get(handle)
 	for p != nil {
@@ -115,7 +116,7 @@ func (d *Data) seal(p *dataPair, next uint8, inner, dst []byte) ([]byte, *wire.E
 		now = d.now()
 	}
 	o.mu.Lock()
-	seq, _, s, near, err := o.take(now, 1)
+	seq, s, near, err := o.take(now)
 	if err == nil {
 		o.packets++
 		o.octets += uint64(p.seals.model.length(len(inner)))
@@ -141,14 +142,14 @@ func (d *Data) seal(p *dataPair, next uint8, inner, dst []byte) ([]byte, *wire.E
 	return dst, &wire.Error{Msg: "ESP", Reason: wire.SendFailed, Err: err}
 }
 
-// Open verifies and decrypts an ESP packet that came from remote, and gives by which association, the next header, 4 or 41, and the inner
-// packet without padding for traffic flow confidentiality (RFC 4303 2.7). It is appended to dst, which must not share memory
-// with esp and is returned extended, or, if dst is nil, is a part of esp, which is destroyed then also on an error. That it came
-// where the association is used, the caller must look at.
+// Open verifies and decrypts an ESP packet that came from remote, and gives by which association, the next header, 4 or 41, and
+// the inner packet without padding for traffic flow confidentiality (RFC 4303 2.7). It is appended to dst, which must not share
+// memory with esp and is returned extended, or, if dst is nil, is a part of esp, which is destroyed then also on an error. That it
+// came where the association is used, the caller must look at.
 //
-// An error is a *wire.Error, and counted: wire.Truncated, wire.BadLength, wire.UnknownSPI (counted here if it is an SPI of data), wire.Replayed (also what is behind
-// the window), wire.BadICV, wire.BadPadding, wire.BadInner for another next header or not its version of IP, wire.DummyPacket
-// for what is to be dropped silently (RFC 4303 2.6). It allocates nothing.
+// An error is a *wire.Error, and counted: wire.Truncated, wire.BadLength, wire.UnknownSPI (counted here if it is an SPI of data),
+// wire.Replayed (also what is behind the window), wire.BadICV, wire.BadPadding, wire.BadInner for another next header or not its
+// version of IP, wire.DummyPacket for what is to be dropped silently (RFC 4303 2.6). It allocates nothing.
 func (d *Data) Open(now time.Duration, local, remote netip.AddrPort, esp, dst []byte) (handle uint32, next uint8, inner []byte, err error) {
 	a := Audit{Now: core.Now{Boot: now}, Local: local.Addr(), Remote: remote.Addr()}
 	p, next, inner := d.open(&a, esp, dst)

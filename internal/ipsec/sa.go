@@ -64,30 +64,23 @@ func (o *outbound) want(now core.Now) *store {
 	}}
 }
 
-// take gives up to n numbers, the first of them and how many; at least one, or an error. near: it is time to warn, once. The
-// lock is held.
-func (o *outbound) take(now core.Now, n int) (first uint64, got int, s *store, near bool, err error) {
+// take gives the next number. near: it is time to warn, once. The lock is held.
+func (o *outbound) take(now core.Now) (seq uint64, s *store, near bool, err error) {
 	s = o.want(now)
 	switch {
 	case o.seq == o.limit:
-		return o.seq, 0, s, false, errExhausted
+		return o.seq, s, false, errExhausted
 	case o.closed || o.durable && o.seq == o.reserved:
 		if o.failed == nil {
-			return o.seq, 0, s, false, errUnreserved
+			return o.seq, s, false, errUnreserved
 		}
-		return o.seq, 0, s, false, o.refusal
+		return o.seq, s, false, o.refusal
 	}
-	left := o.limit - o.seq
-	if o.durable {
-		left = min(left, o.reserved-o.seq)
-	}
-	got = int(min(uint64(n), left))
-	first = o.seq + 1
-	o.seq += uint64(got)
+	o.seq++
 	if near = !o.warned && o.seq > o.limit/10*9; near {
 		o.warned = true
 	}
-	return first, got, s, near, nil
+	return o.seq, s, near, nil
 }
 
 // What refuses each packet from some time on must cost nothing.
@@ -100,7 +93,7 @@ var (
 func (o *outbound) seal(now core.Now, b []byte, next uint8, payload []byte, rand io.Reader) (out []byte, seq uint64, s *store, near bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	seq, _, s, near, err = o.take(now, 1)
+	seq, s, near, err = o.take(now)
 	if err != nil {
 		return b, seq, s, false, err
 	}
