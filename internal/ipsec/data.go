@@ -142,6 +142,23 @@ func (d *Data) seal(p *dataPair, next uint8, inner, dst []byte) ([]byte, *wire.E
 	return dst, &wire.Error{Msg: "ESP", Reason: wire.SendFailed, Err: err}
 }
 
+// recent is how many packets back an ICMP error may be about one: a second of the fastest.
+const recent = 1 << 20
+
+// Sent says whether the beginning of an ESP packet, as an ICMP error quotes it, is of one that Seal lately made by an association.
+// A stranger who was not on the way would have to guess its SPI and about how many packets went before (RFC 4301 8.2.1).
+func (d *Data) Sent(handle uint32, esp []byte) bool {
+	p := d.table.get(handle)
+	if p == nil || len(esp) < header || binary.BigEndian.Uint32(esp) != p.out.spi {
+		return false
+	}
+	p.out.mu.Lock()
+	top := p.out.seq
+	p.out.mu.Unlock()
+	back := uint64(uint32(top) - binary.BigEndian.Uint32(esp[4:])) // modulo 2^32, as only the low half is there
+	return back < recent && back < top
+}
+
 // Open verifies and decrypts an ESP packet that came from remote, and gives by which association, the next header, 4 or 41, and
 // the inner packet without padding for traffic flow confidentiality (RFC 4303 2.7). It is appended to dst, which must not share
 // memory with esp and is returned extended, or, if dst is nil, is a part of esp, which is destroyed then also on an error. That it

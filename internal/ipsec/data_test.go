@@ -480,6 +480,35 @@ func TestDataNoAllocations(t *testing.T) {
 	}
 }
 
+// TestDataSent: an ICMP error about ESP is believed if it quotes what was sent, a while ago at most.
+func TestDataSent(t *testing.T) {
+	a, b := dataPairOf(t, "aes128-gcm", true)
+	inner := innerOf(t, ProtoIPv6, 60)
+	quote := func(spi uint32, seq uint64) []byte {
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, spi), uint32(seq))
+	}
+	const spi = DataSPI | 0x2002
+	if a.Sent(7, quote(spi, 0)) || a.Sent(7, quote(spi, 1)) {
+		t.Error("before anything was sent")
+	}
+	esp := mustSeal(t, a, 7, ProtoIPv6, inner)
+	if !a.Sent(7, esp) || !a.Sent(7, esp[:8]) || a.Sent(7, esp[:7]) || a.Sent(8, esp) || b.Sent(9, esp) {
+		t.Error("the first packet")
+	}
+	out := a.table.get(7).out
+	for _, top := range []uint64{5 << 20, 1<<32 + 5, 7<<32 + 1<<31} {
+		out.seq = top
+		for seq, want := range map[uint64]bool{top: true, top - 1: true, top - recent + 1: true, top - recent: false, top + 1: false, top + 1<<31: false, top - 3<<20: false} {
+			if a.Sent(7, quote(spi, seq)) != want {
+				t.Errorf("%d of %d: not %v", seq, top, want)
+			}
+		}
+		if a.Sent(7, quote(spi+1, top)) {
+			t.Error("another SPI")
+		}
+	}
+}
+
 // TestDataStatus shows counts and no keys.
 func TestDataStatus(t *testing.T) {
 	a, b := dataPairOf(t, "aes128-gcm", true)
