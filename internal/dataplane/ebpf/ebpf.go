@@ -165,7 +165,12 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err := netlink.LinkSubscribeWithOptions(news, p.stop, netlink.LinkSubscribeOptions{Namespace: &p.ns, ErrorCallback: func(error) {}}); err != nil {
 		return nil, fmt.Errorf("data plane: interfaces: %w", err)
 	}
-	p.done.Add(1)
+	fd, err := openNews()
+	if err != nil {
+		return nil, err
+	}
+	p.done.Add(2)
+	go p.heed(fd)
 	go p.follow(news)
 	return p, nil
 }

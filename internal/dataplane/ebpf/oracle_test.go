@@ -24,6 +24,7 @@ import (
 
 // oracle runs one packet through a program and through an engine with the same state.
 type oracle struct {
+	*world
 	role  dataplane.Role
 	p     *Plane
 	e     *mem.Engine
@@ -48,7 +49,7 @@ func newOracle(t testing.TB, role dataplane.Role) *oracle {
 	w.veth("r", "acc1", "x", "acc1", 1500)
 	w.sh("r", "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv6.conf.all.forwarding=1")
 	cfg := user.Config{Role: role, Now: func() time.Duration { return time.Hour }, MTU: 1500}
-	o := &oracle{role: role, do: make(chan func()), seen: map[string]int{}}
+	o := &oracle{world: w, role: role, do: make(chan func()), seen: map[string]int{}}
 	switch role {
 	case dataplane.Anchor:
 		cfg.Local = []netip.Addr{conformance.LMAA, conformance.LMAA4}

@@ -76,7 +76,8 @@ type control struct {
 	aliveUntil, fakeNow, seed uint64
 	tun, peersMask            uint32
 	n4, n6                    uint32
-	partial, gre, through, _  uint32
+	partial, gre              uint32
+	through, news             uint32
 	four, six                 [maxLengths]length
 }
 

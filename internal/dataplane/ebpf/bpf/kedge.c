@@ -12,7 +12,7 @@
 #include "tunnel.h"
 
 /* native sends a packet to a home address into a tunnel: of an anchor. device: there is no other use for it. */
-static __always_inline int native(struct __sk_buff *skb, const struct control *c, __u32 mac, int is4, int device)
+static __always_inline int native(struct __sk_buff *skb, const struct control *c, __u32 mac, int is4, int device, __u64 now)
 {
 	struct info in;
 	struct session *s;
@@ -24,16 +24,16 @@ static __always_inline int native(struct __sk_buff *skb, const struct control *c
 	i = find(c, in.dst, is4, 0, &known, &many);
 	s = session_at(i);
 	if (s)
-		return encapsulate(skb, c, i, s, &in, mac, !device);
+		return encapsulate(skb, c, i, s, &in, mac, !device, now);
 	if (i || many || !device)
 		return PASS;
 	if (known)
 		return drop(DEPRECATED);
-	return suspect(c, clock(c), in.src, UNKNOWN_HOME);
+	return suspect(c, now, in.src, UNKNOWN_HOME);
 }
 
 /* own sends a packet of a node, or of its mobile networks, into a tunnel. */
-static __always_inline int own(struct __sk_buff *skb, const struct control *c, int is4)
+static __always_inline int own(struct __sk_buff *skb, const struct control *c, int is4, __u64 now)
 {
 	struct info in;
 	struct session *s;
@@ -45,7 +45,7 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 	i = find(c, in.src, is4, 1, &known, &many);
 	s = session_at(i);
 	if (s)
-		return encapsulate(skb, c, i, s, &in, 0, 0);
+		return encapsulate(skb, c, i, s, &in, 0, 0, now);
 	return PASS; /* applications are told why, if that is wanted */
 }
 
@@ -70,13 +70,13 @@ static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __
 
 /* onward moves a packet from one mobile node to another, tunnel to tunnel: only the outer header changes. */
 static __always_inline int onward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, __u32 i, struct session *s,
-				  struct info *in, int tos)
+				  struct info *in, int tos, __u64 now)
 {
 	__u64 way = *(volatile __u64 *)&s->way;
 	struct tunnel *t = tunnel_at((__u32)way & ~IN_GRE);
-	struct bpf_fib_lookup f = {};
 	__u32 mtu, head;
 	int found;
+	struct hop *next;
 	struct v6 *h;
 	void *p;
 
@@ -85,13 +85,14 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 		return PASS;
 	head = o->off - ETH_LEN;
 	mtu = t->mtu;
-	if (t->learned && clock(c) / 1000000000 < t->learned_until && t->learned < mtu)
+	if (t->learned && now / 1000000000 < t->learned_until && t->learned < mtu)
 		mtu = t->learned;
 	if (s->mtu && s->mtu < mtu)
 		mtu = s->mtu;
 	if (in->seg + head > mtu || in->ttl <= 1 || same(in->dst, t->remote))
 		return PASS;
-	found = route(skb, &f, 0, t->local, t->remote, in->seg + head, tos);
+	next = hop_at(way & (HOPS - 1));
+	found = next ? way_of(skb, c, next, t, 0, in->seg + head, tos, now) : 0;
 	if (!found || !trim(skb, o->off + in->len))
 		return PASS;
 	p = at(skb, o->off, V4_LEN);
@@ -113,13 +114,13 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 	h->dst = t->remote;
 	count(from, in, 0);
 	count(i, in, 1);
-	return leave(skb, &f, found);
+	return leave(skb, &next->f, found);
 }
 
 /* forward sends a packet that left a tunnel on: by plain routing, or as the daemon would, into the kernel. */
 static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos)
 {
-	struct bpf_fib_lookup f = {};
+	struct hop *next;
 	int found;
 
 	if (c->through || role == NODE) {
@@ -132,20 +133,20 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 	}
 	if (in->ttl <= 1)
 		return PASS;
-	found = route(skb, &f, in->is4, in->src, in->dst, in->seg, tos);
+	next = hop_at(HOPS);
+	found = next ? route(skb, &next->f, in->is4, in->src, in->dst, in->seg, tos) : 0;
 	if (!found || !bare(skb, o, in, tos, 1))
 		return PASS;
 	count(from, in, 0);
-	return leave(skb, &f, found);
+	return leave(skb, &next->f, found);
 }
 
 /* arrived takes a packet out of a tunnel. */
-static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4)
+static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4, __u64 now)
 {
 	struct info in;
 	struct session *s, *to;
 	int many, tos;
-	__u64 now = clock(c);
 	__u32 i, j, known;
 
 	if (!inner(skb, o->off, o->end, is4, &in))
@@ -157,6 +158,8 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	if (!s || !accepts(s, now, o)) {
 		__u32 why = WRONG_TUNNEL;
 
+		if (!bpf_map_lookup_elem(&locals, &o->local))
+			return PASS; /* a tunnel of others goes by */
 		if (!s && peer(c, o)) {
 			why = role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
 			if (known) {
@@ -169,7 +172,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	tos = congestion(in.tos, o->tos);
 	if (tos < 0)
 		return PASS;
-	if (o->kind == UDP && skb->gso_size && in.proto == P_UDP)
+	if (o->kind == UDP && gso_size(skb) && in.proto == P_UDP)
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
 	if (role == GATEWAY)
 		return host(skb, o, i, s, &in, tos);
@@ -180,7 +183,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	j = find(c, in.dst, is4, 0, &known, &many);
 	if (j) {
 		to = session_at(j);
-		return to ? onward(skb, c, o, i, j, to, &in, tos) : PASS;
+		return to ? onward(skb, c, o, i, j, to, &in, tos, now) : PASS;
 	}
 	if (known || many)
 		return PASS;
@@ -235,8 +238,12 @@ int core(struct __sk_buff *skb)
 	struct control *c = the_control();
 	struct outer o = {};
 	int is4 = 0, tunnel = 0, gre;
+	__u64 now;
 
-	if (!c || skb->vlan_present || skb->pkt_type || clock(c) > c->alive_until)
+	if (!c || skb->vlan_present || skb->pkt_type)
+		return PASS;
+	now = clock(c);
+	if (now > c->alive_until)
 		return PASS;
 	if (skb->protocol == ETH_V6) {
 		struct v6 *h = at(skb, ETH_LEN, V6_LEN);
@@ -254,7 +261,7 @@ int core(struct __sk_buff *skb)
 		if (tunnel && gre)
 			tunnel = keyed(skb, c, &o, &is4);
 		if (!tunnel && role == ANCHOR && !c->through)
-			return native(skb, c, ETH_LEN, 0, 0);
+			return native(skb, c, ETH_LEN, 0, 0, now);
 	} else if (skb->protocol == ETH_V4) {
 		struct v4 *h = at(skb, ETH_LEN, V4_LEN);
 
@@ -273,14 +280,11 @@ int core(struct __sk_buff *skb)
 						     : 1;
 		}
 		if (!tunnel && role == ANCHOR && !c->through)
-			return native(skb, c, ETH_LEN, 1, 0);
+			return native(skb, c, ETH_LEN, 1, 0, now);
 	}
 	if (!tunnel)
 		return PASS;
-	/* A tunnel of others goes by. */
-	if (!bpf_map_lookup_elem(&locals, &o.local))
-		return PASS;
-	return arrived(skb, c, &o, is4);
+	return arrived(skb, c, &o, is4, now);
 }
 
 /* at_home reports whether a frame comes from the host of a session, on its link. */
@@ -314,8 +318,12 @@ int access(struct __sk_buff *skb)
 	struct eth *e;
 	int is4, many;
 	__u32 i, j, known;
+	__u64 now;
 
-	if (!c || skb->vlan_present || clock(c) > c->alive_until)
+	if (!c || skb->vlan_present)
+		return PASS;
+	now = clock(c);
+	if (now > c->alive_until)
 		return PASS;
 	is4 = skb->protocol == ETH_V4;
 	if ((!is4 && skb->protocol != ETH_V6) || !inner(skb, ETH_LEN, skb->len, is4, &in))
@@ -333,7 +341,7 @@ int access(struct __sk_buff *skb)
 		h.link = link_of(skb->ifindex);
 		__builtin_memcpy(h.mac, e->src, 6);
 		__builtin_memcpy(&who, &h, sizeof(h));
-		return suspect(c, clock(c), who, !bpf_map_lookup_elem(&hosts, &h) ? UNKNOWN_HOST : !s && of && at_home(skb, of, h.mac) ? DEPRECATED : WRONG_SOURCE);
+		return suspect(c, now, who, !bpf_map_lookup_elem(&hosts, &h) ? UNKNOWN_HOST : !s && of && at_home(skb, of, h.mac) ? DEPRECATED : WRONG_SOURCE);
 	}
 	for (int k = 0; k < 6; k++)
 		if (!l || l->mac[k] != e->dst[k])
@@ -343,21 +351,25 @@ int access(struct __sk_buff *skb)
 		if (j || known)
 			return PASS;
 	}
-	return encapsulate(skb, c, i, s, &in, ETH_LEN, 1);
+	return encapsulate(skb, c, i, s, &in, ETH_LEN, 1, now);
 }
 
 SEC("tc")
 int device(struct __sk_buff *skb)
 {
 	struct control *c = the_control();
+	__u64 now;
 	int is4;
 
-	if (!c || clock(c) > c->alive_until)
+	if (!c)
+		return PASS;
+	now = clock(c);
+	if (now > c->alive_until)
 		return PASS;
 	is4 = skb->protocol == ETH_V4;
 	if (!is4 && skb->protocol != ETH_V6)
 		return PASS;
-	return role == ANCHOR ? native(skb, c, 0, is4, 1) : own(skb, c, is4);
+	return role == ANCHOR ? native(skb, c, 0, is4, 1, now) : own(skb, c, is4, now);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

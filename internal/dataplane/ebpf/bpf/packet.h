@@ -80,7 +80,7 @@ struct info {
 	__u32 octets; /* of all segments */
 	__u32 first;  /* IPv6: what the first eight octets sum up to, in the order of the wire */
 	__u8 is4, tos, ttl, proto, df;
-	__u8 unsummed; /* a UDP datagram without checksum */
+	__u8 unsummed; /* a UDP datagram without checksum, or with one over a part of it */
 };
 
 /* The compiler must not take these for the numbers of 32 bits that they are in the header. */
@@ -98,6 +98,15 @@ static __always_inline void *end(const struct __sk_buff *skb)
 
 	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(p) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data_end)));
 	return p;
+}
+
+/* The compiler must not compute where a field of the context is: the verifier wants it said in the instruction. */
+static __always_inline __u32 gso_size(const struct __sk_buff *skb)
+{
+	__u32 n;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(n) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, gso_size)));
+	return n;
 }
 
 /* at gives n linear octets at off, or 0. Earlier pointers are void afterwards. */
@@ -172,7 +181,7 @@ static __always_inline int plain4(__u32 a)
  */
 static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, int is4, struct info *in)
 {
-	__u32 l4, gso = skb->gso_size;
+	__u32 l4, gso = gso_size(skb);
 
 	in->unsummed = 0;
 	if (is4) {
@@ -209,7 +218,8 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 		in->first = fold((__u64)h->flow + h->len + (__u16)(h->proto | (__u16)h->ttl << 8));
 		l4 = V6_LEN;
 	}
-	if (off + in->len > end || in->len < l4)
+	/* What is too short for its own header has no checksum to count on, either. */
+	if (off + in->len > end || in->len < l4 + (in->proto == P_TCP ? 20 : UDP_LEN))
 		return 0;
 	__u32 head = l4;
 	switch (in->proto) {
@@ -228,7 +238,8 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 			return 0;
 		if (role == GATEWAY && is4 && (h->dst == bpf_htons(67) || h->dst == bpf_htons(68)))
 			return 0; /* DHCP is of the link */
-		in->unsummed = h->check == 0;
+		/* The sum of a datagram covers what its own length says. */
+		in->unsummed = h->check == 0 || bpf_ntohs(h->len) != in->len - l4;
 		head += UDP_LEN;
 		break;
 	}

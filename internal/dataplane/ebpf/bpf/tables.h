@@ -37,7 +37,7 @@ struct control {
 	__u32 partial; /* there is more than is held here: strangers are the daemon's business */
 	__u32 gre;     /* sessions in GRE: without any, GRE is of others on this host */
 	__u32 through; /* what an anchor forwards goes through the kernel, as the daemon's packets do */
-	__u32 pad;
+	__u32 news;    /* another number after each change of routes, neighbours, links, addresses and rules */
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -98,6 +98,15 @@ struct host {
 	__u8 mac[6];
 };
 
+/* What a processor knows of the way to a tunnel's other end. */
+struct hop {
+	__u64 secret; /* of the tunnel: its name */
+	__u64 until;  /* ns of the clock: a word that got lost does harm no longer */
+	__u32 news;
+	__u32 tos;
+	struct bpf_fib_lookup f;
+};
+
 struct counter {
 	__u64 packets_in, octets_in, packets_out, octets_out;
 };
@@ -112,6 +121,7 @@ struct counter {
 	} name_ SEC(".maps")
 
 #define LINKS 256   /* access links, with 0 */
+#define HOPS 1024   /* tunnels that a processor remembers the way of, a power of 2; behind them is a place to work */
 #define LIMITS 4096 /* buckets of the limiter, a power of 2 */
 
 /* The sizes that the daemon changes are 1 here. */
@@ -125,6 +135,7 @@ MAP(peers, BPF_MAP_TYPE_ARRAY, 1, __u32, __u64, BPF_F_MMAPABLE); /* sessions in 
 MAP(hosts, BPF_MAP_TYPE_HASH, 1, struct host, __u8, BPF_F_NO_PREALLOC); /* on access links: those that sessions are of */
 MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of this router, a node's those of its tunnels */
 MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
+MAP(hops, BPF_MAP_TYPE_PERCPU_ARRAY, HOPS + 1, __u32, struct hop, 0);
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
 
 /* Set when the programs are loaded. */

@@ -17,6 +17,7 @@ static __always_inline int route(struct __sk_buff *skb, struct bpf_fib_lookup *f
 {
 	long r;
 
+	__builtin_memset(f, 0, sizeof(*f));
 	f->ifindex = LOOPBACK;
 	f->tot_len = len;
 	if (is4) {
@@ -34,6 +35,34 @@ static __always_inline int route(struct __sk_buff *skb, struct bpf_fib_lookup *f
 		return 2;
 	/* a device without Ethernet addresses has other frames */
 	return r == BPF_FIB_LKUP_RET_SUCCESS && (f->dmac[0] | f->dmac[1] | f->dmac[2] | f->dmac[3] | f->dmac[4] | f->dmac[5]);
+}
+
+static __always_inline struct hop *hop_at(__u32 i)
+{
+	return bpf_map_lookup_elem(&hops, &i);
+}
+
+#define REMEMBER 1000000000ULL /* ns */
+
+/*
+ * way_of is route to the other end of tunnel i, asked of the kernel once a second, and when the daemon heard that something changed.
+ * Only what has its neighbour's address is remembered.
+ */
+static __always_inline int way_of(struct __sk_buff *skb, const struct control *c, struct hop *h, const struct tunnel *t, int is4, __u32 len, __u8 tos,
+				  __u64 now)
+{
+	__u32 news = *(volatile __u32 *)&c->news;
+	int found;
+
+	tos &= 0xfc;
+	if (h->secret == t->secret && h->news == news && now < h->until && h->tos == tos && len <= h->f.mtu_result)
+		return 1;
+	found = route(skb, &h->f, is4, t->local, t->remote, len, tos);
+	h->secret = t->secret;
+	h->until = found == 1 ? now + REMEMBER : 0;
+	h->news = news;
+	h->tos = tos;
+	return found;
 }
 
 /* leave sends a frame, whose Ethernet header has its protocol already, on the way that route found. */
@@ -67,7 +96,7 @@ static __always_inline void hop4(struct v4 *h)
 /* trim cuts what a link added to short frames. */
 static __always_inline int trim(struct __sk_buff *skb, __u32 len)
 {
-	return skb->len == len || (!skb->gso_size && !bpf_skb_change_tail(skb, len, 0));
+	return skb->len == len || (!gso_size(skb) && !bpf_skb_change_tail(skb, len, 0));
 }
 
 static __always_inline __u16 mark(const struct tunnel *t, __u32 len)
@@ -99,14 +128,14 @@ static __always_inline int greet(struct __sk_buff *skb, __u32 off, __u32 key, in
  * forwards it.
  */
 static __always_inline int encapsulate(struct __sk_buff *skb, const struct control *c, __u32 i, struct session *s, struct info *in, __u32 mac,
-				       int hop)
+				       int hop, __u64 now)
 {
 	__u64 way = *(volatile __u64 *)&s->way;
 	struct tunnel *t = tunnel_at((__u32)way & ~IN_GRE);
-	struct bpf_fib_lookup f = {};
 	__u32 mtu, head, gre;
-	__u64 now, flags = GROW;
+	__u64 flags = GROW;
 	int out4, udp, found;
+	struct hop *to;
 	struct eth *e;
 
 	if (!t)
@@ -115,7 +144,6 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	udp = t->kind == UDP;
 	gre = !(way & IN_GRE) ? 0 : way >> 32 ? GRE_KEY_LEN : GRE_LEN;
 	head = (out4 ? V4_LEN : V6_LEN) + (udp ? UDP_LEN : gre);
-	now = clock(c);
 	mtu = t->mtu;
 	if (t->learned && now / 1000000000 < t->learned_until && t->learned < mtu)
 		mtu = t->learned;
@@ -131,11 +159,12 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	 * Of a device that sums nothing the kernel takes UDP super packets that say where their sum belongs without saying that it is
 	 * missing (udp_send_skb), and forgets the place when they get more headroom: nobody can cut them afterwards.
 	 */
-	if (!mac && skb->gso_size && in->proto == P_UDP)
+	if (!mac && gso_size(skb) && in->proto == P_UDP)
 		return PASS;
 	if (udp && in->segs == 1 && !checked(in))
 		return PASS;
-	found = route(skb, &f, out4, t->local, t->remote, in->seg + head, in->tos);
+	to = hop_at(way & (HOPS - 1));
+	found = to ? way_of(skb, c, to, t, out4, in->seg + head, in->tos, now) : 0;
 	if (!found || !trim(skb, mac + in->len))
 		return PASS;
 
@@ -220,7 +249,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		return DROP;
 	e->proto = out4 ? ETH_V4 : ETH_V6;
 	count(i, in, 1);
-	return leave(skb, &f, found);
+	return leave(skb, &to->f, found);
 }
 
 /* congestion is the traffic class of a packet that leaves a tunnel, RFC 6040 figure 4, RFC 2983; -1: the daemon drops it. */
