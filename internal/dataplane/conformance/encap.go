@@ -203,3 +203,11 @@ func Encaps(r dataplane.Role) (out []Encap) {
 	}
 	return out
 }
+
+// Chains are those of all encapsulations of a role, as its router has them.
+func Chains(r dataplane.Role) (out []core.Chain) {
+	for _, e := range encapsOf(r) {
+		out = append(out, e.chain)
+	}
+	return out
+}

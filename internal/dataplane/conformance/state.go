@@ -22,12 +22,12 @@ var stateCases = []testCase{
 		port := netip.AddrPortFrom
 		for says, op := range map[string]core.Op{
 			"native delivery":           layer(func(c *core.Chain) { c.N = 0 }),
-			"2 layers":                  layer(func(c *core.Chain) { c.N = 2 }),
+			"3 layers":                  layer(func(c *core.Chain) { c.N = 3 }),
 			"route optimization is":     layer(func(c *core.Chain) { c.RO = 1 }),
 			"UDP port 4192":             layer(func(c *core.Chain) { c.Layer[0].Local, c.Layer[0].Remote = port(LMAA, 4192), port(CoA1, 4191) }),
 			"remote port is missing":    layer(func(c *core.Chain) { c.Layer[0].Local = port(LMAA, 4191) }),
 			"TLV":                       layer(func(c *core.Chain) { c.Layer[0].TLV = 1 }),
-			"GRE":                       layer(func(c *core.Chain) { c.Layer[0].GRE = true }),
+			"GRE":                       layer(func(c *core.Chain) { c.Layer[0].KeyUp = 1 }),
 			"ESP":                       layer(func(c *core.Chain) { c.Layer[0].SA = 1 }),
 			"two address families":      layer(func(c *core.Chain) { c.Layer[0].Local = port(LMAA4, 0) }),
 			"path MTU 575":              core.SetSession{ID: 9, Chain: core.Chain{N: 1, MTU: 575, Layer: chain(LMAA4, NAT4).Layer}},
