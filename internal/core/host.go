@@ -64,6 +64,11 @@ type Host interface {
 	Open(kind string, ifs ...string) (Port, error)
 }
 
+// Keeper is a Host that puts back what it has set and other programs remove, until ctx ends; tell is given what there is to say of it.
+type Keeper interface {
+	Keep(ctx context.Context, tell func(Emit)) error
+}
+
 // Lease is the ownership of a virtual anchor.
 type Lease interface {
 	Token() uint64

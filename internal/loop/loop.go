@@ -34,6 +34,7 @@ const (
 
 // Observer sees what happens, in the loop's goroutine; it must not block. Package observe implements it.
 type Observer interface {
+	// Emit is called from the goroutine of core.Keeper, too.
 	Emit(now core.Now, shard core.Shard, e core.Emit)
 	// Message sees every signalling message; dir is in or out. err is a decode error or, on out, a failure to send.
 	Message(now core.Now, shard core.Shard, dir string, p core.Path, body any, err error)
@@ -175,7 +176,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 
 	var wg sync.WaitGroup
-	failed := make(chan error, len(l.ports)+1)
+	failed := make(chan error, len(l.ports)+2)
 	for kind, port := range l.ports {
 		wg.Go(func() { l.read(ctx, kind, port, failed) })
 	}
@@ -189,6 +190,14 @@ func (l *Loop) Run(ctx context.Context) error {
 			})
 			if err != nil && ctx.Err() == nil {
 				failed <- fmt.Errorf("watching the host: %w", err)
+			}
+		})
+	}
+	if k, ok := l.cfg.Host.(core.Keeper); ok {
+		wg.Go(func() {
+			err := k.Keep(ctx, func(e core.Emit) { l.cfg.Observer.Emit(l.cfg.Host.Now(), l.cfg.Shard, e) })
+			if err != nil && ctx.Err() == nil {
+				failed <- err
 			}
 		})
 	}

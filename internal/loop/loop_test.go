@@ -162,6 +162,49 @@ func TestAnswersMessages(t *testing.T) {
 	})
 }
 
+// TestKeeperIsHeard: what the host puts back is told as an event; that it cannot go on ends the loop.
+func TestKeeperIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("no netlink any more")
+		h := keeping{twinHost: &twinHost{begin: time.Now(), port: &twin{in: make(chan core.Packet), closed: make(chan struct{})}}, broken: make(chan error, 1)}
+		var o hearing
+		l := New(Config{Name: "test", Machine: &echo{}, Host: h, Ports: []Port{{Kind: "mh"}}, Observer: &o})
+		ended := make(chan error)
+		go func() { ended <- l.Run(t.Context()) }()
+		synctest.Wait()
+		if n := o.n.Load(); n != 1 {
+			t.Errorf("%d events were told, want 1", n)
+		}
+		h.broken <- broken
+		if err := <-ended; !errors.Is(err, broken) {
+			t.Errorf("ended with %v, want %v", err, broken)
+		}
+	})
+}
+
+type keeping struct {
+	*twinHost
+	broken chan error
+}
+
+func (h keeping) Keep(ctx context.Context, tell func(core.Emit)) error {
+	tell(core.Emit{Name: "restored"})
+	select {
+	case err := <-h.broken:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// hearing counts events.
+type hearing struct {
+	nobody
+	n atomic.Int32
+}
+
+func (o *hearing) Emit(core.Now, core.Shard, core.Emit) { o.n.Add(1) }
+
 // TestPortFailure: a port that breaks ends the loop with its error.
 func TestPortFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -54,6 +54,7 @@ type roleCounters struct {
 	refusals    map[string]uint64
 	retransmits map[string]uint64
 	paths       map[[2]string]uint64 // what a mobile node found out about its path, and how
+	restored    map[string]uint64    // what other programs had removed, by kind: a closed list
 	handover    map[string]prometheus.Histogram
 }
 
@@ -63,7 +64,7 @@ func (c *counters) role(name string) *roleCounters {
 	r := c.roles[name]
 	if r == nil {
 		r = &roleCounters{all: c, name: name, drops: make(map[[2]string]uint64), refusals: make(map[string]uint64), retransmits: make(map[string]uint64), paths: make(map[[2]string]uint64),
-			handover: make(map[string]prometheus.Histogram)}
+			restored: make(map[string]uint64), handover: make(map[string]prometheus.Histogram)}
 		c.roles[name] = r
 	}
 	return r
@@ -102,6 +103,15 @@ func (r *roleCounters) emit(e *core.Emit) {
 		typ, _ := field(e, "type").(string)
 		r.mu.Lock()
 		add(r.retransmits, typ, "other")
+		r.mu.Unlock()
+	case "restored":
+		fields, _ := e.Fields.(map[string]any)
+		r.mu.Lock()
+		for kind, n := range fields {
+			if n, ok := n.(int); ok {
+				r.restored[kind] += uint64(n)
+			}
+		}
 		r.mu.Unlock()
 	case "path":
 		r.mu.Lock()

@@ -48,7 +48,7 @@ func (h *Hub) drainLog(sub *Subscription, log *slog.Logger) {
 // levelOf says how loud a record is.
 func levelOf(r *Record) slog.Level {
 	switch r.Name {
-	case "failed", "warning", "refused":
+	case "failed", "warning", "refused", "restored":
 		return slog.LevelWarn
 	}
 	if r.Name == "revocation" && (r.To == "sent" || r.To == "done") { // the handover itself has been told

@@ -51,6 +51,7 @@ var (
 	descRefusals    = desc("refusals_total", "Requests that were refused.", "role", "reason")
 	descRetransmits = desc("retransmits_total", "Requests that were sent again.", "role", "type")
 	descPaths       = desc("path_changes_total", "What a mobile node found out about its path to the home agent: dead, alive, udp.", "role", "to", "reason")
+	descRestored    = desc("restored_total", "Rules, routes, addresses and settings that were put back because another program had removed them.", "role", "kind")
 	descCareOf      = desc("care_of", "Bindings of a mobile node by the family of its care-of address and the framing of packets.", "family", "framing")
 	descTunnelPkts  = desc("tunnel_packets_total", "Packets in tunnels.", "encap", "dir")
 	descTunnelBytes = desc("tunnel_octets_total", "Octets of inner packets in tunnels.", "encap", "dir")
@@ -148,6 +149,9 @@ func (r *roleCounters) collect(role string, out chan<- prometheus.Metric, sum su
 	}
 	for k, v := range r.paths {
 		counter(out, descPaths, v, role, k[0], k[1])
+	}
+	for k, v := range r.restored {
+		counter(out, descRestored, v, role, k)
 	}
 	for _, h := range r.handover {
 		h.Collect(out)

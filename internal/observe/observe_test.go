@@ -343,6 +343,9 @@ func TestMetrics(t *testing.T) {
 	for range 2 {
 		n.Emit(at, 0, core.Emit{Name: "path", From: "alive", To: "dead", Why: "no-answer", Fields: map[string]any{"coa": "192.0.2.7"}})
 	}
+	for range 2 {
+		n.Emit(at, 0, core.Emit{Name: "restored", Why: "another program removed it", Fields: map[string]any{"rules": 4, "addresses": 1, "hold_ms": 250.0}})
+	}
 	n.Message(at, 0, "out", path, &ip.Echo{}, nil)
 	n.Message(at, 0, "in", path, &ip.Echo{Reply: true}, nil)
 	h.AddSource(Source{Role: "node", Refused: func() map[string]uint64 { return map[string]uint64{string(wire.Replayed): 4} }, Bindings: func() ([]core.Binding, bool) {
@@ -382,6 +385,10 @@ kedge_pool_free{pool="v4"} 10
 # HELP kedge_refusals_total Requests that were refused.
 # TYPE kedge_refusals_total counter
 kedge_refusals_total{reason="pool-exhausted",role="anchor"} 1
+# HELP kedge_restored_total Rules, routes, addresses and settings that were put back because another program had removed them.
+# TYPE kedge_restored_total counter
+kedge_restored_total{kind="addresses",role="node"} 2
+kedge_restored_total{kind="rules",role="node"} 8
 # HELP kedge_retransmits_total Requests that were sent again.
 # TYPE kedge_retransmits_total counter
 kedge_retransmits_total{role="gateway",type="pbu"} 1
@@ -398,7 +405,7 @@ kedge_tunnel_packets_total{dir="in",encap="ip4-in-ip6"} 2
 kedge_tunnel_packets_total{dir="out",encap="ip4-in-ip6"} 4
 `
 	names := []string{"kedge_clock_offset_seconds", "kedge_drops_total", "kedge_messages_total", "kedge_pool_free", "kedge_refusals_total",
-		"kedge_care_of", "kedge_path_changes_total", "kedge_retransmits_total", "kedge_sessions", "kedge_tunnel_octets_total", "kedge_tunnel_packets_total"}
+		"kedge_care_of", "kedge_path_changes_total", "kedge_restored_total", "kedge_retransmits_total", "kedge_sessions", "kedge_tunnel_octets_total", "kedge_tunnel_packets_total"}
 	if err := testutil.GatherAndCompare(h.Gatherer(), strings.NewReader(want), names...); err != nil {
 		t.Error(err)
 	}

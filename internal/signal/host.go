@@ -1,6 +1,8 @@
 package signal
 
 import (
+	"context"
+
 	"kedge/internal/core"
 )
 
@@ -14,6 +16,14 @@ type Host struct {
 // NewHost wraps a host. data gives the data plane's port of kind "ip" when "mh" is opened; data, or what it gives, may be nil.
 func NewHost(h core.Host, c *Codec, data func() core.Port) *Host {
 	return &Host{Host: h, codec: c, data: data}
+}
+
+// Keep implements core.Keeper, if the host does.
+func (h *Host) Keep(ctx context.Context, tell func(core.Emit)) error {
+	if k, ok := h.Host.(core.Keeper); ok {
+		return k.Keep(ctx, tell)
+	}
+	return nil
 }
 
 // Open implements core.Host.

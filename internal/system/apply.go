@@ -264,10 +264,19 @@ func (h *Host) link(op core.HostOp) error {
 func (h *Host) mark(op core.HostOp, ifi int) {
 	o := keyOf(op, ifi)
 	if op.Del {
-		delete(h.applied, o)
+		h.forget(o)
 		return
 	}
 	h.applied[o] = true
+	if keeps[op.Kind] {
+		h.kept[o] = op
+	}
+}
+
+// forget takes an object for removed.
+func (h *Host) forget(o object) {
+	delete(h.applied, o)
+	delete(h.kept, o)
 }
 
 // keyOf names the object of an operation. Sysctls and links go by name, because their journal does.

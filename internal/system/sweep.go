@@ -166,7 +166,7 @@ func (h *Host) putBack(op core.HostOp) error {
 	}
 	defer func() { h.journal = live }()
 	err := h.apply(op)
-	delete(h.applied, keyOf(op, 0))
+	h.forget(keyOf(op, 0))
 	gone := op
 	gone.Del = true
 	if vanished(gone, err) || op.Kind == "sysctl" && errors.Is(err, unix.ENOENT) {

@@ -54,12 +54,13 @@ type Host struct {
 	nl  *netlink.Handle
 	raw map[int]*nl.SocketHandle // for requests whose attributes the netlink package does not know
 
-	mu      sync.Mutex // serializes Apply and Sweep; protects the three below
-	taps    int        // "ip" ports that are open
-	applied map[object]bool
+	mu      sync.Mutex             // serializes Apply, Sweep and Keep; protects the four below
+	taps    int                    // "ip" ports that are open
+	applied map[object]bool        // what this run wants
+	kept    map[object]core.HostOp // of that, what Keep looks after, and how it was set
 	journal *journal
 
-	watchBuffer int // octets of the watch's receive buffer; tests make it small
+	watchBuffer int // octets of the receive buffers of Watch and Keep; tests make it small
 }
 
 // object names one thing that can be set, however it is set.
@@ -77,7 +78,7 @@ func NewHost(opt Options) (*Host, error) {
 	if opt.Tag == 0 {
 		opt.Tag = Protocol
 	}
-	h := &Host{opt: opt, applied: make(map[object]bool), watchBuffer: 8 << 20}
+	h := &Host{opt: opt, applied: make(map[object]bool), kept: make(map[object]core.HostOp), watchBuffer: 8 << 20}
 	err := h.inside(func() error {
 		var err error
 		if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {

@@ -37,8 +37,7 @@ func (m *Machine) addressChanged(c *core.HostChanged) {
 		}
 		if x != nil && x.state != duplicate {
 			m.setState(x, planned, "the kernel lost it")
-			x.dadEnds = never
-			m.host.forgetAddress(l, a) // to be set again
+			x.dadEnds = never // the host puts it back (core.Keeper)
 		}
 		m.found(l)
 		m.others(l)
@@ -68,15 +67,9 @@ func (m *Machine) canAsk(l *link) {
 	}
 }
 
-// routeChanged takes default routes of the main table that others set, and the loss of our own.
+// routeChanged takes default routes of the main table that others set. Ours the host puts back if they go (core.Keeper).
 func (m *Machine) routeChanged(c *core.HostChanged) {
 	op := &c.Op
-	if m.ownTable(op.Table) {
-		if c.Gone {
-			m.host.forgetRoute(op)
-		}
-		return
-	}
 	l := m.links[op.If]
 	if l == nil || op.Prefix.Bits() != 0 || op.Value != "" || op.Table != 0 && op.Table != mainTable {
 		return

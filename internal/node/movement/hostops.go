@@ -344,34 +344,18 @@ func (m *Machine) homeRouter(v4 bool) (netip.Addr, bool) {
 	return best.addr, true
 }
 
-// forgetAddress: the kernel lost an address, so it is to be set again.
-func (h *hostState) forgetAddress(l *link, a netip.Addr) {
-	for k := range h.have {
-		if k.kind == "address" && k.ifi == l.ifi && k.prefix.Addr() == a {
-			h.forget(k)
-		}
-	}
-}
-
-// forgetRoute: the kernel lost a route.
-func (h *hostState) forgetRoute(op *core.HostOp) {
-	k := keyOf(core.HostOp{Kind: "route", Prefix: op.Prefix, Table: op.Table})
-	if have, ok := h.have[k]; ok && have.If == op.If && have.Via == op.Via {
-		h.forget(k)
-	}
-}
-
 // forget: what is wanted of it is to be set again.
 func (h *hostState) forget(k opKey) {
 	delete(h.have, k)
 	delete(h.sure, k)
 }
 
-// forgetRoutes: the link was set down, and its routes went.
-func (h *hostState) forgetRoutes(l *link) {
+// doubtRoutes: the link was set down, and its routes went. They are told again, or taken back: what was told and is not taken back
+// the host keeps.
+func (h *hostState) doubtRoutes(l *link) {
 	for k, op := range h.have {
 		if op.If == l.ifi && (op.Kind == "route" || op.Kind == "address" && op.Prefix.Addr().Is6()) {
-			h.forget(k)
+			delete(h.sure, k)
 		}
 	}
 }

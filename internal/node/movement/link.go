@@ -120,7 +120,7 @@ func (m *Machine) linkChanged(c *core.HostChanged) {
 	admin, carrier := op.Value != "down", c.Up
 	if l.admin && !admin {
 		// The kernel drops routes and IPv6 addresses of a link that is set down, partly without a word.
-		m.host.forgetRoutes(l)
+		m.host.doubtRoutes(l)
 	}
 	l.admin = admin
 	switch {

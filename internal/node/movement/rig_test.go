@@ -29,6 +29,7 @@ type rig struct {
 	sent   []sentFrame
 	emits  []core.Emit
 	refuse func(core.HostOp) error
+	told   []core.HostOp // all operations
 	check  func()
 }
 
@@ -107,6 +108,7 @@ func (r *rig) effects(out []core.Effect) {
 				r.after(wireDelay, func() { n.receive(r, e.Path.If, f) })
 			}
 		case core.Change:
+			r.told = append(r.told, e.Ops...)
 			err := r.kernel.apply(e.Ops)
 			if !Ours(e.Ref) {
 				r.t.Fatalf("a change without a Ref of ours: %d", e.Ref)
