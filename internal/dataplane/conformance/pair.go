@@ -48,62 +48,97 @@ func (p *pair) clear() {
 	}
 }
 
-// volley sends packets to both and compares what comes out, what is counted and what is dropped. At most eight at once, or the limits of
-// errors decide, which the router's kernel does not share.
+// volley sends packets to both and compares what comes out, what is counted and what is dropped: as many at once as make few ICMP
+// errors, or their limits would decide, which the router's kernel does not share.
 func (p *pair) volley(in []Packet) {
 	p.Helper()
-	for part := range slices.Chunk(in, 8) {
-		var out [2]map[string]int
-		var drops [2]map[wire.Reason]uint64
-		var counts [2][]core.Counter
-		for i, r := range []Router{p.r, p.oracle} {
-			r.Advance(2 * time.Second)
-			before, was := dropsOf(r), p.counters(r)
-			for _, pkt := range part {
-				pkt.B = bytes.Clone(pkt.B)
-				r.Send(pkt)
-			}
-			out[i] = map[string]int{}
-			for _, g := range r.Drain() {
-				f := essence(g, p.exact)
-				out[i][f]++
-				if p.seen[g.Side.String()]++; strings.Contains(f, " an error of type ") {
-					p.seen["errors"]++
-				}
-			}
-			drops[i], counts[i] = dropsOf(r), p.counters(r)
-			for reason := range drops[i] {
-				drops[i][reason] -= before[reason]
-				p.seen["dropped"] += int(drops[i][reason])
-			}
-			for j := range counts[i] {
-				c, w := &counts[i][j], was[j]
-				c.PacketsIn, c.OctetsIn, c.PacketsOut, c.OctetsOut = c.PacketsIn-w.PacketsIn, c.OctetsIn-w.OctetsIn, c.PacketsOut-w.PacketsOut, c.OctetsOut-w.OctetsOut
-			}
+	for len(in) > 0 {
+		n := p.part(in)
+		if n == 0 {
+			return
 		}
-		if !p.exact {
-			for i := range drops {
-				for _, r := range strange[1:] {
-					drops[i][strange[0]] += drops[i][r]
-					delete(drops[i], r)
-				}
-			}
-		}
-		if maps.Equal(out[0], out[1]) && maps.Equal(drops[0], drops[1]) && slices.Equal(counts[0], counts[1]) {
-			continue
-		}
-		if len(part) > 1 { // which of them was it?
-			for i := range part {
-				p.volley(part[i : i+1])
-			}
-			if p.Failed() {
-				return
-			}
-		}
-		p.Errorf("%d packets, the last one on the %v side, link %d, from %v:\n%x\n%s", len(part), part[len(part)-1].Side, part[len(part)-1].Link, part[len(part)-1].MAC, part[len(part)-1].B,
-			difference(out, drops, counts))
-		return
+		in = in[n:]
 	}
+}
+
+// did is what a router made of packets.
+type did struct {
+	out    map[string]int
+	drops  map[wire.Reason]uint64
+	counts []core.Counter
+}
+
+// part does the first of them, and returns how many; 0 after a failure.
+func (p *pair) part(in []Packet) int {
+	p.Helper()
+	const most, told = 64, 8
+	n, errors := 0, 0
+	want := p.watch(p.oracle, func(see func()) {
+		for ; n < min(len(in), most) && errors < told; n++ {
+			before := p.seen["errors"]
+			p.send(p.oracle, in[n])
+			see()
+			errors += p.seen["errors"] - before
+		}
+	})
+	got := p.watch(p.r, func(see func()) {
+		for _, pkt := range in[:n] {
+			p.send(p.r, pkt)
+		}
+		see()
+	})
+	if maps.Equal(got.out, want.out) && maps.Equal(got.drops, want.drops) && slices.Equal(got.counts, want.counts) {
+		return n
+	}
+	if n > 1 { // which of them was it?
+		for i := range n {
+			if p.part(in[i:i+1]) == 0 {
+				return 0
+			}
+		}
+	}
+	last := in[n-1]
+	p.Errorf("%d packets, the last one on the %v side, link %d, from %v:\n%x\n%s", n, last.Side, last.Link, last.MAC, last.B, difference([2]did{got, want}))
+	return 0
+}
+
+func (p *pair) send(r Router, pkt Packet) {
+	p.Helper()
+	pkt.B = bytes.Clone(pkt.B)
+	r.Send(pkt)
+}
+
+// watch is what a router does while f runs, which calls see for what came out so far.
+func (p *pair) watch(r Router, f func(see func())) (d did) {
+	p.Helper()
+	r.Advance(2 * time.Second)
+	before, was := dropsOf(r), p.counters(r)
+	d.out = map[string]int{}
+	f(func() {
+		for _, g := range r.Drain() {
+			what := essence(g, p.exact)
+			d.out[what]++
+			if p.seen[g.Side.String()]++; strings.Contains(what, " an error of type ") {
+				p.seen["errors"]++
+			}
+		}
+	})
+	d.drops, d.counts = dropsOf(r), p.counters(r)
+	for reason := range d.drops {
+		d.drops[reason] -= before[reason]
+		p.seen["dropped"] += int(d.drops[reason])
+	}
+	for j := range d.counts {
+		c, w := &d.counts[j], was[j]
+		c.PacketsIn, c.OctetsIn, c.PacketsOut, c.OctetsOut = c.PacketsIn-w.PacketsIn, c.OctetsIn-w.OctetsIn, c.PacketsOut-w.PacketsOut, c.OctetsOut-w.OctetsOut
+	}
+	if !p.exact {
+		for _, reason := range strange[1:] {
+			d.drops[strange[0]] += d.drops[reason]
+			delete(d.drops, reason)
+		}
+	}
+	return d
 }
 
 func (p *pair) counters(r Router) []core.Counter {
@@ -115,22 +150,22 @@ func (p *pair) counters(r Router) []core.Counter {
 	return c
 }
 
-func difference(out [2]map[string]int, drops [2]map[wire.Reason]uint64, counts [2][]core.Counter) (s string) {
+func difference(d [2]did) (s string) {
 	who := [2]string{"back end", "  oracle"}
-	for i, m := range out {
-		for f, n := range m {
-			if other := out[1-i][f]; n > other {
+	for i := range d {
+		for f, n := range d[i].out {
+			if other := d[1-i].out[f]; n > other {
 				s += fmt.Sprintf("%s: %d of %s\n", who[i], n-other, f[:min(len(f), 400)])
 			}
 		}
-		for r, n := range drops[i] {
-			if n != drops[1-i][r] {
+		for r, n := range d[i].drops {
+			if n != d[1-i].drops[r] {
 				s += fmt.Sprintf("%s: %d dropped for %s\n", who[i], n, r)
 			}
 		}
 	}
-	if !slices.Equal(counts[0], counts[1]) {
-		s += fmt.Sprintf("counters %+v\n  oracle %+v\n", counts[0], counts[1])
+	if !slices.Equal(d[0].counts, d[1].counts) {
+		s += fmt.Sprintf("counters %+v\n  oracle %+v\n", d[0].counts, d[1].counts)
 	}
 	return s
 }

@@ -9,3 +9,6 @@ import (
 
 // TestCompare: the programs and what is behind them do together what the engine does. It needs root.
 func TestCompare(t *testing.T) { conformance.Compare(t, factory(false), engine.New, false) }
+
+// TestFuzzed shows the plane packets that nobody should send. It needs root.
+func TestFuzzed(t *testing.T) { conformance.Fuzzed(t, factory(false), engine.New, false, "../../..") }

@@ -12,3 +12,8 @@ import (
 func TestCompare(t *testing.T) {
 	conformance.Compare(t, kernel.Factory(openPlane), oracle.New, true)
 }
+
+// TestFuzzed shows the plane packets that nobody should send. It needs root.
+func TestFuzzed(t *testing.T) {
+	conformance.Fuzzed(t, kernel.Factory(openPlane), oracle.New, true, "../../..")
+}
