@@ -49,9 +49,11 @@ type Data struct {
 	counters Counters
 	tally    tally
 
-	mu    sync.Mutex // of Add, Remove and Close
-	table table      // by handle
-	spis  table      // by inbound SPI
+	table table // by handle
+	spis  table // by inbound SPI
+
+	mu   sync.Mutex             // of changes to the tables, and of what follows
+	outs map[uint32][]*outbound // by outbound SPI, which peers choose without knowing of each other
 }
 
 // NewData makes an empty table. counters may be nil if no association will have static keys.
@@ -59,7 +61,7 @@ func NewData(cfg DataConfig, counters Counters) *Data {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
-	d := &Data{cfg: cfg, counters: counters}
+	d := &Data{cfg: cfg, counters: counters, outs: map[uint32][]*outbound{}}
 	d.tally.audit = cfg.Audit
 	return d
 }
@@ -145,18 +147,25 @@ func (d *Data) seal(p *dataPair, next uint8, inner, dst []byte) ([]byte, *wire.E
 // recent is how many packets back an ICMP error may be about one: a second of the fastest.
 const recent = 1 << 20
 
-// Sent says whether the beginning of an ESP packet, as an ICMP error quotes it, is of one that Seal lately made by an association.
-// A stranger who was not on the way would have to guess its SPI and about how many packets went before (RFC 4301 8.2.1).
-func (d *Data) Sent(handle uint32, esp []byte) bool {
-	p := d.table.get(handle)
-	if p == nil || len(esp) < header || binary.BigEndian.Uint32(esp) != p.out.spi {
+// Sent says whether the beginning of an ESP packet, as an ICMP error quotes it, is of one that Seal made lately. A stranger who was
+// not on the way would have to guess its SPI and about how many packets went before (RFC 4301 8.2.1).
+func (d *Data) Sent(esp []byte) bool {
+	if len(esp) < header {
 		return false
 	}
-	p.out.mu.Lock()
-	top := p.out.seq
-	p.out.mu.Unlock()
-	back := uint64(uint32(top) - binary.BigEndian.Uint32(esp[4:])) // modulo 2^32, as only the low half is there
-	return back < recent && back < top
+	spi, seq := binary.BigEndian.Uint32(esp), binary.BigEndian.Uint32(esp[4:])
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, o := range d.outs[spi] {
+		o.mu.Lock()
+		top := o.seq
+		o.mu.Unlock()
+		// Modulo 2^32, as only the low half is there.
+		if back := uint64(uint32(top) - seq); back < recent && back < top {
+			return true
+		}
+	}
+	return false
 }
 
 // Open verifies and decrypts an ESP packet that came from remote, and gives by which association, the next header, 4 or 41, and

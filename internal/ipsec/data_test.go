@@ -488,24 +488,36 @@ func TestDataSent(t *testing.T) {
 		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, spi), uint32(seq))
 	}
 	const spi = DataSPI | 0x2002
-	if a.Sent(7, quote(spi, 0)) || a.Sent(7, quote(spi, 1)) {
+	if a.Sent(quote(spi, 0)) || a.Sent(quote(spi, 1)) {
 		t.Error("before anything was sent")
 	}
 	esp := mustSeal(t, a, 7, ProtoIPv6, inner)
-	if !a.Sent(7, esp) || !a.Sent(7, esp[:8]) || a.Sent(7, esp[:7]) || a.Sent(8, esp) || b.Sent(9, esp) {
+	if !a.Sent(esp) || !a.Sent(esp[:8]) || a.Sent(esp[:7]) || b.Sent(esp) {
 		t.Error("the first packet")
 	}
 	out := a.table.get(7).out
 	for _, top := range []uint64{5 << 20, 1<<32 + 5, 7<<32 + 1<<31} {
 		out.seq = top
 		for seq, want := range map[uint64]bool{top: true, top - 1: true, top - recent + 1: true, top - recent: false, top + 1: false, top + 1<<31: false, top - 3<<20: false} {
-			if a.Sent(7, quote(spi, seq)) != want {
+			if a.Sent(quote(spi, seq)) != want {
 				t.Errorf("%d of %d: not %v", seq, top, want)
 			}
 		}
-		if a.Sent(7, quote(spi+1, top)) {
+		if a.Sent(quote(spi+1, top)) {
 			t.Error("another SPI")
 		}
+	}
+	// Another peer has the same SPI; the other association's end takes nothing from it.
+	other := DataSA{Handle: 8, Peer: "c", SPIIn: DataSPI | 0x1002, SPIOut: spi, Keys: dataKeys(t, "aes256-gcm"), Negotiated: true}
+	if err := errors.Join(a.Add(other), a.Remove(7)); err != nil {
+		t.Fatal(err)
+	}
+	if a.Sent(esp) || len(a.outs) != 1 {
+		t.Error("of an association that is no more")
+	}
+	esp = mustSeal(t, a, 8, ProtoIPv6, inner)
+	if !a.Sent(esp) || a.Remove(8) != nil || a.Sent(esp) || len(a.outs) != 0 {
+		t.Error("of the other one")
 	}
 }
 

@@ -3,6 +3,7 @@ package ipsec
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 )
 
@@ -85,8 +86,7 @@ func (d *Data) Add(sas ...DataSA) error {
 		return err
 	}
 	for _, p := range all {
-		d.table.set(p.handle, p)
-		d.spis.set(p.in.spi, p)
+		d.use(p)
 	}
 	return nil
 }
@@ -129,8 +129,7 @@ func (d *Data) Rekey(sa DataSA) error {
 	}
 	todo := d.retire(old)
 	p.former = old
-	d.spis.set(p.in.spi, p)
-	d.table.set(p.handle, p)
+	d.use(p)
 	return storeAll(d.counters, append(todo, old.out.last()))
 }
 
@@ -152,7 +151,7 @@ func (d *Data) retire(p *dataPair) []*store {
 		return nil
 	}
 	p.former = nil
-	d.spis.set(old.in.spi, nil)
+	d.drop(old)
 	return []*store{old.in.last()}
 }
 
@@ -165,8 +164,24 @@ func (d *Data) Remove(handle uint32) error {
 		return fmt.Errorf("no data association %d", handle)
 	}
 	d.table.set(handle, nil)
-	d.spis.set(p.in.spi, nil)
+	d.drop(p)
 	return storeAll(d.counters, append(d.retire(p), p.out.last(), p.in.last()))
+}
+
+// use makes p what its handle means. The lock is held.
+func (d *Data) use(p *dataPair) {
+	d.spis.set(p.in.spi, p)
+	d.outs[p.out.spi] = append(d.outs[p.out.spi], p.out)
+	d.table.set(p.handle, p)
+}
+
+// drop opens nothing with p any more. The lock is held.
+func (d *Data) drop(p *dataPair) {
+	d.spis.set(p.in.spi, nil)
+	rest := slices.DeleteFunc(d.outs[p.out.spi], func(o *outbound) bool { return o == p.out })
+	if d.outs[p.out.spi] = rest; len(rest) == 0 {
+		delete(d.outs, p.out.spi)
+	}
 }
 
 func errSPI(spi uint32) error {
