@@ -52,8 +52,10 @@ type Data struct {
 	table table // by handle
 	spis  table // by inbound SPI
 
-	mu   sync.Mutex             // of changes to the tables, and of what follows
-	outs map[uint32][]*outbound // by outbound SPI, which peers choose without knowing of each other
+	mu sync.Mutex // of changes, which may wait for a store
+
+	outsMu sync.Mutex
+	outs   map[uint32][]*outbound // by outbound SPI, which peers choose without knowing of each other
 }
 
 // NewData makes an empty table. counters may be nil if no association will have static keys.
@@ -154,8 +156,8 @@ func (d *Data) Sent(esp []byte) bool {
 		return false
 	}
 	spi, seq := binary.BigEndian.Uint32(esp), binary.BigEndian.Uint32(esp[4:])
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.outsMu.Lock()
+	defer d.outsMu.Unlock()
 	for _, o := range d.outs[spi] {
 		o.mu.Lock()
 		top := o.seq

@@ -171,13 +171,17 @@ func (d *Data) Remove(handle uint32) error {
 // use makes p what its handle means. The lock is held.
 func (d *Data) use(p *dataPair) {
 	d.spis.set(p.in.spi, p)
+	d.outsMu.Lock()
 	d.outs[p.out.spi] = append(d.outs[p.out.spi], p.out)
+	d.outsMu.Unlock()
 	d.table.set(p.handle, p)
 }
 
 // drop opens nothing with p any more. The lock is held.
 func (d *Data) drop(p *dataPair) {
 	d.spis.set(p.in.spi, nil)
+	d.outsMu.Lock()
+	defer d.outsMu.Unlock()
 	rest := slices.DeleteFunc(d.outs[p.out.spi], func(o *outbound) bool { return o == p.out })
 	if d.outs[p.out.spi] = rest; len(rest) == 0 {
 		delete(d.outs, p.out.spi)
