@@ -15,15 +15,41 @@ type benchCmd struct {
 }
 
 type benchDataplaneCmd struct {
-	Pairs int           `default:"15" help:"Rounds; each measures everything once."`
-	Time  time.Duration `default:"250ms" help:"Of one sample."`
-	Only  string        `placeholder:"PATTERN" help:"Regular expression: only the ways of Kedge that match, user/v6 or ebpf/udp4."`
-	Cells string        `placeholder:"PATTERN" help:"Regular expression: measure only what matches, tcp6 or udp64."`
+	Pairs    int           `placeholder:"N" help:"Rounds; each measures everything once (15)."`
+	Time     time.Duration `placeholder:"DURATION" help:"Of one sample (250ms)."`
+	Only     string        `placeholder:"PATTERN" help:"Regular expression: only the ways of Kedge whose names match, user/v6 or ebpf/gre."`
+	Cells    string        `placeholder:"PATTERN" help:"Regular expression: only the figures whose names match, tcp6 or udp64."`
+	Sessions []int         `placeholder:"N,..." help:"Numbers of sessions beside one (10000,1000000)."`
+	Quick    bool          `help:"A few minutes instead of the whole: fewer rounds, shorter samples, not all encapsulations."`
 }
 
 // Run measures.
 func (c *benchDataplaneCmd) Run(e *env) error {
-	return bench.Run(e.ctx, bench.Options{Pairs: c.Pairs, Time: c.Time, Only: c.Only, Cells: c.Cells, Log: e.stderr}, e.stdout)
+	o := bench.Defaults
+	if c.Quick {
+		o = bench.Quick
+	}
+	if c.Pairs > 0 {
+		o.Pairs = c.Pairs
+	}
+	if c.Time > 0 {
+		o.Time = c.Time
+	}
+	if c.Only != "" {
+		o.Only = c.Only
+	}
+	if c.Sessions != nil {
+		o.Sessions = c.Sessions
+	}
+	o.Cells = c.Cells
+	r, err := bench.Run(e.ctx, o, e.stderr)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.print(r)
+	}
+	return r.WriteText(e.stdout)
 }
 
 // benchPeerCmd is one end of a tunnel under measurement: started by the other command.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"kedge/internal/bench/peer"
 	"kedge/internal/bench/traffic"
 	"kedge/internal/bench/way"
+	"kedge/internal/core"
 	"kedge/internal/system/netns"
 )
 
@@ -19,18 +21,23 @@ import (
 type bed struct {
 	way     way.Way
 	net     *network.Network
-	peers   []*peer.Process // gateway, anchor
+	peers   []*peer.Process // gateway, anchor, second gateway
 	packets map[int]*traffic.UDP
-	hint    map[int]float64
+	hint    map[int]float64 // what the last search found, by size
+	now     map[int]float64 // what the one of this round found
 	cut     bool
+	seen    peer.Answer // counters of the anchor when the sample began
 }
 
-// peerArgs make this program a peer.
-var peerArgs = []string{"bench", "peer"}
+// PeerArgs make this program a peer: those that run peer.Run.
+var PeerArgs = []string{"bench", "peer"}
 
-// openBed builds the network of a way and fills it with sessions. Its processes are frozen.
-func openBed(w way.Way) (_ *bed, err error) {
-	b := &bed{way: w, packets: map[int]*traffic.UDP{}, hint: map[int]float64{}}
+// anchor is the place of the anchor's process among a bed's.
+const anchor = 1
+
+// openBed builds the network of a way and fills it with sessions. Its processes run.
+func openBed(ctx context.Context, w way.Way) (_ *bed, err error) {
+	b := &bed{way: w, packets: map[int]*traffic.UDP{}, hint: map[int]float64{}, now: map[int]float64{}}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -41,61 +48,75 @@ func openBed(w way.Way) (_ *bed, err error) {
 		return nil, err
 	}
 	if w.Kedge() || w.Kind == way.WireGuard {
-		keys, err := wireGuardKeys()
-		if err != nil {
+		if err := b.start(); err != nil {
 			return nil, err
-		}
-		for i, ns := range []*netns.NS{b.net.Gateway, b.net.Anchor} {
-			p, err := peer.Start(ns, peerArgs...)
-			if err != nil {
-				return nil, err
-			}
-			b.peers = append(b.peers, p)
-			if _, err := p.Ask(peer.Request{Open: &peer.Open{Way: w, Anchor: i == 1, WireGuard: keys[i]}}); err != nil {
-				return nil, err
-			}
 		}
 	}
 	if err := b.net.Finish(w); err != nil {
 		return nil, err
 	}
-	return b, b.reach()
+	return b, b.reach(ctx)
 }
 
-// reach sends until all of it arrives: for a moment after links came up the kernel drops what is sent on them, and a tunnel of
-// WireGuard begins with a handshake.
-func (b *bed) reach() error {
-	u, err := b.udp(64)
+// start starts the processes.
+func (b *bed) start() error {
+	keys, err := wireGuardKeys()
 	if err != nil {
 		return err
 	}
-	var p traffic.Probe
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		if p, err = u.Send(context.Background(), 2000, 20*time.Millisecond, nil); err != nil {
+	for i, p := range []struct {
+		ns *netns.NS
+		at way.Side
+	}{{b.net.Gateway, way.Gateway}, {b.net.Anchor, way.Anchor}, {b.net.Second, way.Second}} {
+		if p.ns == nil {
+			continue
+		}
+		proc, err := peer.Start(p.ns, PeerArgs...)
+		if err != nil {
 			return err
 		}
-		if p.Sent > 0 && p.Received == p.Sent {
-			return nil
+		b.peers = append(b.peers, proc)
+		if _, err := proc.Ask(peer.Request{Open: &peer.Open{Way: b.way, At: p.at, WireGuard: keys[i]}}); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("%d of %d packets arrive", p.Received, p.Sent)
+	return nil
 }
 
 // wireGuardKeys are the configurations of gateway and anchor.
-func wireGuardKeys() (text [2]string, err error) {
+func wireGuardKeys() (text [3]string, err error) {
 	var keys [2]*ecdh.PrivateKey
 	for i := range keys {
 		if keys[i], err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
 			return text, err
 		}
 	}
-	const port = 51820
 	for i, remote := range []netip.Addr{way.Anchor4, way.Gateway4} {
-		text[i] = fmt.Sprintf("private_key=%x\nlisten_port=%d\npublic_key=%x\nendpoint=%v\n", keys[i].Bytes(), port, keys[1-i].PublicKey().Bytes(), netip.AddrPortFrom(remote, port))
+		text[i] = fmt.Sprintf("private_key=%x\nlisten_port=%d\npublic_key=%x\nendpoint=%v\n",
+			keys[i].Bytes(), way.PortWireGuard, keys[1-i].PublicKey().Bytes(), netip.AddrPortFrom(remote, way.PortWireGuard))
 	}
 	text[0] += "allowed_ip=0.0.0.0/0\nallowed_ip=::/0\n"
 	text[1] += fmt.Sprintf("allowed_ip=%v\nallowed_ip=%v\n", way.Home6, way.Home4)
 	return text, nil
+}
+
+// reach sends until all of it arrives: for a moment after links came up the kernel drops what is sent on them, and a tunnel of
+// WireGuard begins with a handshake.
+func (b *bed) reach(ctx context.Context) error {
+	u, err := b.udp(64)
+	if err != nil {
+		return err
+	}
+	var p traffic.Probe
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		if p, err = u.Send(ctx, 2000, 20*time.Millisecond, nil); err != nil {
+			return err
+		}
+		if p.Sent > 0 && p.Received == p.Sent {
+			return nil
+		}
+	}
+	return fmt.Errorf("%d of %d packets arrive; %s", p.Received, p.Sent, b.drops())
 }
 
 // freeze stops the processes of a way while others are measured.
@@ -131,12 +152,60 @@ func (b *bed) udp(size int) (*traffic.UDP, error) {
 	return u, nil
 }
 
+// tcp is streams to the host.
 func (b *bed) tcp(six bool, streams int, d time.Duration) traffic.TCP {
 	to, four := way.HomeOf(1)
 	if !six {
 		to = four
 	}
 	return traffic.TCP{From: b.net.CN, At: b.net.Host, To: netip.AddrPortFrom(to, 5201), Streams: streams, Time: d}
+}
+
+// pids of the processes.
+func (b *bed) pids() (ids []int) {
+	for _, p := range b.peers {
+		ids = append(ids, p.PID())
+	}
+	return ids
+}
+
+// begin looks at the counters before a sample.
+func (b *bed) begin() (err error) {
+	if b.way.Kedge() {
+		b.seen, err = b.peers[anchor].Ask(peer.Request{Count: true})
+	}
+	return err
+}
+
+// verify compares the counters after a sample: the plane must have carried packets. It says which part of those that it counted
+// were not carried by programs in the kernel.
+func (b *bed) verify() (slow float64, err error) {
+	if !b.way.Kedge() {
+		return 0, nil
+	}
+	is, err := b.peers[anchor].Ask(peer.Request{Count: true})
+	if err != nil {
+		return 0, err
+	}
+	packets := func(c core.Counter) float64 { return float64(c.PacketsIn + c.PacketsOut) }
+	all := packets(is.Count) - packets(b.seen.Count)
+	if all <= 0 {
+		return 0, errors.New("the plane has counted no packet: something else carried them")
+	}
+	return (packets(is.Slow) - packets(b.seen.Slow)) / all, nil
+}
+
+// drops is what the planes dropped so far, for messages.
+func (b *bed) drops() (s string) {
+	if !b.way.Kedge() {
+		return ""
+	}
+	for i, p := range b.peers {
+		if a, err := p.Ask(peer.Request{Count: true}); err == nil && len(a.Drops) > 0 {
+			s += fmt.Sprintf("%s dropped %v ", []string{"gateway", "anchor", "second gateway"}[i], a.Drops)
+		}
+	}
+	return s
 }
 
 func (b *bed) close() {

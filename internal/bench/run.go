@@ -2,154 +2,137 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"regexp"
 	"runtime"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"kedge/internal/bench/stats"
-	"kedge/internal/bench/traffic"
-	"kedge/internal/bench/way"
+	"kedge/internal/bench/cpu"
+	"kedge/internal/bench/peer"
 )
 
-// Options of a run.
-type Options struct {
-	Pairs int           // rounds
-	Time  time.Duration // of a sample
-	Only  string        // regular expression over "way" and "cell"
-	Cells string
-	Log   io.Writer
-}
-
-// cell is one thing that is measured of each way.
-type cell struct {
-	name, unit string
-	measure    func(ctx context.Context, b *bed, d time.Duration) (float64, error)
-}
-
-func tcp(six bool, streams int, cut bool) func(context.Context, *bed, time.Duration) (float64, error) {
-	return func(ctx context.Context, b *bed, d time.Duration) (float64, error) {
-		if err := b.segment(cut); err != nil {
-			return 0, err
-		}
-		octets, seconds, err := b.tcp(six, streams, d).Measure(ctx)
-		return float64(octets) * 8 / seconds / 1e9, err
-	}
-}
-
-func packets(size int) func(context.Context, *bed, time.Duration) (float64, error) {
-	return func(ctx context.Context, b *bed, d time.Duration) (float64, error) {
-		u, err := b.udp(size)
-		if err != nil {
-			return 0, err
-		}
-		if err := b.segment(false); err != nil {
-			return 0, err
-		}
-		rate, err := traffic.Search(func(rate float64, long bool) (traffic.Probe, error) {
-			t := d / 4
-			if long {
-				t = d
-			}
-			return u.Send(ctx, rate, t, nil)
-		}, b.hint[size])
-		b.hint[size] = rate
-		return rate / 1e6, err
-	}
-}
-
-var cells = []cell{
-	{"tcp6", "Gbit/s", tcp(true, 1, false)},
-	{"tcp4", "Gbit/s", tcp(false, 1, false)},
-	{"tcp6-4", "Gbit/s", tcp(true, 4, false)},
-	{"tcp6-cut", "Gbit/s", tcp(true, 1, true)},
-	{"udp64", "Mpps", packets(64)},
-	{"udp512", "Mpps", packets(512)},
-}
-
-// Run measures.
-func Run(ctx context.Context, o Options, out io.Writer) error {
-	only, err := regexp.Compile(o.Only)
+// Run measures and judges. It tells about its progress on log. The machine's own network is not touched, and nothing is left when
+// it returns or dies. It needs root.
+func Run(ctx context.Context, o Options, log io.Writer) (_ *Report, err error) {
+	p, err := o.plan()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	which, err := regexp.Compile(o.Cells)
-	if err != nil {
-		return err
+	if len(p.cells) == 0 {
+		return nil, fmt.Errorf("nothing to measure is named like %q", o.Cells)
 	}
-	ways := []way.Way{{Kind: way.Plain}, {Kind: way.VXLAN}, {Kind: way.WireGuard}}
-	for _, k := range []string{way.User, way.EBPF, way.Clsact} {
-		for _, e := range way.Encaps {
-			if w := (way.Way{Kind: k, Encap: e.Name}); o.Only != "" && only.MatchString(w.Name()) || o.Only == "" && e.Name == "v6" {
-				ways = append(ways, w)
-			}
-		}
-	}
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 8) // threads of traffic wait in system calls, and keep nobody waiting for a processor
+	// Threads of traffic sit in system calls, and must keep nobody waiting for a processor.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 8))
 	favour()
-	var beds []*bed
+	m := &meter{time: o.Time, cpu: cpu.Open()}
+	defer m.cpu.Close()
+	r, say := newReport(o, p, m.cpu.Lacking()), newProgress(log)
+	beds, err := openBeds(ctx, p, r, say)
 	defer func() {
+		say.end()
 		for _, b := range beds {
 			b.close()
 		}
 	}()
-	for _, w := range ways {
-		b, err := openBed(w)
-		if err != nil {
-			return err
-		}
-		beds = append(beds, b)
-		b.freeze(true)
+	if err != nil {
+		return nil, err
 	}
-	values := map[string]map[string][]float64{}
-	r := rand.New(rand.NewPCG(1, 1))
+	if err := rounds(ctx, o, p, beds, m, r, say); err != nil {
+		return nil, err
+	}
+	r.judge()
+	return r, nil
+}
+
+// openBeds builds all ways. One of Kedge that this machine or version cannot carry is noted and left out.
+func openBeds(ctx context.Context, p plan, r *Report, say *progress) (beds []*bed, err error) {
+	for _, w := range p.ways {
+		say.say("build %s", w.Name())
+		b, err := openBed(ctx, w)
+		switch {
+		case ctx.Err() != nil:
+			if b != nil {
+				b.close()
+			}
+			return beds, ctx.Err()
+		case err != nil && w.Kedge():
+			r.note("%v", err)
+			continue
+		case err != nil:
+			return beds, err
+		}
+		if w.Fast() && w.Sessions > 1 {
+			a, err := b.peers[anchor].Ask(peer.Request{Memory: true})
+			if err != nil {
+				b.close()
+				return beds, err
+			}
+			r.Memory = append(r.Memory, Memory{Way: w.Name(), Sessions: w.Sessions, Octets: a.Octets})
+		}
+		b.freeze(true)
+		beds = append(beds, b)
+		r.Ways = append(r.Ways, w)
+	}
+	if len(beds) == 0 {
+		return beds, errors.New("no way can be measured here")
+	}
+	return beds, nil
+}
+
+// rounds measures everything once in each round, the ways of a cell one after the other in random order.
+func rounds(ctx context.Context, o Options, p plan, beds []*bed, m *meter, r *Report, say *progress) error {
+	order := rand.New(rand.NewPCG(o.Seed, 1))
+	total := 0
+	for _, c := range p.cells {
+		for _, b := range beds {
+			if c.on(b.way) {
+				total += o.Pairs
+			}
+		}
+	}
+	say.begin(total)
 	for round := range o.Pairs {
-		fmt.Fprintf(o.Log, "round %d of %d\n", round+1, o.Pairs)
-		for _, c := range cells {
-			if !which.MatchString(c.name) {
-				continue
-			}
-			if values[c.name] == nil {
-				values[c.name] = map[string][]float64{}
-			}
-			for _, i := range r.Perm(len(beds)) {
+		for _, c := range p.cells {
+			for _, i := range order.Perm(len(beds)) {
 				b := beds[i]
-				b.freeze(false)
-				v, err := c.measure(ctx, b, o.Time)
-				b.freeze(true)
+				if !c.on(b.way) {
+					continue
+				}
+				say.step("round %d of %d: %s of %s", round+1, o.Pairs, c.columns[0].Name, b.way.Name())
+				values, slow, err := sample(ctx, c, b, m)
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
 				if err != nil {
-					fmt.Fprintf(o.Log, "%s %s: %v\n", b.way.Name(), c.name, err)
+					r.note("%s of %s, round %d: %v", c.columns[0].Name, b.way.Name(), round+1, err)
+					values = nil
 				}
-				values[c.name][b.way.Name()] = append(values[c.name][b.way.Name()], v)
+				r.add(b.way, c, values, slow)
 			}
-		}
-	}
-	for _, c := range cells {
-		of := values[c.name]
-		if of == nil {
-			continue
-		}
-		fmt.Fprintf(out, "%-22s %10s %-24s %-24s %-24s\n", c.name+", "+c.unit, "median", "/ plain", "/ vxlan", "/ wireguard-go")
-		for _, b := range beds {
-			v := of[b.way.Name()]
-			fmt.Fprintf(out, "  %-20s %10.3f", b.way.Name(), stats.Median(v))
-			for _, base := range []string{way.Plain, way.VXLAN, way.WireGuard} {
-				i := stats.Bootstrap(stats.Ratios(v, of[base]), 1)
-				fmt.Fprintf(out, " %6.2f (%5.2f .. %5.2f)   ", i.Median, i.Low, i.High)
-			}
-			fmt.Fprintln(out)
 		}
 	}
 	return nil
+}
+
+// sample measures a way once, with its processes running meanwhile only. slow is which part of the packets of a way of the kernel
+// was not carried there.
+func sample(ctx context.Context, c cell, b *bed, m *meter) (values []float64, slow float64, err error) {
+	b.freeze(false)
+	defer b.freeze(true)
+	if err := b.begin(); err != nil {
+		return nil, 0, err
+	}
+	values, err = c.measure(ctx, b, m)
+	if err != nil || values == nil || c.columns[0].Name == colUpdates {
+		return values, 0, err
+	}
+	slow, err = b.verify()
+	return values, slow, err
 }
 
 // favour puts this process, and those that it starts, before others of the machine.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,10 +21,12 @@ import (
 // Names of links.
 const (
 	HostLink   = "eth0"
-	AccessLink = "acc0"
+	SecondLink = "eth1" // of the host, to the second gateway
+	AccessLink = "acc0" // of a gateway
 	CoreLink   = "core0"
+	CoreSecond = "core1" // of the anchor, to the second gateway
 	NetLink    = "net0"
-	Device     = "kedge0" // the anchor's
+	Device     = "kedge0" // the anchor's, and a node's
 	WireGuard  = "wg0"
 	vxlan      = "vx0"
 )
@@ -38,6 +41,11 @@ const (
 // Network is one chain.
 type Network struct {
 	Host, Gateway, Anchor, CN *netns.NS
+	Second                    *netns.NS // gateway; nil = there is none
+}
+
+func (n *Network) spaces() []**netns.NS {
+	return []**netns.NS{&n.Host, &n.Gateway, &n.Anchor, &n.CN, &n.Second}
 }
 
 // New builds a chain for a way, but for what the processes of a tunnel make: Finish does that.
@@ -48,22 +56,20 @@ func New(w way.Way) (_ *Network, err error) {
 			n.Close()
 		}
 	}()
-	for _, s := range []**netns.NS{&n.Host, &n.Gateway, &n.Anchor, &n.CN} {
+	for i, s := range n.spaces() {
+		if s == &n.Second && !w.Second {
+			continue
+		}
 		if *s, err = netns.Anonymous(); err != nil {
 			return nil, err
 		}
-		for _, c := range [][2]string{
-			{"net.ipv4.conf.all.rp_filter", "0"}, {"net.ipv4.conf.default.rp_filter", "0"},
-			{"net.ipv6.conf.all.accept_dad", "0"}, {"net.ipv6.conf.default.accept_dad", "0"},
-		} {
-			if err := (*s).Sysctl(c[0], c[1]); err != nil {
-				return nil, err
-			}
+		settings := []string{"net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"}
+		if i != 0 && s != &n.CN {
+			settings = append(settings, "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 		}
-	}
-	for _, s := range []*netns.NS{n.Gateway, n.Anchor} {
-		for _, c := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
-			if err := s.Sysctl(c, "1"); err != nil {
+		for _, c := range settings {
+			name, value, _ := strings.Cut(c, "=")
+			if err := (*s).Sysctl(name, value); err != nil {
 				return nil, err
 			}
 		}
@@ -73,6 +79,9 @@ func New(w way.Way) (_ *Network, err error) {
 	}
 	if err := n.ends(); err != nil {
 		return nil, err
+	}
+	if w.Second {
+		return n, n.second()
 	}
 	if w.Kedge() || w.Kind == way.WireGuard {
 		return n, nil
@@ -94,10 +103,19 @@ func (n *Network) links() error {
 	return errors.Join(
 		netns.Veth(netns.End{NS: n.Host, Name: HostLink, MAC: way.HostMAC, MTU: MTU, Addrs: []netip.Prefix{on(way.Host6, 64), on(way.Host4, 24)}},
 			netns.End{NS: n.Gateway, Name: AccessLink, MAC: way.RouterMAC, MTU: MTU}),
-		netns.Veth(netns.End{NS: n.Gateway, Name: CoreLink, MTU: CoreMTU, Addrs: []netip.Prefix{on(way.Gateway6, 64), on(way.Gateway4, 24)}},
-			netns.End{NS: n.Anchor, Name: CoreLink, MTU: CoreMTU, Addrs: []netip.Prefix{on(way.Anchor6, 64), on(way.Anchor4, 24)}}),
+		netns.Veth(netns.End{NS: n.Gateway, Name: CoreLink, MTU: CoreMTU, Addrs: []netip.Prefix{on(way.Gateway6, 64), on(way.Inner6, 64), on(way.Gateway4, 24)}},
+			netns.End{NS: n.Anchor, Name: CoreLink, MTU: CoreMTU, Addrs: []netip.Prefix{on(way.Anchor6, 64), on(way.AnchorIn6, 64), on(way.Anchor4, 24)}}),
 		netns.Veth(netns.End{NS: n.Anchor, Name: NetLink, MTU: MTU, Addrs: []netip.Prefix{on(way.Router6, 64), on(way.Router4, 24)}},
 			netns.End{NS: n.CN, Name: HostLink, MTU: MTU, Addrs: []netip.Prefix{on(way.CN6, 64), on(way.CN4, 24)}}))
+}
+
+// second joins the other gateway to host and anchor, whose tunnel leads to the same addresses of the anchor.
+func (n *Network) second() error {
+	return errors.Join(
+		netns.Veth(netns.End{NS: n.Host, Name: SecondLink, MAC: way.HostMAC, MTU: MTU}, netns.End{NS: n.Second, Name: AccessLink, MAC: way.RouterMAC, MTU: MTU}),
+		netns.Veth(netns.End{NS: n.Second, Name: CoreLink, MTU: CoreMTU, Addrs: []netip.Prefix{on(way.Second6, 64), on(way.Second4, 24)}},
+			netns.End{NS: n.Anchor, Name: CoreSecond, MTU: CoreMTU, Addrs: []netip.Prefix{on(way.ToSecond6, 64), on(way.ToSecond4, 24)}}),
+		n.Second.Route(on(way.Anchor6, 128), way.ToSecond6, ""), n.Second.Route(on(way.Anchor4, 32), way.ToSecond4, ""))
 }
 
 // ends gives the host all home addresses, and both ends their routes.
@@ -158,15 +176,21 @@ func (n *Network) vxlan() (via [4]netip.Addr, err error) {
 
 // Finish sets the routes that lead to what processes made.
 func (n *Network) Finish(w way.Way) error {
+	device := Device
 	switch {
-	case w.Kedge():
-		return errors.Join(n.Anchor.Route(way.Home6, netip.Addr{}, Device), n.Anchor.Route(way.Home4, netip.Addr{}, Device))
 	case w.Kind == way.WireGuard:
-		return errors.Join(n.plainAccess(), n.Gateway.Up(WireGuard), n.Anchor.Up(WireGuard),
-			n.Gateway.Route(way.Net6, netip.Addr{}, WireGuard), n.Gateway.Route(way.Net4, netip.Addr{}, WireGuard),
-			n.Anchor.Route(way.Home6, netip.Addr{}, WireGuard), n.Anchor.Route(way.Home4, netip.Addr{}, WireGuard))
+		device = WireGuard
+		if err := errors.Join(n.Gateway.Up(device), n.Anchor.Up(device)); err != nil {
+			return err
+		}
+	case !w.Kedge():
+		return nil
 	}
-	return nil
+	err := errors.Join(n.Anchor.Route(way.Home6, netip.Addr{}, device), n.Anchor.Route(way.Home4, netip.Addr{}, device))
+	if e, _ := way.FindEncap(w.Encap); w.Kedge() && !e.UDP || err != nil {
+		return err // the plane serves the access link
+	}
+	return errors.Join(n.plainAccess(), n.Gateway.Route(way.Net6, netip.Addr{}, device), n.Gateway.Route(way.Net4, netip.Addr{}, device))
 }
 
 // neighbour is a permanent one: the ways are compared, not how neighbours are found.
@@ -192,9 +216,9 @@ func ipnet(p netip.Prefix) *net.IPNet {
 
 // Close lets go of the namespaces. They end when the processes in them have.
 func (n *Network) Close() {
-	for _, s := range []*netns.NS{n.Host, n.Gateway, n.Anchor, n.CN} {
-		if s != nil {
-			_ = s.Close()
+	for _, s := range n.spaces() {
+		if *s != nil {
+			_ = (*s).Close()
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package peer runs the two ends of a tunnel, each as a process in its namespace: a plane of Kedge made by its Go interface, or a
+// Package peer runs the ends of a tunnel, each as a process in its namespace: a plane of Kedge made by its Go interface, or a
 // device of wireguard-go. No signalling is involved. The parent writes requests to its standard input, one JSON value a line, and
 // reads answers; when the input ends, so does the process.
 package peer
@@ -9,47 +9,43 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
-	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tun"
 
-	"kedge/internal/bench/network"
 	"kedge/internal/bench/way"
 	"kedge/internal/core"
-	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/ebpf"
-	"kedge/internal/dataplane/user"
 	"kedge/wire"
 )
 
 // Request to a peer: one of its parts is set.
 type Request struct {
-	Open  *Open  `json:"open,omitempty"`
-	Count bool   `json:"count,omitempty"`
-	Load  *Range `json:"load,omitempty"`
+	Open     *Open     `json:"open,omitempty"`
+	Count    bool      `json:"count,omitempty"`    // counters and drops
+	Handover *way.Side `json:"handover,omitempty"` // to an anchor: session 1 moves to this gateway
+	Update   int       `json:"update,omitempty"`   // so many sessions move to another address, in batches
+	Memory   bool      `json:"memory,omitempty"`
 }
 
 // Open makes the end.
 type Open struct {
-	Way       way.Way `json:"way"`
-	Anchor    bool    `json:"anchor"`
-	WireGuard string  `json:"wireguard,omitempty"` // configuration, in its own protocol
+	Way       way.Way  `json:"way"`
+	At        way.Side `json:"at"`
+	WireGuard string   `json:"wireguard,omitempty"` // configuration, in its own protocol
 }
-
-// Range of sessions, To excluded.
-type Range struct{ From, To int }
 
 // Answer of a peer.
 type Answer struct {
-	Error string            `json:"error,omitempty"`
-	Count core.Counter      `json:"count"`           // of all sessions
-	Slow  core.Counter      `json:"slow"`            // of them not in the kernel
-	Drops map[string]uint64 `json:"drops,omitempty"` // by reason
+	Error   string            `json:"error,omitempty"`
+	Count   core.Counter      `json:"count"`             // of the first sessions, CountOf at most
+	Slow    core.Counter      `json:"slow"`              // of them not by programs in the kernel
+	Drops   map[string]uint64 `json:"drops,omitempty"`   // by reason
+	Seconds float64           `json:"seconds,omitempty"` // that updates took
+	Octets  uint64            `json:"octets,omitempty"`  // of memory in the kernel's tables
 }
+
+// CountOf is of how many sessions the counters are asked for.
+const CountOf = 1 << 12
 
 type end struct {
 	open   Open
@@ -60,6 +56,7 @@ type end struct {
 	wg     *device.Device
 	access int
 	ids    []core.ID
+	moved  bool // by the last update
 }
 
 // Run serves requests until in ends.
@@ -86,67 +83,26 @@ func Run(in io.Reader, out io.Writer) error {
 
 func (e *end) serve(r Request, a *Answer) error {
 	switch {
+	case r.Open != nil && (e.plane != nil || e.wg != nil):
+		return errors.New("there is an end already")
+	case r.Open != nil && r.Open.Way.Kedge():
+		e.open = *r.Open
+		return e.openPlane()
 	case r.Open != nil:
 		e.open = *r.Open
-		if e.open.Way.Kedge() {
-			return e.openPlane()
-		}
 		return e.openWireGuard()
-	case r.Load != nil:
-		return e.load(*r.Load)
-	case r.Count && e.plane != nil:
+	case e.plane == nil:
+		return errors.New("there is no plane")
+	case r.Handover != nil:
+		return e.plane.Update([]core.Op{core.SetSession{ID: 1, Chain: e.encap.Chain(way.Anchor, *r.Handover, 1), Grace: way.Grace}})
+	case r.Update > 0:
+		return e.update(r.Update, a)
+	case r.Memory:
+		return e.memory(a)
+	case r.Count:
 		return e.count(a)
 	}
-	return nil
-}
-
-func (e *end) openPlane() (err error) {
-	w := e.open.Way
-	var ok bool
-	if e.encap, ok = way.FindEncap(w.Encap); !ok {
-		return fmt.Errorf("no encapsulation %q", w.Encap)
-	}
-	cfg := user.Config{Role: dataplane.Anchor, Device: network.Device, Local: []netip.Addr{way.Anchor6, way.Anchor4}}
-	if !e.open.Anchor {
-		i, err := net.InterfaceByName(network.AccessLink)
-		if err != nil {
-			return err
-		}
-		e.access = i.Index
-		cfg.Role, cfg.Local = dataplane.Gateway, []netip.Addr{way.Gateway6, way.Gateway4}
-		cfg.Access = []dataplane.Link{{Name: network.AccessLink, MAC: way.RouterMAC, LinkLocal: way.Access6}}
-	}
-	n := max(1, w.Sessions)
-	if w.Kind == way.User {
-		p, err := user.New(cfg)
-		if err != nil {
-			return err
-		}
-		e.plane, e.drops = p, p.Drops
-	} else {
-		p, err := ebpf.New(ebpf.Config{Config: cfg, Core: []string{network.CoreLink, network.NetLink}, Sessions: n, Keys: 2*n + 64, Clsact: w.Kind == way.Clsact, Hold: time.Hour})
-		if err != nil {
-			return err
-		}
-		e.plane, e.ebpf, e.drops = p, p, p.Drops
-	}
-	return e.load(Range{1, n + 1})
-}
-
-// chunk is how many sessions are made by one update.
-const chunk = 1 << 14
-
-func (e *end) load(r Range) error {
-	for from := r.From; from < r.To; from += chunk {
-		to := min(r.To, from+chunk)
-		if err := e.plane.Update(e.encap.Ops(e.open.Anchor, from, to, e.access)); err != nil {
-			return err
-		}
-		for i := from; i < to; i++ {
-			e.ids = append(e.ids, core.ID(i))
-		}
-	}
-	return nil
+	return errors.New("an empty request")
 }
 
 func (e *end) count(a *Answer) error {
@@ -176,18 +132,6 @@ func (e *end) count(a *Answer) error {
 		}
 	})
 	return nil
-}
-
-func (e *end) openWireGuard() error {
-	t, err := tun.CreateTUN(network.WireGuard, network.MTU)
-	if err != nil {
-		return err
-	}
-	e.wg = device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, "wireguard-go: "))
-	if err := e.wg.IpcSet(e.open.WireGuard); err != nil {
-		return err
-	}
-	return e.wg.Up()
 }
 
 func (e *end) close() {

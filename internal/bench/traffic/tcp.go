@@ -17,8 +17,8 @@ import (
 // block is how much one system call of a stream carries, octets.
 const block = 256 << 10
 
-// warmUp is how long streams run before anything counts: they leave slow start.
-const warmUp = 60 * time.Millisecond
+// WarmUp is how long streams run before anything counts: they leave slow start.
+const WarmUp = 60 * time.Millisecond
 
 // TCP is a sample of streams.
 type TCP struct {
@@ -62,7 +62,7 @@ func (t TCP) Measure(ctx context.Context) (octets uint64, seconds float64, err e
 		go send(fd, &done)
 		go sink(end, &got, &done)
 	}
-	if err := pause(ctx, warmUp); err != nil {
+	if err := pause(ctx, WarmUp); err != nil {
 		return 0, 0, err
 	}
 	start, before := time.Now(), got.Load()

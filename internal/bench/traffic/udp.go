@@ -46,13 +46,10 @@ type UDP struct {
 	out   [flows]int
 	in    int
 	epoch uint32
-	sink  sync.WaitGroup
 
-	got     atomic.Uint64 // number of the probe, and below it 40 bits of how many of its packets came
-	last    atomic.Int64  // when the last one came, nanoseconds
-	probe   atomic.Uint32
-	latency atomic.Pointer[Histogram]
-	closing atomic.Bool
+	got  atomic.Uint64 // packets of the probe that came
+	last atomic.Int64  // when the last one came, nanoseconds
+	over atomic.Bool   // the probe
 }
 
 // NewUDP opens sockets. The packets have size octets with their IPv6 header, 64 at least; to are the addresses.
@@ -103,15 +100,11 @@ func NewUDP(from *netns.NS, source netip.Addr, at *netns.NS, to []netip.Addr, si
 	for _, a := range to {
 		u.to = append(u.to, unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: binary.NativeEndian.Uint16(port[:]), Addr: a.As16()})
 	}
-	u.sink.Add(1)
-	go u.receive()
 	return u, nil
 }
 
-// Close ends the sink.
+// Close closes the sockets.
 func (u *UDP) Close() {
-	u.closing.Store(true)
-	u.sink.Wait()
 	for _, fd := range append(u.out[:], u.in) {
 		if fd >= 0 {
 			_ = unix.Close(fd)
@@ -142,8 +135,7 @@ type stamped struct {
 
 // receive counts the packets of the running probe. It looks by and by and never waits in the socket: else each packet would wake
 // it, which costs the sender, on a virtual machine many times what forwarding the packet does. When a packet came the kernel says.
-func (u *UDP) receive() {
-	defer u.sink.Done()
+func (u *UDP) receive(of uint32, h *Histogram) {
 	thread(false)
 	m, data := messages(2048, nil)
 	stamps := make([]stamped, batch)
@@ -151,8 +143,7 @@ func (u *UDP) receive() {
 		m[i].hdr.Control = (*byte)(unsafe.Pointer(&stamps[i]))
 	}
 	var sum uint64
-	of := u.probe.Load()
-	for !u.closing.Load() {
+	for !u.over.Load() {
 		for i := range m {
 			m[i].hdr.SetControllen(int(unsafe.Sizeof(stamps[i])))
 		}
@@ -161,10 +152,6 @@ func (u *UDP) receive() {
 			sleepUntil(monotonic() + int64(look))
 			continue
 		}
-		if p := u.probe.Load(); p != of {
-			of, sum = p, 0
-		}
-		h := u.latency.Load()
 		for i := range int(n) {
 			b := data[i*2048:]
 			if m[i].n < header || binary.NativeEndian.Uint32(b) != of {
@@ -175,19 +162,9 @@ func (u *UDP) receive() {
 				h.Add(stamps[i].at.Nano() - int64(binary.NativeEndian.Uint64(b[8:])))
 			}
 		}
-		u.got.Store(mark(of) | sum)
+		u.got.Store(sum)
 		u.last.Store(monotonic())
 	}
-}
-
-func mark(probe uint32) uint64 { return uint64(probe) << 40 }
-
-// received is how many packets of this probe came; the sink may not have seen that a new one began.
-func (u *UDP) received() uint64 {
-	if got := u.got.Load(); got>>40 == mark(u.epoch)>>40 {
-		return got & (1<<40 - 1)
-	}
-	return 0
 }
 
 // Probe is what became of packets sent at a rate.
@@ -222,9 +199,14 @@ func (u *UDP) Send(ctx context.Context, rate float64, d time.Duration, h *Histog
 	if err := unix.SetsockoptInt(u.in, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, on); err != nil {
 		return p, fmt.Errorf("time stamps: %w", err)
 	}
-	u.latency.Store(h)
-	u.got.Store(mark(u.epoch))
-	u.probe.Store(u.epoch)
+	u.got.Store(0)
+	u.over.Store(false)
+	var sink sync.WaitGroup
+	sink.Go(func() { u.receive(u.epoch, h) })
+	defer func() {
+		u.over.Store(true)
+		sink.Wait()
+	}()
 	done := make(chan error, 1)
 	start := monotonic()
 	u.last.Store(start)
@@ -238,10 +220,10 @@ func (u *UDP) Send(ctx context.Context, rate float64, d time.Duration, h *Histog
 		return p, err
 	}
 	end := monotonic()
-	for u.received() < p.Sent && monotonic()-max(end, u.last.Load()) < int64(patience) {
+	for u.got.Load() < p.Sent && monotonic()-max(end, u.last.Load()) < int64(patience) {
 		time.Sleep(500 * time.Microsecond)
 	}
-	p.Received = u.received()
+	p.Received = u.got.Load()
 	p.Sending, p.Seconds = float64(end-start)/1e9, float64(max(end, u.last.Load())-start)/1e9
 	return p, ctx.Err()
 }

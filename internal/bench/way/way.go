@@ -8,6 +8,7 @@ package way
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"kedge/internal/core"
@@ -26,35 +27,51 @@ const (
 // Way is one thing to measure.
 type Way struct {
 	Kind     string `json:"kind"`
-	Encap    string `json:"encap,omitempty"` // of Kedge's: one of Encaps
-	Sessions int    `json:"sessions,omitempty"`
+	Encap    string `json:"encap,omitempty"`    // of Kedge's: one of Encaps
+	Sessions int    `json:"sessions,omitempty"` // 0 = 1
+	Second   bool   `json:"second,omitempty"`   // there is another gateway that the host is at as well
 }
 
-// Name tells ways apart: "ebpf/gre6".
+// Name tells ways apart: "ebpf/gre6", "plain*1000000".
 func (w Way) Name() string {
-	if w.Encap == "" {
-		return w.Kind
+	s := w.Kind
+	if w.Encap != "" {
+		s += "/" + w.Encap
 	}
-	return w.Kind + "/" + w.Encap
+	if w.Sessions > 1 {
+		s += fmt.Sprintf("*%d", w.Sessions)
+	}
+	if w.Second {
+		s += "+handover"
+	}
+	return s
 }
 
 // Kedge says whether planes of this project carry it.
-func (w Way) Kedge() bool { return w.Kind == User || w.Kind == EBPF || w.Kind == Clsact }
+func (w Way) Kedge() bool { return w.Kind == User || w.Fast() }
+
+// Fast says whether programs in the kernel are to carry it.
+func (w Way) Fast() bool { return w.Kind == EBPF || w.Kind == Clsact }
 
 // Encap is an encapsulation.
 type Encap struct {
-	Name   string
-	Over4  bool // outer headers of IPv4
-	UDP    bool // in UDP 4191 (RFC 5555)
-	GRE    bool // with a key each way (RFC 5845)
-	Layers int
+	Name, Text string
+	Over4      bool // outer headers of IPv4
+	UDP        bool // in UDP 4191 (RFC 5555), which mobile nodes send: the gateway is one, and forwards for the host
+	GRE        bool // with a key each way (RFC 5845)
+	ESP        bool // AES-128-GCM (RFC 4303, 4106)
+	Double     bool // a tunnel in a tunnel, both of IPv6
 }
 
 // Encaps are those that are measured.
 var Encaps = []Encap{
-	{Name: "v6", Layers: 1},
-	{Name: "v4", Over4: true, Layers: 1},
-	{Name: "udp4", Over4: true, UDP: true, Layers: 1},
+	{Name: "v6", Text: "protocol 41 or 4 in IPv6"},
+	{Name: "v4", Text: "protocol 41 or 4 in IPv4", Over4: true},
+	{Name: "udp4", Text: "UDP 4191 in IPv4", Over4: true, UDP: true},
+	{Name: "gre6", Text: "GRE with keys in IPv6", GRE: true},
+	{Name: "gre4", Text: "GRE with keys in IPv4", Over4: true, GRE: true},
+	{Name: "two6", Text: "two layers of IPv6", Double: true},
+	{Name: "esp6", Text: "ESP, AES-128-GCM, in IPv6", ESP: true},
 }
 
 // FindEncap finds one by name.
@@ -67,6 +84,15 @@ func FindEncap(name string) (Encap, bool) {
 	return Encap{}, false
 }
 
+// Side is where a chain begins.
+type Side int
+
+const (
+	Gateway Side = iota
+	Anchor
+	Second // the other gateway
+)
+
 // Addresses of the network.
 var (
 	Home6     = netip.MustParsePrefix("2001:db9::/32") // a /64 for each session
@@ -77,8 +103,14 @@ var (
 	Host4     = netip.MustParseAddr("192.0.2.2")
 	Gateway6  = netip.MustParseAddr("2001:db8:a::11")
 	Gateway4  = netip.MustParseAddr("198.51.100.11")
+	Inner6    = netip.MustParseAddr("2001:db8:a::12") // of a tunnel in a tunnel
 	Anchor6   = netip.MustParseAddr("2001:db8:a::1")
 	Anchor4   = netip.MustParseAddr("198.51.100.1")
+	AnchorIn6 = netip.MustParseAddr("2001:db8:a::2")
+	Second6   = netip.MustParseAddr("2001:db8:b::11")
+	Second4   = netip.MustParseAddr("192.0.0.11")
+	ToSecond6 = netip.MustParseAddr("2001:db8:b::1") // the anchor on the link to it
+	ToSecond4 = netip.MustParseAddr("192.0.0.1")
 	Net6      = netip.MustParsePrefix("2001:db8:c::/64")
 	Net4      = netip.MustParsePrefix("203.0.113.0/24")
 	Router6   = netip.MustParseAddr("2001:db8:c::1") // the anchor there
@@ -89,10 +121,17 @@ var (
 	HostMAC   = core.MAC{2, 0, 0x5e, 0, 0, 2}
 )
 
-// PortUDP is Kedge's.
-const PortUDP = 4191
+// Ports in UDP.
+const (
+	PortUDP       = 4191
+	PortVXLAN     = 4789
+	PortWireGuard = 51820
+)
 
-// HomeOf are the addresses of session i, from 1 to 2^24 - 2.
+// MaxSessions have addresses.
+const MaxSessions = 1<<24 - 2
+
+// HomeOf are the addresses of session i, from 1 to MaxSessions.
 func HomeOf(i int) (six, four netip.Addr) {
 	a := Home6.Addr().As16()
 	binary.BigEndian.PutUint32(a[4:], uint32(i))
@@ -100,42 +139,65 @@ func HomeOf(i int) (six, four netip.Addr) {
 	return netip.AddrFrom16(a), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 }
 
-// Chain of session i, as the anchor or else the gateway has it.
-func (e Encap) Chain(anchor bool, i int) core.Chain {
-	local, remote, port := Gateway6, Anchor6, uint16(0)
-	if e.Over4 {
-		local, remote = Gateway4, Anchor4
+// Chain of session i as one side has it; the anchor's leads to a gateway.
+func (e Encap) Chain(at Side, to Side, i int) core.Chain {
+	addr := func(s Side, inner bool) netip.Addr {
+		switch {
+		case s == Anchor && e.Over4:
+			return Anchor4
+		case s == Anchor && inner:
+			return AnchorIn6
+		case s == Anchor:
+			return Anchor6
+		case s == Second && e.Over4:
+			return Second4
+		case s == Second:
+			return Second6
+		case e.Over4:
+			return Gateway4
+		case inner:
+			return Inner6
+		}
+		return Gateway6
 	}
+	port := uint16(0)
 	if e.UDP {
 		port = PortUDP
 	}
-	if anchor {
-		local, remote = remote, local
+	layer := func(inner bool) core.Layer {
+		return core.Layer{Local: netip.AddrPortFrom(addr(at, inner), port), Remote: netip.AddrPortFrom(addr(to, inner), port)}
 	}
-	c := core.Chain{N: uint8(e.Layers)}
-	c.Layer[0] = core.Layer{Local: netip.AddrPortFrom(local, port), Remote: netip.AddrPortFrom(remote, port)}
+	c := core.Chain{N: 1, Layer: [2]core.Layer{layer(e.Double)}}
+	if e.Double {
+		c.N, c.Layer[1] = 2, layer(false)
+	}
 	if e.GRE {
 		c.Layer[0].GRE, c.Layer[0].KeyUp, c.Layer[0].KeyDown = true, uint32(i), uint32(i)|1<<31
+	}
+	if e.ESP {
+		c.Layer[0].SA = uint32(i)
 	}
 	return c
 }
 
-// Ops make sessions from..to-1. On a gateway the host is at an access link.
-func (e Encap) Ops(anchor bool, from, to, access int) []core.Op {
-	ops := make([]core.Op, 0, 3*(to-from))
-	for i := from; i < to; i++ {
-		s := core.SetSession{ID: core.ID(i), Chain: e.Chain(anchor, i)}
-		if !anchor {
+// Ops make sessions from..until-1 on one side; on a gateway the host is at an access link. A gateway of UDP is a node.
+func (e Encap) Ops(at Side, from, until, access int) []core.Op {
+	ops := make([]core.Op, 0, 3*(until-from))
+	to := Anchor
+	if at == Anchor {
+		to = Gateway
+	}
+	for i := from; i < until; i++ {
+		s := core.SetSession{ID: core.ID(i), Chain: e.Chain(at, to, i), Grace: Grace}
+		if at != Anchor && !e.UDP {
 			s.If, s.MAC = access, HostMAC
 		}
 		ops = append(ops, s)
 		six, four := HomeOf(i)
 		for _, p := range []netip.Prefix{netip.PrefixFrom(six, 64).Masked(), netip.PrefixFrom(four, 32)} {
-			k := core.SetKey{ID: s.ID, Up: true, Down: true}
-			if anchor {
-				k.Match.Dst = p
-			} else {
-				k.Match.Src, k.Match.If, k.Match.MAC = p, access, HostMAC
+			k := core.SetKey{ID: s.ID, Match: core.Match{Src: p, If: s.If, MAC: s.MAC}, Up: true, Down: true}
+			if at == Anchor {
+				k.Match = core.Match{Dst: p}
 			}
 			ops = append(ops, k)
 		}
