@@ -218,6 +218,10 @@ func (r *Run) faultNode(ctx context.Context, n *node, f *scenario.Fault) error {
 		r.note("%s: %s on %s", f.Do, n.name, f.Link)
 		return r.unplug(n, f.Link, f.Do == "unplug")
 	}
+	if f.Do == "flush" {
+		r.note("%s: somebody flushes %s", n.name, f.Match)
+		return r.flush(ctx, n, f.Match)
+	}
 	if f.Do == "suspend" {
 		r.note("%s: suspended for %v", n.name, f.For)
 		return r.suspend(ctx, n, f.For)

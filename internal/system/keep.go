@@ -20,11 +20,12 @@ var keeps = map[string]bool{"route": true, "rule": true, "address": true, "sysct
 
 // Times of Keep.
 const (
-	// keepSettle is how long a removal waits for more: `ip rule flush` is one message a rule.
-	keepSettle = 20 * time.Millisecond
-	// keepFirst is how long a thing that was put back is left alone when it vanishes again; doubled each time up to keepMost, so that
-	// two programs which want different things do not keep a processor busy.
-	keepFirst = 250 * time.Millisecond
+	// keepSettle is how long a removal waits for more: `ip rule flush` is one message a rule. Not longer, because meanwhile packets may
+	// take another way.
+	keepSettle = 2 * time.Millisecond
+	// keepFirst is how long a thing that was put back is left alone when it vanishes again (`ip addr flush` looks twice); doubled each
+	// time up to keepMost, so that two programs which want different things do not keep a processor busy.
+	keepFirst = 25 * time.Millisecond
 	keepMost  = time.Minute
 	// keepLook is how often sysctls are read: nobody tells when one is written.
 	keepLook = 30 * time.Second

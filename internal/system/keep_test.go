@@ -178,7 +178,7 @@ func TestKeepBacksOff(t *testing.T) {
 	a, _, k := keptNode(t)
 	var holds []float64
 	since := time.Now()
-	for len(holds) < 4 {
+	for len(holds) < 7 {
 		ip(t, a, "-6", "rule", "del", "priority", "730")
 		for _, e := range k.until("put back", func() bool { return strings.Contains(ip(t, a, "-6", "rule"), "730:") }) {
 			holds = append(holds, e.Fields.(map[string]any)["hold_ms"].(float64))
@@ -187,11 +187,11 @@ func TestKeepBacksOff(t *testing.T) {
 			holds = append(holds, (<-k.ch).Fields.(map[string]any)["hold_ms"].(float64))
 		}
 	}
-	if !slices.Equal(holds, []float64{250, 500, 1000, 2000}) {
+	if !slices.Equal(holds, []float64{25, 50, 100, 200, 400, 800, 1600}) {
 		t.Errorf("holds %v", holds)
 	}
-	if d := time.Since(since); d < 1750*time.Millisecond {
-		t.Errorf("four times within %v", d)
+	if d := time.Since(since); d < 1575*time.Millisecond {
+		t.Errorf("seven times within %v", d)
 	}
 	// Others are not held up by it.
 	ip(t, a, "rule", "del", "priority", "690")

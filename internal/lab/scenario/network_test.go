@@ -118,6 +118,8 @@ func TestMobileMistakes(t *testing.T) {
 		{"do: rebind", "do: explode", "want one of rebind, v6-off"},
 		{"do: suspend, for: 60s", "do: suspend", "for is how long to suspend"},
 		{"do: end }", "do: end, for: 3s }", "for is how long to suspend"},
+		{"do: suspend, for: 60s", "do: flush", "flush needs a mobile node, and what"},
+		{"do: suspend, for: 60s", "do: flush, what: links", "want one of rules, addresses, routes"},
 		{"replay: bu", "replay: dhcp", "want one of pbu, pba, bu, ba, esp"},
 		{"port: 4191", "port: 0", "want a whole number from 1"},
 		{"kedge: [d], other", "kedge: [x], other", "\"x\" was not started"},

@@ -165,11 +165,11 @@ type Move struct {
 }
 
 // Fault does something bad, or ends it. Do: kill stop cont start restart quit end suspend
-// lost-store drop pass partition heal unplug plug off on renew release.
+// lost-store drop pass partition heal unplug plug off on renew release flush.
 type Fault struct {
 	Node, Link, Do string
 	Iface          string        // off, on: this interface of the host only
-	Match          string        // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6
+	Match          string        // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6; flush: rules addresses routes
 	Count          int           // drop: how many, 0 = until "pass"
 	For            time.Duration // suspend
 }

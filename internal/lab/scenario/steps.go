@@ -302,10 +302,11 @@ func (p *stepParser) fault(v value) *Fault {
 			}
 		},
 		"do": func(v value) {
-			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "end", "suspend", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release")
+			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "end", "suspend", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release", "flush")
 		},
 		"interface": func(v value) { f.Iface = v.text() },
 		"match":     func(v value) { f.Match = v.oneOf(dropMatches...) },
+		"what":      func(v value) { f.Match = v.oneOf("rules", "addresses", "routes") },
 		"count":     func(v value) { f.Count = v.integer(1, 1_000_000) },
 		"for":       func(v value) { f.For = v.duration() },
 	})
@@ -334,6 +335,10 @@ func (p *stepParser) fault(v value) *Fault {
 		}
 	case "":
 		v.errorf("do is missing")
+	case "flush":
+		if node == nil || node.Mobile == nil || f.Match == "" {
+			v.errorf("flush needs a mobile node, and what")
+		}
 	default:
 		if node == nil || node.Kedge == "" {
 			v.errorf("%s needs a kedge node", f.Do)
