@@ -136,6 +136,8 @@ const (
 	TooBig          Reason = "packet-too-big"
 	BadInner        Reason = "bad-inner-header"
 	ECNDrop         Reason = "ecn-congestion-not-capable"
+	BadGRE          Reason = "bad-gre-header"
+	BadTLV          Reason = "bad-tlv-header"
 	EncapsulateDeep Reason = "tunnel-encapsulation-limit"
 	TunnelLoop      Reason = "tunnel-loop"
 	TunnelError     Reason = "tunnel-error"

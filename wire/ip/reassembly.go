@@ -35,6 +35,7 @@ type Reassembler struct {
 type fragKey struct {
 	src, dst netip.Addr
 	id       uint32
+	scope    uint32
 	proto    uint8
 }
 
@@ -83,7 +84,11 @@ func NewReassembler(l Limits) *Reassembler {
 
 // Add takes one packet. Not a fragment: it comes back as it is. The last missing fragment: the whole packet comes back in a
 // buffer of its own. Else nil: kept, or refused with the reason. pkt is not kept.
-func (r *Reassembler) Add(now time.Duration, pkt []byte) ([]byte, error) {
+func (r *Reassembler) Add(now time.Duration, pkt []byte) ([]byte, error) { return r.AddIn(now, 0, pkt) }
+
+// AddIn is Add for packets of one scope: fragments of another, such as those that come in another tunnel, are other packets',
+// whatever their addresses are.
+func (r *Reassembler) AddIn(now time.Duration, scope uint32, pkt []byte) ([]byte, error) {
 	r.Expire(now)
 	h, err := Parse(pkt)
 	if err != nil {
@@ -95,7 +100,7 @@ func (r *Reassembler) Add(now time.Duration, pkt []byte) ([]byte, error) {
 		return pkt, err
 	}
 	head, data := h.HdrLen, pkt[h.HdrLen:]
-	key := fragKey{src: h.Src, dst: h.Dst, id: u.ID, proto: h.Proto}
+	key := fragKey{src: h.Src, dst: h.Dst, id: u.ID, scope: scope, proto: h.Proto}
 	if u.FragHdr != 0 {
 		head, data = u.FragHdr, pkt[u.FragHdr+8:]
 		key.proto = 0 // RFC 8200: source, destination and Identification

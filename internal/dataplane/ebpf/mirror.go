@@ -192,7 +192,7 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		m.tellPartial()
 		return 0
 	}
-	if s.Slow || m.slow != nil && m.slow(s.ID) {
+	if s.Slow || s.Bridged || m.slow != nil && m.slow(s.ID) {
 		return 0
 	}
 	now := m.at

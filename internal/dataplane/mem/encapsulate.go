@@ -24,10 +24,17 @@ type wrapping struct {
 	df      bool // IPv4: no router may fragment it
 	limit   uint8
 	limited bool // IPv6: with a Tunnel Encapsulation Limit option
+	// The same of the outer one of two layers.
+	limitOut   uint8
+	limitedOut bool
 }
 
 // forward sends a packet into the tunnel of s. hop: this router forwards it, and so takes one from its hop limit (RFC 2473 3.1).
 func (e *Engine) forward(now time.Duration, s *session, pkt []byte, h *ip.Header, u *ip.Upper, c cause, hop bool, out *Out) {
+	if s.stack != nil {
+		e.forwardStack(now, s, pkt, h, u, c, hop, out)
+		return
+	}
 	if hop && h.TTL <= 1 {
 		e.drops[hopLimit].Add(1)
 		e.sendError(now, ip.TimeExceeded, 0, pkt, h, c, out)
@@ -90,7 +97,7 @@ func tunnelMTU(h *ip.Header, mtu int) uint32 {
 }
 
 func (e *Engine) pathMTU(s *session, now time.Duration) int {
-	mtu := s.tun.pathMTU(now, e.cfg.MTU)
+	mtu := s.exit.pathMTU(now, e.cfg.MTU)
 	if s.chain.MTU != 0 {
 		mtu = min(mtu, int(s.chain.MTU))
 	}
@@ -115,10 +122,10 @@ func (e *Engine) encapsulate(t *tunnel, pkt []byte, h *ip.Header, w wrapping, ou
 	case t.is4() && w.df:
 		o.DF, o.ID = true, t.mark(n+ip.IPv4Len)
 	case t.is4():
-		id = e.identification(t)
+		id = e.identification(t.path)
 		o.ID = nonZero(id)
 	case whole > w.mtu:
-		id = e.identification(t)
+		id = e.identification(t.path)
 	}
 	start := len(out.buf)
 	b, err := o.Append(out.buf, n)
@@ -148,11 +155,11 @@ func (e *Engine) encapsulate(t *tunnel, pkt []byte, h *ip.Header, w wrapping, ou
 }
 
 // identification counts from a secret start for each tunnel (RFC 7739 5.3), so that a stranger cannot foresee it.
-func (e *Engine) identification(t *tunnel) uint32 { return uint32(t.secret) + e.fragID.Add(1) }
+func (e *Engine) identification(t *path) uint32 { return uint32(t.secret) + e.fragID.Add(1) }
 
 // mark is the Identification of a packet that no router may fragment, where it means nothing (RFC 6864 4.1): so it says secretly
 // that a packet of this length was sent into this tunnel. An ICMP error that quotes too little else is known by it.
-func (t *tunnel) mark(length int) uint16 {
+func (t *path) mark(length int) uint16 {
 	x := (t.secret ^ uint64(length)) * 0x9e3779b97f4a7c15
 	x = (x ^ x>>29) * 0xbf58476d1ce4e5b9
 	return nonZero(uint32(x >> 48))
@@ -189,11 +196,11 @@ func (e *Engine) fragment(pkt []byte, mtu int, id uint32, like Packet, out *Out)
 	}
 }
 
-// SetPathMTU says what the route to a tunnel's remote carries, octets; 0 = unknown again. Unknown tunnels are ignored.
+// SetPathMTU says what the route between the ends of an outermost layer carries, octets; 0 = unknown again. Unknown ends are ignored.
 func (e *Engine) SetPathMTU(local, remote netip.AddrPort, octets int) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if t := e.tables.tunnels[tuple{local, remote}]; t != nil {
+	if t := e.tables.paths[tuple{local, remote}]; t != nil {
 		if octets != 0 {
 			octets = max(octets, t.leastMTU())
 		}
@@ -202,13 +209,14 @@ func (e *Engine) SetPathMTU(local, remote netip.AddrPort, octets int) {
 	}
 }
 
-// Tunnels lists the tunnels that sessions send into: local and remote address, with ports if they are UDP.
+// Tunnels lists the ends of the outermost layers that sessions send: local and remote address, with ports if they are in UDP. One
+// path may carry many tunnels.
 func (e *Engine) Tunnels() [][2]netip.AddrPort {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	out := make([][2]netip.AddrPort, 0, len(e.tables.tunnels))
-	for t, tun := range e.tables.tunnels {
-		if tun.senders != 0 {
+	out := make([][2]netip.AddrPort, 0, len(e.tables.paths))
+	for t, p := range e.tables.paths {
+		if p.senders != 0 {
 			out = append(out, [2]netip.AddrPort{t.local, t.remote})
 		}
 	}

@@ -41,11 +41,14 @@ func (e *Engine) sendError(now time.Duration, p ip.Problem, info uint32, pkt []b
 			return
 		}
 		// Made here, not forwarded: its hop limit stays. It is at most 1,280 octets and has no DF, so it always passes.
+		if to.s.stack != nil {
+			e.answerStack(now, to.s, msg, &eh, out)
+			return
+		}
 		limit := e.cfg.EncapsulationLimit
 		w := wrapping{mtu: e.pathMTU(to.s, now), limit: limit, limited: limit != 0 && !to.s.tun.is4()}
 		if e.encapsulate(to.s.tun, msg, &eh, w, out) {
-			to.s.count.pOut.Add(1)
-			to.s.count.oOut.Add(uint64(len(msg)))
+			to.s.sent(msg)
 		}
 	case e.cfg.Role == dataplane.Node: // to itself, or to its mobile network
 		out.add(dataplane.ToNative, msg)
@@ -102,7 +105,7 @@ func (e *Engine) tellInner(now time.Duration, r reason, in Native, h *ip.Header,
 // tellTunnel reports what came out of a tunnel that should not; of names the session that it claims to be of, if any.
 func (e *Engine) tellTunnel(now time.Duration, r reason, o Outer, h *ip.Header, of *binding, d core.Domain, out *Out) {
 	rep := core.Reported{
-		Outer: core.Layer{Local: o.Local, Remote: o.Remote},
+		Outer: e.layer(&frame{tuple{o.Local, o.Remote}, o.kind, o.key, o.within}, o.tlv),
 		Inner: core.Match{Domain: d, Src: netip.PrefixFrom(h.Src, h.Src.BitLen()), Dst: netip.PrefixFrom(h.Dst, h.Dst.BitLen())},
 	}
 	if of != nil {

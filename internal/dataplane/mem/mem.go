@@ -42,8 +42,10 @@ type Config struct {
 	// LocalRouting lets a gateway carry packets between its own hosts without the anchor (RFC 5213 6.10.3,
 	// EnableMAGLocalRouting).
 	LocalRouting bool
-	MTU          int   // path MTU to a remote of which nothing else is known, octets; 0 = 1500
-	HopLimit     uint8 // of outer packets (RFC 2473 6.3); 0 = 64
+	// UDP says that a gateway's I/O takes datagrams to PortUDP; anchors and nodes always do.
+	UDP      bool
+	MTU      int   // path MTU to a remote of which nothing else is known, octets; 0 = 1500
+	HopLimit uint8 // of outer packets (RFC 2473 6.3); 0 = 64
 	// EncapsulationLimit is put into a Tunnel Encapsulation Limit option of every outer packet (RFC 2473 4.1.1; 4 is
 	// recommended); 0 = no option unless the inner packet has one.
 	// It exists in IPv6 only: IPv4 outer packets carry none.
@@ -107,6 +109,10 @@ type Engine struct {
 	drops  [nReasons]atomic.Uint64
 	report atomic.Pointer[func(core.Reported)]
 	fragID atomic.Uint32
+
+	serial   uint32       // of the newest carrier; mu guards it
+	carriers atomic.Int32 // how many there are
+	pairs    atomic.Int32 // keys of route optimization
 
 	seed       maphash.Seed
 	errors     limiter // ICMP errors, by destination

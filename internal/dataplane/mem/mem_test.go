@@ -221,8 +221,8 @@ func TestUpdatesWhileForwarding(t *testing.T) {
 
 func (e *Engine) mustBeEmpty(t testing.TB) {
 	t.Helper()
-	if ts := &e.tables; len(ts.sessions)+len(ts.tunnels)+len(ts.keys)+len(ts.hosts)+ts.lengths4.n+ts.lengths6.n != 0 {
-		t.Errorf("left over: %d sessions, %d tunnels, %d keys, %d hosts, %d+%d lengths", len(ts.sessions), len(ts.tunnels), len(ts.keys), len(ts.hosts), ts.lengths4.n, ts.lengths6.n)
+	if ts := &e.tables; len(ts.sessions)+len(ts.tunnels)+len(ts.framed)+len(ts.carriers)+len(ts.paths)+len(ts.keys)+len(ts.pairs)+len(ts.hosts)+ts.lengths4.n+ts.lengths6.n != 0 {
+		t.Errorf("left over: %d sessions, %d+%d tunnels, %d carriers, %d paths, %d keys, %d hosts, %d+%d lengths", len(ts.sessions), len(ts.tunnels), len(ts.framed), len(ts.carriers), len(ts.paths), len(ts.keys)+len(ts.pairs), len(ts.hosts), ts.lengths4.n, ts.lengths6.n)
 	}
 }
 

@@ -38,6 +38,9 @@ type MirrorSession struct {
 	// Slow: the chain or mode is one that only the engine carries, and nothing else here says it. A mirror gives such a session no
 	// slot; one that it had before was dropped by then.
 	Slow bool
+	// Bridged: the mode. All that comes from the host If, MAC (on an anchor: from the link If) goes into the tunnel, and all that comes
+	// out of the tunnel goes there, untouched; there are no keys.
+	Bridged bool
 	// GRE: the packets of the one layer have a GRE header (RFC 2784), with a key (RFC 2890) where it is not 0: KeyOut in what is
 	// sent, KeyIn in what is taken. Over IPv4 there is then no twin.
 	GRE           bool
@@ -54,20 +57,25 @@ type MirrorKey struct {
 	Down, Up                    uint32 // slots, 0 = none
 }
 
+// simple: one layer, plain or of GRE, which mirrors may know.
+func (t *tunnel) simple() bool {
+	return t.within == 0 && t.kind&^(inGRE|keyed) == 0 && t.kind&without == 0
+}
+
 func (e *Engine) mirrorTunnel(t *tunnel) uint32 {
-	if t == nil {
+	if t == nil || !t.simple() {
 		return 0
 	}
 	if t.slot == 0 {
 		if t.slot = e.cfg.Mirror.Tunnel(t.local, t.remote, t.secret); t.slot != 0 {
-			e.mirrorMTU(t)
+			e.mirrorMTU(t.path)
 		}
 	}
 	return t.slot
 }
 
 // mirrorMTU tells the path MTU of a tunnel.
-func (e *Engine) mirrorMTU(t *tunnel) {
+func (e *Engine) mirrorMTU(t *path) {
 	if e.cfg.Mirror == nil || t.slot == 0 {
 		return
 	}
@@ -88,11 +96,23 @@ func (e *Engine) mirrorSession(s *session) {
 		}
 		return other.remote.Port()
 	}
-	slot := e.cfg.Mirror.Session(MirrorSession{
+	m := MirrorSession{
 		Slot: s.slot, ID: s.id, Domain: s.domain, Tunnel: e.mirrorTunnel(s.tun), Previous: e.mirrorTunnel(s.prev[0]),
 		Twin: twin(s.tun, s.twin), PreviousTwin: twin(s.prev[0], s.prev[1]), Until: s.until, MTU: s.chain.MTU,
 		If: s.access.ifi, MAC: s.access.mac,
-	})
+	}
+	if m.GRE = s.tun.kind&inGRE != 0; m.GRE {
+		m.KeyIn, m.KeyOut = s.tun.key, s.exit.key
+	}
+	if p := s.prev[0]; p != nil && p.kind&inGRE != 0 {
+		m.PreviousGRE, m.PreviousKeyIn = true, p.key
+	}
+	m.Bridged, m.Slow = s.mode == core.Bridged, !s.tun.simple()
+	if m.Slow && m.Slot != 0 {
+		e.cfg.Mirror.DropSession(m.Slot)
+		m.Slot = 0
+	}
+	slot := e.cfg.Mirror.Session(m)
 	if slot == s.slot {
 		return
 	}
@@ -123,7 +143,7 @@ func (e *Engine) mirrorKey(d core.Domain, p netip.Prefix) {
 			if e.cfg.Role == dataplane.Gateway && (len(n.bindings) > 1 || b.s.access == (hostKey{})) {
 				k.Many = true
 			}
-			k.Missing = k.Missing || b.s.slot == 0
+			k.Missing = k.Missing || b.s.slot == 0 || e.tables.mobile(d, p)
 		}
 	}
 	e.cfg.Mirror.Key(d, p, k)

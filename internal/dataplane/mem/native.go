@@ -58,6 +58,10 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 	u, _ := ip.FindUpper(in.B, &h)
 	e.mu.RLock()
 	defer e.mu.RUnlock()
+	if s := e.bridged(&in); s != nil {
+		e.forwardBridged(now, s, in.B, &h, &u, out)
+		return
+	}
 	if h.Src.Is4In6() || h.Dst.Is4In6() {
 		e.drops[mapped].Add(1)
 		return
@@ -75,6 +79,9 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 		return
 	}
 	to, known := e.tables.down(e.cfg.Domain, h.Dst)
+	if b := e.tables.pair(e.cfg.Domain, h.Dst, h.Src, true); b != nil {
+		to = b
+	}
 	if to == nil {
 		if known {
 			e.drops[deprecated].Add(1) // silently, RFC 5213 5.3.5
@@ -93,6 +100,9 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 func (e *Engine) fromNode(now time.Duration, in Native, h *ip.Header, u *ip.Upper, out *Out) {
 	c := cause{domain: e.cfg.Domain}
 	from, known := e.tables.source(e.cfg.Domain, h.Src)
+	if b := e.tables.pair(e.cfg.Domain, h.Src, h.Dst, false); b != nil {
+		from = b
+	}
 	switch {
 	case from != nil:
 		e.forward(now, from.s, in.B, h, u, c, false, out)
@@ -142,14 +152,25 @@ func (e *Engine) fromHost(now time.Duration, in Native, h *ip.Header, u *ip.Uppe
 	e.forward(now, from.s, in.B, h, u, c, true, out)
 }
 
-// Sighted takes a frame on an access link that is not for the router, a multicast one: an unknown MAC is reported.
+// Sighted takes a frame on an access link that is not for the router, a multicast one: an unknown MAC is reported. In bridged mode it
+// goes into the tunnel as all frames do.
 func (e *Engine) Sighted(now time.Duration, in Native, out *Out) {
 	h, err := ip.Parse(in.B)
 	if err != nil {
 		return
 	}
-	u, _ := ip.FindUpper(in.B[:h.Len], &h)
+	in.B = in.B[:h.Len]
+	u, _ := ip.FindUpper(in.B, &h)
 	e.mu.RLock()
+	if s := e.bridged(&in); s != nil {
+		defer e.mu.RUnlock()
+		if in.VNet.Type != ip.GSONone || in.VNet.NeedsChecksum && ip.CompleteChecksum(in.B, in.VNet.CsumStart, in.VNet.CsumOffset) != nil {
+			e.drops[malformed].Add(1)
+			return
+		}
+		e.forwardBridged(now, s, in.B, &h, &u, out)
+		return
+	}
 	who := e.tables.hosts[hostKey{in.If, in.MAC}]
 	e.mu.RUnlock()
 	if who == nil && !signalling(in.B[:h.Len], &h, &u) {

@@ -28,6 +28,15 @@ const (
 	unsolicited
 	tunnelError
 	mapped
+	badGRE
+	badTLV
+	unknownSPI
+	badICV
+	replayed
+	badPadding
+	dummyPacket
+	sequenceExhausted
+	sequenceUnreserved
 	nReasons
 )
 
@@ -37,5 +46,7 @@ var reasons = [nReasons]wire.Reason{
 	badInner: wire.BadInner, ecnDrop: wire.ECNDrop, encapsulationLimit: wire.EncapsulateDeep, loop: wire.TunnelLoop,
 	overlap: wire.OverlapFragment, reassemblyLimit: wire.ReassemblyLimit, reassemblyTimeout: wire.ReassemblyTimeout,
 	sendFailed: wire.SendFailed, rateLimit: wire.RateLimit, wrongMAC: wire.WrongMAC, unsolicited: wire.Unsolicited, tunnelError: wire.TunnelError,
-	mapped: wire.MappedAddress,
+	mapped: wire.MappedAddress, badGRE: wire.BadGRE, badTLV: wire.BadTLV, unknownSPI: wire.UnknownSPI, badICV: wire.BadICV,
+	replayed: wire.Replayed, badPadding: wire.BadPadding, dummyPacket: wire.DummyPacket,
+	sequenceExhausted: wire.SequenceExhausted, sequenceUnreserved: wire.SequenceUnreserved,
 }

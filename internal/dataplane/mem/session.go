@@ -3,113 +3,61 @@ package mem
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
-	"kedge/wire/ip"
 )
-
-// carries says why this back end cannot carry a chain, or nil.
-func (e *Engine) carries(c core.Chain) error {
-	l := c.Layer[0]
-	local, remote := l.Local.Addr(), l.Remote.Addr()
-	least := ip.MinMTU6
-	if remote.Is4() {
-		least = minMTU4
-	}
-	switch {
-	case c.N == 0:
-		return errors.New("a chain without a layer, native delivery, is not carried by this back end")
-	case c.N > 1:
-		return fmt.Errorf("a chain of %d layers is not carried by this back end: only one", c.N)
-	case c.RO != 0:
-		return errors.New("route optimization is not carried by this back end")
-	case l.TLV != 0:
-		return errors.New("a TLV header is not carried by this back end")
-	case l.GRE || l.KeyUp != 0 || l.KeyDown != 0:
-		return errors.New("GRE is not carried by this back end")
-	case l.SA != 0 || l.ESPPort != 0:
-		return errors.New("ESP is not carried by this back end")
-	case l.Local.Port() != 0 && e.cfg.Role == dataplane.Gateway:
-		return errors.New("UDP is not carried by a gateway")
-	case l.Local.Port() != 0 && l.Local.Port() != dataplane.PortUDP:
-		return fmt.Errorf("UDP port %d: this router's is %d (RFC 5555 6), or 0 for no UDP", l.Local.Port(), dataplane.PortUDP)
-	case l.Local.Port() != 0 && l.Remote.Port() == 0:
-		return fmt.Errorf("UDP to %v: the remote port is missing", remote)
-	case e.cfg.Role != dataplane.Node && !slices.Contains(e.cfg.Local, local), !unicast(local):
-		return fmt.Errorf("tunnel entry point %v is no address of this router", local)
-	case !unicast(remote):
-		return fmt.Errorf("tunnel exit point %v is no unicast address", remote)
-	case local.Is4() != remote.Is4():
-		return fmt.Errorf("a tunnel from %v to %v: two address families", local, remote)
-	case local == remote || slices.Contains(e.cfg.Local, remote):
-		return fmt.Errorf("tunnel exit point %v is this router itself (RFC 2473 4.1.2)", remote)
-	case c.MTU != 0 && int(c.MTU) < least:
-		return fmt.Errorf("path MTU %d is below %d, the least of its family", c.MTU, least)
-	}
-	return nil
-}
-
-// unicast reports whether a can be one end of a tunnel.
-func unicast(a netip.Addr) bool {
-	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && (!a.Is4() || a.As4()[0] != 0 && a.As4()[0] < 240)
-}
 
 func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 	if op.ID == 0 {
 		return errors.New("session id 0 is no session")
 	}
-	if op.Mode != core.Routed {
-		return errors.New("bridged mode is not carried by this back end")
-	}
 	if err := e.carries(op.Chain); err != nil {
 		return err
 	}
 	access := hostKey{op.If, op.MAC}
-	if e.cfg.Role != dataplane.Gateway {
+	if e.cfg.Role != dataplane.Gateway && op.Mode != core.Bridged {
 		access = hostKey{}
-	} else if _, ok := e.links[op.If]; access != (hostKey{}) && (!ok || op.MAC == (core.MAC{})) {
-		return fmt.Errorf("session %d: interface %d and MAC %v name no host on an access link", op.ID, op.If, op.MAC)
+	} else if err := e.accessFault(&op, access); err != nil {
+		return err
 	}
-	own, other := framings(op.Chain)
-	if t := e.tables.tunnels[own]; t != nil && t.domain != op.Domain {
-		return fmt.Errorf("session %d: the tunnel to %v carries routing domain %d: without GRE keys it cannot carry domain %d as well", op.ID, own.remote, t.domain, op.Domain)
-	}
-	s := e.tables.sessions[op.ID]
+	s, far := e.tables.sessions[op.ID], op.Chain.Layer[0].Remote.Addr()
 	if s != nil && s.domain != op.Domain {
 		return fmt.Errorf("session %d is in routing domain %d and cannot move to %d", op.ID, s.domain, op.Domain)
 	}
-	if s != nil {
+	if s != nil && (s.optimized() != (op.Chain.RO != 0) || s.mode != op.Mode) && (len(s.bindings) != 0 || s.mode != op.Mode) {
+		return fmt.Errorf("session %d cannot become another kind: drop it first", op.ID)
+	}
+	if s != nil && op.Chain.RO == 0 {
 		for _, b := range s.bindings {
-			if b.prefix.Contains(own.remote.Addr()) {
-				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, own.remote.Addr())
+			if b.prefix.Contains(far) {
+				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, far)
 			}
 		}
 	}
-	tun, twin := e.hold(own, op.Domain), e.hold(other, op.Domain)
+	w, err := e.waysOf(&op, s)
+	if err != nil {
+		return err
+	}
 	if s == nil {
 		s = &session{id: op.ID, domain: op.Domain, access: access}
 		e.tables.sessions[op.ID] = s
 	}
-	if s.tun == tun {
-		// The same tunnel, perhaps with another port for the other framing.
-		e.release(s.tun)
-		e.release(s.twin)
-		s.twin = twin
-	} else {
-		tun.senders++
-		if s.tun != nil {
-			s.tun.senders--
-			e.release(s.prev[0])
-			e.release(s.prev[1])
-			s.prev, s.until = [2]*tunnel{s.tun, s.twin}, now+op.Grace
-		}
-		s.tun, s.twin = tun, twin
+	e.enter(s, &w, now+op.Grace)
+	s.chain, s.grace, s.mode, s.stack = op.Chain, op.Grace, op.Mode, nil
+	if special(&op.Chain) {
+		s.stack = e.stackOf(&op.Chain, s.exit.path)
 	}
-	s.chain, s.grace, s.mode = op.Chain, op.Grace, op.Mode
+	if s.stack != nil {
+		answer := op.Chain
+		s.tun.answer = &answer
+	}
+	if s.mode == core.Bridged {
+		e.bridge(s, access)
+	} else {
+		s.tun.bridge = nil // of one that has moved on
+	}
 	if s.access != access {
 		s.access = access
 		for _, b := range s.bindings {
@@ -120,24 +68,154 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 	return nil
 }
 
-// hold takes one use of a tunnel, which the first one makes. nil: the tuple is none, or carries another routing domain.
-func (e *Engine) hold(t tuple, d core.Domain) *tunnel {
-	if !t.remote.IsValid() {
-		return nil
+// accessFault says why a session cannot have its place on the native side: a host on an access link, or in bridged mode any place
+// that is its own.
+func (e *Engine) accessFault(op *core.SetSession, at hostKey) error {
+	_, ok := e.links[op.If]
+	switch {
+	case op.Mode > core.Bridged:
+		return fmt.Errorf("session %d: mode %d is unknown", op.ID, op.Mode)
+	case op.Mode == core.Bridged && e.cfg.Role == dataplane.Node:
+		return fmt.Errorf("session %d: a node has no link to bridge", op.ID)
+	case op.Mode == core.Bridged && op.Chain.RO != 0:
+		return fmt.Errorf("session %d: route optimization does not bridge", op.ID)
+	case e.cfg.Role == dataplane.Anchor:
+		if op.If <= 0 || op.MAC != (core.MAC{}) {
+			return fmt.Errorf("session %d: a bridged session of an anchor has an inner link of its own, which has no MAC", op.ID)
+		}
+	case op.Mode == core.Routed && at == (hostKey{}):
+		return nil // its keys say
+	case !ok || op.MAC == (core.MAC{}):
+		return fmt.Errorf("session %d: interface %d and MAC %v name no host on an access link", op.ID, op.If, op.MAC)
 	}
-	tun := e.tables.tunnels[t]
-	if tun == nil {
-		tun = &tunnel{tuple: t, domain: d, secret: e.hash(t)}
-		e.tables.tunnels[t] = tun
-		if e.cfg.Mirror != nil {
-			e.cfg.Mirror.Peer(t.local, t.remote, true)
+	if h := e.tables.hosts[at]; h != nil && (h.bridge != nil && h.bridge.id != op.ID || h.bridge == nil && op.Mode == core.Bridged) {
+		return fmt.Errorf("session %d: what is at interface %d, MAC %v is another session's", op.ID, op.If, op.MAC)
+	}
+	return nil
+}
+
+// ways are what one session holds: how its packets come, and how they leave.
+type ways struct {
+	tun, twin, exit *tunnel
+	around          [2]*carrier
+}
+
+// waysOf holds the tunnels of a session as it is going to be. On an error nothing is held.
+func (e *Engine) waysOf(op *core.SetSession, s *session) (w ways, err error) {
+	var within [2]uint32
+	if op.Chain.N == 2 {
+		in, out := e.frames(&op.Chain.Layer[1], within)
+		w.around = [2]*carrier{e.carry(in), e.carry(out)}
+		within = [2]uint32{w.around[0].serial, w.around[1].serial}
+	}
+	in, out := e.frames(&op.Chain.Layer[0], within)
+	if op.Chain.RO != 0 {
+		in.kind, out.kind = in.kind|without, out.kind|without
+	}
+	w.tun, w.exit = e.hold(in, op.Domain, w.around[0]), e.hold(out, op.Domain, w.around[1])
+	if !special(&op.Chain) {
+		w.twin = e.hold(frame{tuple: twinOf(&op.Chain.Layer[0])}, op.Domain, nil)
+	}
+	switch b := w.bridged(); {
+	case w.tun == nil || w.exit == nil:
+		d := op.Domain
+		for _, f := range []*frame{&in, &out} {
+			if t := e.tables.find(f); t != nil && t.domain != d {
+				d = t.domain
+			}
+		}
+		err = fmt.Errorf("session %d: the tunnel to %v carries routing domain %d: without another GRE key it cannot carry domain %d as well", op.ID, in.remote, d, op.Domain)
+	case b != nil && b != s && b.tun == w.tun, op.Mode == core.Bridged && w.tun.shared(&w, s):
+		err = fmt.Errorf("session %d: the tunnel from %v is another session's: a bridged one has its own, by address or GRE key", op.ID, in.remote)
+	}
+	if err != nil {
+		e.leave(&w)
+		return ways{}, err
+	}
+	return w, nil
+}
+
+// shared reports whether a session beside s, which may be new and is about to have w, uses t.
+func (t *tunnel) shared(w *ways, s *session) bool {
+	used := []*tunnel{w.tun, w.twin, w.exit}
+	if s != nil {
+		used = append(used, s.tun, s.twin, s.exit, s.prev[0], s.prev[1], s.prevExit)
+	}
+	n := 0
+	for _, u := range used {
+		if u == t {
+			n++
 		}
 	}
-	if tun.domain != d {
+	return t.refs > n && (t.bridge == nil || t.bridge.tun == t)
+}
+
+func (w *ways) bridged() *session {
+	if w.tun == nil {
 		return nil
 	}
-	tun.refs++
-	return tun
+	return w.tun.bridge
+}
+
+// enter makes ways those of s; what it had before is let in until then.
+func (e *Engine) enter(s *session, w *ways, until time.Duration) {
+	old := ways{s.tun, s.twin, s.exit, s.around}
+	if s.tun == w.tun && s.exit == w.exit {
+		// The same tunnel, perhaps with another port for the other framing.
+		e.leave(&old)
+	} else {
+		w.exit.senders++
+		if s.tun != nil {
+			s.exit.senders--
+			if t := s.prev[0]; t != nil && t.bridge == s && t != w.tun {
+				t.bridge = nil
+			}
+			e.leave(&ways{s.prev[0], s.prev[1], s.prevExit, s.prevAround})
+			s.prev, s.prevExit, s.prevAround, s.until = [2]*tunnel{s.tun, s.twin}, s.exit, s.around, until
+		}
+	}
+	s.tun, s.twin, s.exit, s.around = w.tun, w.twin, w.exit, w.around
+}
+
+// leave gives up one use of each.
+func (e *Engine) leave(w *ways) {
+	for _, t := range []*tunnel{w.tun, w.twin, w.exit} {
+		e.release(t)
+	}
+	for _, c := range w.around {
+		e.uncarry(c)
+	}
+}
+
+// hold takes one use of a tunnel, which the first one makes. nil: the frame is none, or carries another routing domain.
+func (e *Engine) hold(f frame, d core.Domain, c *carrier) *tunnel {
+	if !f.remote.IsValid() {
+		return nil
+	}
+	if f.plain() {
+		f.kind = 0
+	}
+	t := e.tables.find(&f)
+	if t == nil {
+		t = &tunnel{frame: f, domain: d}
+		if c != nil {
+			t.path = c.path
+			t.path.refs++
+		} else {
+			t.path = e.along(f.tuple)
+			e.peer(&f, true)
+		}
+		if f.plain() {
+			e.tables.tunnels[f.tuple] = t
+		} else {
+			e.tables.framed[f] = t
+		}
+	}
+	if t.domain != d {
+		return nil
+	}
+	t.refs++
+	return t
 }
 
 // release gives up one use of a tunnel; the last one removes it (RFC 5213 5.6.1).
@@ -145,13 +223,69 @@ func (e *Engine) release(t *tunnel) {
 	if t == nil {
 		return
 	}
-	if t.refs--; t.refs == 0 {
+	if t.refs--; t.refs != 0 {
+		return
+	}
+	if t.plain() {
 		delete(e.tables.tunnels, t.tuple)
-		if e.cfg.Mirror != nil {
-			e.cfg.Mirror.Peer(t.local, t.remote, false)
-			if t.slot != 0 {
-				e.cfg.Mirror.DropTunnel(t.slot)
-			}
+	} else {
+		delete(e.tables.framed, t.frame)
+	}
+	if t.within == 0 {
+		e.peer(&t.frame, false)
+	}
+	e.part(t.path)
+}
+
+// carry takes one use of an outer layer of two.
+func (e *Engine) carry(f frame) *carrier {
+	c := e.tables.carriers[f]
+	if c == nil {
+		e.serial++
+		c = &carrier{frame: f, path: e.along(f.tuple), serial: e.serial}
+		e.tables.carriers[f] = c
+		e.carriers.Store(int32(len(e.tables.carriers)))
+		e.peer(&f, true)
+	}
+	c.refs++
+	return c
+}
+
+func (e *Engine) uncarry(c *carrier) {
+	if c == nil {
+		return
+	}
+	if c.refs--; c.refs == 0 {
+		delete(e.tables.carriers, c.frame)
+		e.carriers.Store(int32(len(e.tables.carriers)))
+		e.peer(&c.frame, false)
+		e.part(c.path)
+	}
+}
+
+// peer tells the mirror of ends that packets are taken from.
+func (e *Engine) peer(f *frame, known bool) {
+	if e.cfg.Mirror != nil && f.kind&leaving == 0 {
+		e.cfg.Mirror.Peer(f.local, f.remote, known)
+	}
+}
+
+// along takes one use of a path, part gives it up.
+func (e *Engine) along(t tuple) *path {
+	p := e.tables.paths[t]
+	if p == nil {
+		p = &path{ends: t, secret: e.hash(t)}
+		e.tables.paths[t] = p
+	}
+	p.refs++
+	return p
+}
+
+func (e *Engine) part(p *path) {
+	if p.refs--; p.refs == 0 {
+		delete(e.tables.paths, p.ends)
+		if e.cfg.Mirror != nil && p.slot != 0 {
+			e.cfg.Mirror.DropTunnel(p.slot)
 		}
 	}
 }

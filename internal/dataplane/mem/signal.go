@@ -2,6 +2,7 @@ package mem
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
@@ -33,20 +34,30 @@ func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, ou
 	if h.Is4() {
 		return fmt.Errorf("signalling from %v to %v is not IPv6", h.Src, h.Dst)
 	}
-	own, _ := framings(chain)
-	e.mu.RLock()
-	t := e.tables.tunnels[own]
-	e.mu.RUnlock()
-	if t == nil {
-		t = &tunnel{tuple: own, secret: e.hash(own)}
+	if chain.N == 0 {
+		return errors.New("signalling outside of tunnels is not this back end's")
 	}
-	mtu := t.pathMTU(now, e.cfg.MTU)
+	way, _ := e.frames(outermost(&chain), [2]uint32{})
+	e.mu.RLock()
+	p := e.tables.paths[way.tuple]
+	e.mu.RUnlock()
+	if p == nil {
+		p = &path{ends: way.tuple, secret: e.hash(way.tuple)}
+	}
+	mtu := p.pathMTU(now, e.cfg.MTU)
 	if chain.MTU != 0 {
 		mtu = min(mtu, int(chain.MTU))
 	}
 	probe := h.Proto == ip.ICMPv6 && h.Len > ip.MinMTU6
-	if probe && h.Len+t.head() > mtu || !e.encapsulate(t, pkt[:h.Len], &h, wrapping{mtu: mtu, df: probe}, out) {
-		return fmt.Errorf("signalling of %d octets to %v does not fit", h.Len, own.remote)
+	w, fits := wrapping{mtu: mtu, df: probe}, false
+	if special(&chain) {
+		k := e.stackOf(&chain, p)
+		fits = (!probe || h.Len+k.over <= mtu) && e.wrap(k, pkt[:h.Len], &h, w, out)
+	} else {
+		fits = (!probe || h.Len+way.head() <= mtu) && e.encapsulate(&tunnel{frame: frame{tuple: way.tuple}, path: p}, pkt[:h.Len], &h, w, out)
+	}
+	if !fits {
+		return fmt.Errorf("signalling of %d octets to %v does not fit", h.Len, way.remote)
 	}
 	return nil
 }
@@ -57,10 +68,13 @@ func (e *Engine) signal(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *
 	if h.Is4() || e.cfg.Role == dataplane.Gateway || !e.signals6(pkt, h) || !e.signalFor(o, h.Dst) {
 		return false
 	}
-	if !unicast(o.Remote.Addr()) || o.Proto == ip.UDP && o.Remote.Port() == 0 {
+	if !unicast(o.Remote.Addr()) || o.Local.Port() != 0 && o.Remote.Port() == 0 {
 		return false // nobody could be answered
 	}
-	if h.Src.Is4In6() && (o.Proto != ip.IPv6 || h.Src.Unmap() != o.Remote.Addr()) {
+	if tun == nil && (o.kind&^inTLV != 0 || o.within != 0) {
+		return false // how an answer would have to look, only a session says
+	}
+	if h.Src.Is4In6() && (o.kind != 0 || o.Proto != ip.IPv6 || h.Src.Unmap() != o.Remote.Addr()) {
 		// A mapped source repeats the outer one of protocol 41 (draft-soliman-v4v6-mipv6-00 3.3): else somebody speaks for another.
 		e.drops[mapped].Add(1)
 		return true
@@ -69,9 +83,14 @@ func (e *Engine) signal(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *
 		e.drops[rateLimit].Add(1)
 		return true
 	}
-	out.Packets = append(out.Packets, Packet{
-		To: dataplane.ToSignal, Outer: core.Chain{N: 1, Layer: [2]core.Layer{{Local: o.Local, Remote: o.Remote}}}, B: pkt,
-	})
+	p := Packet{To: dataplane.ToSignal, B: pkt}
+	if tun != nil && tun.answer != nil {
+		p.Outer = *tun.answer
+	} else {
+		f := o.frame()
+		p.Outer = core.Chain{N: 1, Layer: [2]core.Layer{e.layer(&f, o.tlv)}}
+	}
+	out.Packets = append(out.Packets, p)
 	return true
 }
 

@@ -7,67 +7,45 @@ import (
 	"time"
 
 	"kedge/internal/core"
-	"kedge/internal/dataplane"
 	"kedge/wire/ip"
 )
 
 // tables are all forwarding state. Lookups are exact matches on the few prefix lengths in use, longest first.
 type tables struct {
 	sessions map[core.ID]*session
-	tunnels  map[tuple]*tunnel
+	tunnels  map[tuple]*tunnel  // of plain frames, which are ways in and out
+	framed   map[frame]*tunnel  // of all others: ways in, and ways out
+	carriers map[frame]*carrier // outer layers of chains of two
+	paths    map[tuple]*path    // of the outermost layers
 	keys     map[prefixKey]*entry
+	pairs    map[pairKey]*entry // of route optimization
 	hosts    map[hostKey]*host
 	lengths4 lengths
 	lengths6 lengths
 }
 
 func newTables() tables {
-	return tables{sessions: map[core.ID]*session{}, tunnels: map[tuple]*tunnel{}, keys: map[prefixKey]*entry{}, hosts: map[hostKey]*host{}}
+	return tables{
+		sessions: map[core.ID]*session{}, tunnels: map[tuple]*tunnel{}, framed: map[frame]*tunnel{}, carriers: map[frame]*carrier{},
+		paths: map[tuple]*path{}, keys: map[prefixKey]*entry{}, pairs: map[pairKey]*entry{}, hosts: map[hostKey]*host{},
+	}
 }
 
-// tuple names a tunnel: outer addresses and, in UDP, ports. Many sessions may share one (RFC 5213 5.6.1).
-type tuple struct{ local, remote netip.AddrPort }
-
-func (t tuple) is4() bool { return t.remote.Addr().Is4() }
-func (t tuple) udp() bool { return t.local.Port() != 0 }
-
-// head is how many octets the outer headers have.
-func (t tuple) head() int {
-	n := ip.IPv6Len
-	if t.is4() {
-		n = ip.IPv4Len
-	}
-	if t.udp() {
-		n += ip.UDPLen
-	}
-	return n
-}
-
-// framings are the tuple of a chain and, over IPv4, that of the other framing between the same addresses (package comment).
-func framings(c core.Chain) (own, other tuple) {
-	l := c.Layer[0]
-	own = tuple{l.Local, l.Remote}
-	plain := tuple{netip.AddrPortFrom(l.Local.Addr(), 0), netip.AddrPortFrom(l.Remote.Addr(), 0)}
-	if own.udp() {
-		other = plain
-	} else {
-		port := l.Remote.Port()
-		if port == 0 {
-			port = dataplane.PortUDP
-		}
-		own, other = plain, tuple{netip.AddrPortFrom(l.Local.Addr(), dataplane.PortUDP), netip.AddrPortFrom(l.Remote.Addr(), port)}
-	}
-	if !own.is4() {
-		other = tuple{}
-	}
-	return own, other
-}
-
+// tunnel is one way in or out of the innermost layer of sessions. A plain frame is both: its packets look the same both ways.
 type tunnel struct {
-	tuple
-	domain  core.Domain   // without GRE keys a tunnel carries one routing domain
-	refs    int           // sessions that use it or still accept from it
-	senders int           // of them, those that send into it
+	frame
+	*path
+	domain core.Domain // a tunnel carries one routing domain
+	refs   int         // sessions that use it or still accept from it
+	answer *core.Chain // that an answer to what came from here goes in; nil = as it came
+	bridge *session    // the one that all its packets are of, in bridged mode; nil = their keys say
+}
+
+// path is what is known of the way to the other end of an outermost layer, for all that goes there.
+type path struct {
+	ends    tuple
+	refs    int
+	senders int           // sessions that send there
 	secret  uint64        // of its Identifications
 	base    atomic.Uint32 // MTU of the route to remote, 0 = unknown
 	learned atomic.Uint64 // path MTU from ICMP: seconds of expiry << 16 | octets
@@ -75,15 +53,15 @@ type tunnel struct {
 }
 
 // leastMTU is what a path MTU cannot be below.
-func (t *tunnel) leastMTU() int {
-	if t.is4() {
+func (t *path) leastMTU() int {
+	if t.ends.is4() {
 		return minMTU4
 	}
 	return ip.MinMTU6
 }
 
 // pathMTU is the size of the largest outer packet to the remote.
-func (t *tunnel) pathMTU(now time.Duration, otherwise int) int {
+func (t *path) pathMTU(now time.Duration, otherwise int) int {
 	mtu := otherwise
 	if b := int(t.base.Load()); b != 0 {
 		mtu = b
@@ -98,16 +76,21 @@ type session struct {
 	id       core.ID
 	domain   core.Domain
 	chain    core.Chain // as given: for comparison and Ops
-	tun      *tunnel
+	tun      *tunnel    // what it is taken from
 	twin     *tunnel    // the other framing, accepted as well; nil = none
-	prev     [2]*tunnel // what both were before: still accepted, until
-	until    time.Duration
-	grace    time.Duration
-	mode     core.Mode
-	access   hostKey // zero on an anchor
-	bindings []*binding
-	slot     uint32 // of the mirror
-	count    struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
+	exit     *tunnel    // what it is sent into: tun, if that is plain
+	prev     [2]*tunnel // what tun and twin were before: still accepted, until
+	prevExit *tunnel
+	// around is the outer layer of two, in and out.
+	around, prevAround [2]*carrier
+	until              time.Duration
+	grace              time.Duration
+	stack              *stack // how a chain that is not plain is sent; nil = plain
+	mode               core.Mode
+	access             hostKey // zero on an anchor
+	bindings           []*binding
+	slot               uint32 // of the mirror
+	count              struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
 }
 
 // accepts reports whether packets of the session may come out of tunnel t.
@@ -117,7 +100,7 @@ func (s *session) accepts(t *tunnel, now time.Duration) bool {
 
 // sends reports whether packets of the session went into tunnel t, now or a while ago.
 func (s *session) sends(t *tunnel, now time.Duration) bool {
-	return s.tun == t || s.prev[0] == t && now < s.until
+	return s.exit == t || s.prevExit == t && now < s.until
 }
 
 // binding is one SetKey.
@@ -127,12 +110,19 @@ type binding struct {
 	prefix   netip.Prefix // the field of match that this role looks up
 	up, down bool
 	at       hostKey // where it is indexed in hosts
+	pair     pairKey // of route optimization, else the zero value
 }
 
 // prefixKey is an exact match of the table of keys.
 type prefixKey struct {
 	domain core.Domain
 	prefix netip.Prefix
+}
+
+// pairKey is the table of keys of route optimization: a mobile node's address, and a correspondent's.
+type pairKey struct {
+	domain       core.Domain
+	mobile, peer netip.Addr
 }
 
 // entry holds the bindings of one prefix: one, or several while registrations of one subscriber shadow each other.
@@ -153,7 +143,10 @@ type hostKey struct {
 }
 
 // host is one MAC address on an access link.
-type host struct{ bindings []*binding }
+type host struct {
+	bindings []*binding
+	bridge   *session // that has all of it, in bridged mode; then there is no binding
+}
 
 // source finds the binding of the host that a source address belongs to: its longest key; of equal ones that which may send,
 // then that which is delivered to, then that of the newest session.

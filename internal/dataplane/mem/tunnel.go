@@ -15,11 +15,22 @@ import (
 type Outer struct {
 	Local, Remote netip.AddrPort // its destination and source; ports in UDP only
 	TOS           uint8          // its traffic class
-	Proto         uint8          // its upper-layer protocol: ip.IPv4, ip.IPv6 or ip.UDP
+	// Proto is what its payload is: ip.IPv4, ip.IPv6, ip.UDP (without the UDP header), ip.GRE (from the GRE header on) or ip.ESP (from
+	// the SPI on; with ports if it was in UDP).
+	Proto uint8
 	// Offload: the packet comes from a kernel socket, behind which senders' and receivers' offloads may have left a partial
 	// checksum, or several segments in one.
 	Offload bool
+
+	// What was found between the outer header and the inner packet: unframe.
+	kind   kind
+	tlv    uint8
+	key    uint32
+	within uint32 // serial of the carrier that it came in
 }
+
+// frame is the tunnel that the packet came in.
+func (o *Outer) frame() frame { return frame{tuple{o.Local, o.Remote}, o.kind, o.key, o.within} }
 
 // Tunnel takes one outer packet as it comes from the core: a tunnel packet, a fragment of one, or an ICMP error about one.
 func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
@@ -30,13 +41,7 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	}
 	u, err := ip.FindUpper(pkt[:h.Len], &h)
 	if u.Fragment {
-		e.reassembly.Lock()
-		gone := e.reassembly.r.Expire(now)
-		pkt, err = e.reassembly.r.Add(now, pkt)
-		evicted := e.reassembly.r.Evicted()
-		e.reassembly.Unlock()
-		e.drops[reassemblyTimeout].Add(uint64(gone))
-		e.drops[reassemblyLimit].Add(uint64(evicted))
+		pkt, err = e.gather(now, 0, pkt)
 		if err == nil && pkt == nil {
 			return
 		}
@@ -52,9 +57,10 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	}
 	body, o := pkt[u.Off:h.Len], Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: u.Proto}
 	switch {
-	case u.Proto == ip.IPv4 || u.Proto == ip.IPv6:
+	case u.Off != h.HdrLen && e.pairs.Load() != 0 && e.optimized(now, pkt[:h.Len], out):
+	case u.Proto == ip.IPv4 || u.Proto == ip.IPv6 || u.Proto == ip.GRE || u.Proto == ip.ESP && e.cfg.Security != nil:
 		e.Decapsulate(now, o, body, out)
-	case u.Proto == ip.UDP && datagram(&o, body):
+	case u.Proto == ip.UDP && e.datagram(&o, body):
 		e.Decapsulate(now, o, body[ip.UDPLen:binary.BigEndian.Uint16(body[4:])], out)
 	case u.Proto == ip.ICMPv6 && !h.Is4() && ip.PseudoChecksum(h.Src, h.Dst, ip.ICMPv6, body) == 0,
 		u.Proto == ip.ICMPv4 && h.Is4() && ip.Checksum(body) == 0:
@@ -64,21 +70,30 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	}
 }
 
-// datagram puts the ports of a UDP datagram to PortUDP into o; false if it is none. It may go without a checksum in IPv4 only (RFC 768, RFC
+// datagram does so for a port that this router has.
+func (e *Engine) datagram(o *Outer, b []byte) bool {
+	return datagram(o, b) && (o.Local.Port() == dataplane.PortUDP || e.cfg.Security != nil)
+}
+
+// datagram puts the ports of a UDP datagram to PortUDP or PortESP into o; false if it is none. It may go without a checksum in IPv4 only (RFC 768, RFC
 // 8200 8.1).
 func datagram(o *Outer, b []byte) bool {
 	if len(b) < ip.UDPLen {
 		return false
 	}
 	n := int(binary.BigEndian.Uint16(b[4:]))
-	if n < ip.UDPLen || n > len(b) || binary.BigEndian.Uint16(b[2:]) != dataplane.PortUDP {
+	port := binary.BigEndian.Uint16(b[2:])
+	if n < ip.UDPLen || n > len(b) || port != dataplane.PortUDP && port != PortESP {
 		return false
 	}
 	src, dst := o.Remote.Addr(), o.Local.Addr()
 	if sum := binary.BigEndian.Uint16(b[6:]); sum == 0 && !src.Is4() || sum != 0 && ip.PseudoChecksum(src, dst, ip.UDP, b[:n]) != 0 {
 		return false
 	}
-	o.Remote, o.Local = netip.AddrPortFrom(src, binary.BigEndian.Uint16(b)), netip.AddrPortFrom(dst, dataplane.PortUDP)
+	o.Remote, o.Local = netip.AddrPortFrom(src, binary.BigEndian.Uint16(b)), netip.AddrPortFrom(dst, port)
+	if port == PortESP {
+		o.Proto = ip.ESP
+	}
 	return true
 }
 
@@ -98,17 +113,37 @@ func fragmentReason(err error) reason {
 // that is a key with Up of a session in that tunnel, at others to one with Down. Signalling needs neither. In UDP the first four
 // bits say what it is (RFC 5555 4.1), and at most one octet is a keepalive. pkt may be changed.
 func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
-	if o.Proto == ip.UDP && len(pkt) <= 1 {
+	if o.Local.Port() != 0 && len(pkt) <= 1 {
 		e.keepalives.Add(1)
 		return
 	}
-	h, err := ip.Parse(pkt)
-	if err != nil || o.Proto != ip.UDP && h.Is4() != (o.Proto == ip.IPv4) {
-		e.drops[badInner].Add(1)
-		return
+	var h ip.Header
+	var u ip.Upper
+	for {
+		if o.Proto == ip.GRE || o.Proto == ip.ESP || o.Proto == ip.UDP && ip.IsTLV(pkt) {
+			var ok bool
+			if pkt, ok = e.unframe(now, &o, pkt); !ok {
+				return
+			}
+		}
+		var err error
+		if h, err = ip.Parse(pkt); err != nil || o.Proto != ip.UDP && h.Is4() != (o.Proto == ip.IPv4) {
+			e.drops[badInner].Add(1)
+			return
+		}
+		pkt = pkt[:h.Len]
+		u, _ = ip.FindUpper(pkt, &h)
+		if e.carriers.Load() == 0 || o.within != 0 || !e.tunnelled(&h, &u) {
+			break
+		}
+		inner, goes := e.unnest(now, &o, pkt, &h, &u)
+		if !goes {
+			break
+		}
+		if pkt = inner; pkt == nil {
+			return
+		}
 	}
-	pkt = pkt[:h.Len]
-	u, _ := ip.FindUpper(pkt, &h)
 	most := e.cfg.MTU - tuple{o.Local, o.Remote}.head()
 	if !o.Offload || !ip.CompletePartial(pkt, &h, &u) || len(pkt) <= most || u.Proto != ip.TCP {
 		e.decapsulate(now, o, pkt, &h, &u, out)
@@ -143,7 +178,16 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Header, u *ip.Upper, out *Out) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	tun := e.tables.tunnels[tuple{o.Local, o.Remote}]
+	var tun *tunnel
+	if f := o.frame(); f.plain() {
+		tun = e.tables.tunnels[f.tuple]
+	} else {
+		tun = e.tables.framed[f]
+	}
+	if tun != nil && tun.bridge != nil {
+		e.unbridge(now, tun, o, pkt, h, out)
+		return
+	}
 	local := scoped(pkt, h, u, e.cfg.Role == dataplane.Gateway)
 	if !local && e.signal(now, tun, o, pkt, h, out) {
 		return
@@ -178,7 +222,7 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 		return
 	}
 	if e.own(h.Dst) && (u.Proto == ip.IPv4 || u.Proto == ip.IPv6) {
-		// A tunnel to this router in a tunnel to it: there is one layer only.
+		// A tunnel to this router in a tunnel to it, and no session has both.
 		e.drops[encapsulationLimit].Add(1)
 		return
 	}

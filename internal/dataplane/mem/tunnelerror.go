@@ -11,11 +11,12 @@ import (
 
 // quoted is what an ICMP error says about a packet of a tunnel.
 type quoted struct {
-	h     ip.Header // outer
-	u     ip.Upper
-	tuple tuple
-	inner []byte // from the inner header on, as much as there is
-	off   int    // octets before it
+	h      ip.Header // outer
+	u      ip.Upper
+	frame  frame
+	opaque bool   // encrypted: of what it carried nothing can be said
+	inner  []byte // from the inner header on, as much as there is
+	off    int    // octets before it
 }
 
 // TunnelError takes an ICMP or, if not is4, ICMPv6 error, from its type on, that somebody sent about an outer packet. "Too big"
@@ -31,19 +32,34 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 	}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	q, ok := quotation(is4, msg[8:])
-	tun := e.tables.tunnels[q.tuple]
-	if !ok || tun == nil {
+	if !is4 && e.pairs.Load() != 0 && e.optimizedError(now, msg, out) {
+		return
+	}
+	q, ok := e.quotation(is4, msg[8:])
+	tun := e.tables.find(&q.frame)
+	way := e.tables.paths[q.frame.tuple]
+	if q.opaque {
+		tun = nil
+	} else if tun != nil {
+		way = tun.path
+	}
+	if !ok || tun == nil && !(q.opaque && way != nil) {
 		e.drops[unsolicited].Add(1)
 		return
 	}
 	e.drops[tunnelError].Add(1)
-	marked := is4 && q.h.DF && !q.u.Fragment && q.h.ID == tun.mark(q.h.Len)
+	marked := is4 && q.h.DF && !q.u.Fragment && q.h.ID == way.mark(q.h.Len)
 	big, mtu := bigger(is4, msg, &q.h)
+	if q.opaque {
+		if big && (marked || !is4 && q.h.Flow == way.label()) {
+			e.tooBig(now, way, mtu, &q.h)
+		}
+		return
+	}
 	ih, err := ip.ParseQuoted(q.inner)
 	if err != nil { // nothing is left to tell anybody about
 		if big && marked {
-			e.tooBig(now, tun, mtu, &q.h)
+			e.tooBig(now, way, mtu, &q.h)
 		}
 		return
 	}
@@ -52,10 +68,16 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 		e.drops[unsolicited].Add(1)
 		return
 	}
+	if tun.bridge != nil { // the host knows nothing of this router
+		if big {
+			e.tooBig(now, way, mtu, &q.h)
+		}
+		return
+	}
 	p, value := ip.Unreachable, uint32(0)
 	switch {
 	case big:
-		if !e.tooBig(now, tun, mtu, &q.h) || ih.Is4() && !ih.DF || !ih.Is4() && ih.Len <= ip.MinMTU6 {
+		if !e.tooBig(now, way, mtu, &q.h) || ih.Is4() && !ih.DF || !ih.Is4() && ih.Len <= ip.MinMTU6 {
 			return // not true; or from now on fragmented outside
 		}
 		p, value = ip.TooBig, tunnelMTU(&ih, e.pathMTU(s, now)-q.off)
@@ -75,31 +97,90 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 	e.sendError(now, p, value, q.inner, &ih, cause{domain: tun.domain}, out)
 }
 
-// quotation reads the outer packet that an error quotes; false if it is none of a tunnel. Its tuple is the zero one if the ports
-// are not there.
-func quotation(is4 bool, b []byte) (q quoted, ok bool) {
+// quotation reads the outer packet that an error quotes, and finds the way that it left by; false if it is none of a tunnel. Its
+// tuple is without ports if they are not there.
+func (e *Engine) quotation(is4 bool, b []byte) (q quoted, ok bool) {
 	var err error
 	if q.h, err = ip.ParseQuoted(b); err != nil || q.h.Is4() != is4 {
 		return quoted{}, false
 	}
-	q.tuple = tuple{netip.AddrPortFrom(q.h.Src, 0), netip.AddrPortFrom(q.h.Dst, 0)}
+	q.frame.tuple = tuple{netip.AddrPortFrom(q.h.Src, 0), netip.AddrPortFrom(q.h.Dst, 0)}
 	if q.u, err = ip.FindUpper(b, &q.h); err != nil || q.u.FragOff != 0 || len(b) < q.u.Off {
 		return q, true
 	}
-	q.off = q.u.Off
-	switch q.u.Proto {
-	case ip.IPv4, ip.IPv6:
-	case ip.UDP:
-		if q.off += ip.UDPLen; q.off > len(b) {
-			return quoted{}, false
-		}
-		q.tuple.local = netip.AddrPortFrom(q.h.Src, binary.BigEndian.Uint16(b[q.u.Off:]))
-		q.tuple.remote = netip.AddrPortFrom(q.h.Dst, binary.BigEndian.Uint16(b[q.u.Off+2:]))
-	default:
+	if !q.peel(b, q.u.Off, q.u.Proto) {
+		return quoted{}, false
+	}
+	if e.carriers.Load() == 0 || q.opaque {
 		return q, true
 	}
-	q.inner = b[q.off:]
-	return q, true
+	f := q.frame
+	f.kind |= leaving
+	c := e.tables.carriers[f]
+	if c == nil {
+		return q, true
+	}
+	mh, err := ip.ParseQuoted(q.inner)
+	if err != nil {
+		return q, true
+	}
+	mu, err := ip.FindUpper(q.inner, &mh)
+	if err != nil || mu.Fragment || len(q.inner) < mu.Off {
+		return q, true
+	}
+	in := q
+	in.frame = frame{tuple: tuple{netip.AddrPortFrom(mh.Src, 0), netip.AddrPortFrom(mh.Dst, 0)}, kind: leaving, within: c.serial}
+	if !in.peel(b, q.off+mu.Off, mu.Proto) {
+		return q, true
+	}
+	if in.opaque {
+		in.frame = q.frame // what is known of it is the path
+		return in, true
+	}
+	if e.tables.find(&in.frame) == nil {
+		return q, true
+	}
+	return in, true
+}
+
+// peel reads what stands between the IP header of a layer and its payload, at off.
+func (q *quoted) peel(b []byte, off int, proto uint8) bool {
+	f := &q.frame
+	if proto == ip.UDP {
+		if off+ip.UDPLen > len(b) {
+			return false
+		}
+		f.local = netip.AddrPortFrom(f.local.Addr(), binary.BigEndian.Uint16(b[off:]))
+		f.remote = netip.AddrPortFrom(f.remote.Addr(), binary.BigEndian.Uint16(b[off+2:]))
+		off += ip.UDPLen
+		if f.local.Port() == PortESP {
+			proto = ip.ESP
+		} else if ip.IsTLV(b[off:]) {
+			_, p, err := ip.ParseQuotedTLV(b[off:])
+			if err != nil {
+				return false
+			}
+			f.kind, proto, off = f.kind|inTLV|leaving, p, off+ip.TLVLen
+		}
+	}
+	switch proto {
+	case ip.GRE:
+		g, err := ip.ParseQuotedGRE(b[off:])
+		if err != nil {
+			return false
+		}
+		f.kind, f.key, off = f.kind|inGRE|leaving, g.Key, off+g.Len
+		if g.Keyed {
+			f.kind |= keyed
+		}
+	case ip.ESP:
+		q.opaque = true
+	case ip.IPv4, ip.IPv6, ip.UDP:
+	default:
+		return true
+	}
+	q.inner, q.off = b[off:], off
+	return true
 }
 
 // plateaus are path MTUs that there are (RFC 1191 7.1): for routers that do not say theirs.
@@ -126,7 +207,7 @@ func bigger(is4 bool, msg []byte, h *ip.Header) (bool, int) {
 
 // tooBig notes a smaller path MTU; false if the message cannot be true: below the least MTU of IPv6, or not smaller than the
 // packet that was too big (RFC 8201 4, RFC 1191 6.3).
-func (e *Engine) tooBig(now time.Duration, t *tunnel, mtu int, h *ip.Header) bool {
+func (e *Engine) tooBig(now time.Duration, t *path, mtu int, h *ip.Header) bool {
 	if mtu < t.leastMTU() || mtu >= h.Len {
 		return false
 	}
@@ -141,16 +222,27 @@ func (e *Engine) tooBig(now time.Duration, t *tunnel, mtu int, h *ip.Header) boo
 }
 
 // sender finds the session that sent an inner packet into tun: at an anchor the one that delivers to its destination, at others
-// the one whose key its source is.
+// the one whose key its source is; in bridged mode the tunnel's own.
 func (e *Engine) sender(tun *tunnel, h *ip.Header, now time.Duration) *session {
+	if tun.bridge != nil {
+		return tun.bridge
+	}
 	if e.cfg.Role == dataplane.Anchor {
 		if to, _ := e.tables.down(tun.domain, h.Dst); to != nil && to.s.sends(tun, now) {
 			return to.s
 		}
 		return nil
 	}
-	if from, _, _ := e.tables.up(tun.domain, tun, h.Src, now); from != nil && from.s.sends(tun, now) {
-		return from.s
+	l := e.tables.lengthsOf(h.Src)
+	for _, bits := range l.bits[:l.n] {
+		p, _ := h.Src.Prefix(int(bits))
+		if n := e.tables.keys[prefixKey{tun.domain, p}]; n != nil {
+			for _, b := range n.bindings {
+				if b.up && b.s.sends(tun, now) {
+					return b.s
+				}
+			}
+		}
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func (e *Engine) field(m core.Match) (netip.Prefix, error) {
 	}
 	switch {
 	case other.IsValid():
-		return p, errors.New("a key of source and destination, route optimization, is not carried by this back end")
+		return p, pairFault(p, other)
 	case !p.IsValid():
 		return p, errors.New("the key names no prefix: an anchor's key is a destination, a gateway's or node's a source")
 	case p != p.Masked() || p.Addr().Is4In6():
@@ -166,13 +166,25 @@ func (e *Engine) setKey(op core.SetKey) error {
 	if s.domain != op.Match.Domain {
 		return fmt.Errorf("key %v is in routing domain %d, its session %d in %d", p, op.Match.Domain, op.ID, s.domain)
 	}
-	if p.Contains(s.tun.remote.Addr()) {
+	if pair := op.Match.Dst.IsValid() && op.Match.Src.IsValid(); pair != s.optimized() {
+		return fmt.Errorf("key %v: route optimization, and nothing else, has keys of source and destination", p)
+	}
+	if s.mode == core.Bridged && e.cfg.Role == dataplane.Gateway {
+		return fmt.Errorf("key %v: session %d is bridged: all that is on its link is its own", p, op.ID)
+	}
+	if !s.optimized() && p.Contains(s.tun.remote.Addr()) {
 		return fmt.Errorf("key %v holds the exit point %v of its own tunnel", p, s.tun.remote.Addr())
 	}
 	if e.cfg.Role == dataplane.Gateway && s.access == (hostKey{}) {
 		if _, ok := e.links[op.Match.If]; !ok || op.Match.MAC == (core.MAC{}) {
 			return fmt.Errorf("key %v: neither it nor session %d names a host on an access link", p, op.ID)
 		}
+	}
+	if at := (hostKey{op.Match.If, op.Match.MAC}); e.tables.hosts[at] != nil && e.tables.hosts[at].bridge != nil && s.access == (hostKey{}) {
+		return fmt.Errorf("key %v: its host is bridged", p)
+	}
+	if s.optimized() {
+		return e.setPair(s, op)
 	}
 	b := e.find(s, op.Match)
 	if b == nil {
@@ -235,7 +247,7 @@ func (e *Engine) unplace(b *binding) {
 	if h == nil {
 		return
 	}
-	if h.bindings = remove(h.bindings, b); len(h.bindings) == 0 {
+	if h.bindings = remove(h.bindings, b); len(h.bindings) == 0 && h.bridge == nil {
 		delete(e.tables.hosts, b.at)
 	}
 	b.at = hostKey{}
@@ -250,6 +262,10 @@ func remove(all []*binding, b *binding) []*binding {
 }
 
 func (e *Engine) dropBinding(b *binding) {
+	if b.pair != (pairKey{}) {
+		e.dropPair(b)
+		return
+	}
 	k := prefixKey{b.s.domain, b.prefix}
 	n := e.tables.keys[k]
 	if n.bindings = remove(n.bindings, b); len(n.bindings) == 0 {
@@ -267,6 +283,9 @@ func (e *Engine) dropKey(m core.Match) error {
 		return err
 	}
 	n := e.tables.keys[prefixKey{m.Domain, p}]
+	if m.Dst.IsValid() && m.Src.IsValid() {
+		n = e.tables.pairs[e.pairOf(m)]
+	}
 	if n == nil {
 		return nil
 	}
@@ -286,8 +305,15 @@ func (e *Engine) dropSession(s *session) {
 	if e.cfg.Mirror != nil && s.slot != 0 {
 		e.cfg.Mirror.DropSession(s.slot)
 	}
-	s.tun.senders--
-	for _, t := range []*tunnel{s.tun, s.twin, s.prev[0], s.prev[1]} {
-		e.release(t)
+	if h := e.tables.hosts[s.access]; h != nil && h.bridge == s {
+		delete(e.tables.hosts, s.access)
 	}
+	for _, t := range []*tunnel{s.tun, s.prev[0]} {
+		if t != nil && t.bridge == s {
+			t.bridge = nil
+		}
+	}
+	s.exit.senders--
+	e.leave(&ways{s.tun, s.twin, s.exit, s.around})
+	e.leave(&ways{s.prev[0], s.prev[1], s.prevExit, s.prevAround})
 }
