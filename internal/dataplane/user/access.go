@@ -1,8 +1,10 @@
 package user
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -42,6 +44,7 @@ func (p *Plane) openAccess(links []Link) (err error) {
 	if err := unix.SetsockoptTimeval(p.frames, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
 		return err
 	}
+	p.vnet = p.try(FrameSuper, func() error { return opts(p.frames, [3]int{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1}) })
 	if p.watch, err = openLinkWatch(); err != nil {
 		return err
 	}
@@ -166,7 +169,7 @@ func bindLink(fd int, l Link, index int, proto uint16) error {
 
 // readAccess takes the frames of one access link.
 func (p *Plane) readAccess(s *socket, l *accessLink) {
-	out, b := new(mem.Out), newSendBatch()
+	out, b := new(mem.Out), p.newSendBatch()
 	now := p.now()
 	s.recv(func(i int, raw []byte) {
 		if i == 0 {
@@ -196,8 +199,112 @@ func (p *Plane) readAccess(s *socket, l *accessLink) {
 		case frame[0]&1 != 0:
 			p.Sighted(now, in, out)
 		}
+		if len(out.Packets) >= batchSize {
+			_ = p.send(out, b) // counted
+			out.Reset()
+		}
 	}, func() {
 		_ = p.send(out, b) // counted
 		out.Reset()
 	}, func() { p.Count(wire.Malformed) })
+}
+
+// toHosts sends frames on access links, from the router's MAC.
+func (p *Plane) toHosts(b *sendBatch, run []mem.Packet) (first error) {
+	c := &b.gro
+	for at := 0; at < len(run); {
+		c.fill(run[at:min(at+batchSize, len(run))])
+		r := run[at:]
+		at += len(c.next)
+		c.iovs = c.iovs[:0]
+		for i := range c.supers {
+			s := &c.supers[i]
+			o := &r[s.first]
+			l := p.links[o.If]
+			var link [etherLen]byte
+			copy(link[0:], o.MAC[:])
+			copy(link[6:], l.MAC[:])
+			link[12], link[13] = 0x86, 0xdd
+			if is4(o.B) {
+				link[12], link[13] = 0x08, 0x00
+			}
+			b.link[i] = unix.RawSockaddrLinklayer{
+				Family: unix.AF_PACKET, Ifindex: l.index.Load(), Halen: uint8(len(core.MAC{})),
+				Protocol: uint16(link[12]) | uint16(link[13])<<8, // network order
+			}
+			copy(b.link[i].Addr[:], o.MAC[:])
+			b.starts[i] = len(c.iovs)
+			c.message(s, r, link[:])
+			if !p.vnet {
+				c.iovs[b.starts[i]].Base = &s.head[ip.VNetLen]
+				c.iovs[b.starts[i]].SetLen(etherLen)
+			}
+		}
+		n := len(c.supers)
+		b.starts[n] = len(c.iovs)
+		for i := range n {
+			h := &b.hdrs[i].hdr
+			h.Name, h.Namelen = (*byte)(unsafe.Pointer(&b.link[i])), unix.SizeofSockaddrLinklayer
+			h.Iov = &c.iovs[b.starts[i]]
+			h.SetIovlen(b.starts[i+1] - b.starts[i])
+			h.Control = nil
+			h.SetControllen(0)
+		}
+		for i := 0; i < n; {
+			sent, err := b.send(p.frames, i, n)
+			if i += sent; err == nil || errors.Is(err, unix.EINTR) {
+				continue
+			}
+			switch s := &c.supers[i]; {
+			case s.n > 1 && errors.Is(err, unix.EINVAL):
+				p.refuse(c, s.kind, err)
+				err = p.toHostsSingly(b, s, i, r)
+			case errors.Is(err, unix.EAGAIN):
+				// A device stood still for sendWait. The others must not wait as long for each packet of a batch.
+				for ; i < n; i++ {
+					p.countFailed(c.supers[i].n, err)
+				}
+			default:
+				p.countFailed(s.n, err)
+			}
+			if first == nil {
+				first = err
+			}
+			i++
+		}
+	}
+	return first
+}
+
+// toHostsSingly sends the packets of the i-th message one by one.
+func (p *Plane) toHostsSingly(b *sendBatch, s *super, i int, run []mem.Packet) (first error) {
+	var iovs [2]unix.Iovec
+	h := &b.hdrs[i].hdr
+	h.Iov = &iovs[0]
+	h.SetIovlen(2)
+	ip.VNet{}.Put(s.head[:], 0)
+	iovs[0].Base = &s.head[0]
+	iovs[0].SetLen(ip.VNetLen + etherLen)
+	for j, n := s.first, s.n; n > 0; j, n = b.gro.next[j], n-1 {
+		iovs[1].Base = &run[j].B[0]
+		iovs[1].SetLen(len(run[j].B))
+		if _, err := b.send(p.frames, i, i+1); err != nil {
+			p.countFailed(1, err)
+			if first == nil {
+				first = err
+			}
+		}
+	}
+	return first
+}
+
+// countFailed counts packets that did not leave.
+func (p *Plane) countFailed(n int, err error) {
+	r := wire.SendFailed
+	if errors.Is(err, unix.EMSGSIZE) {
+		r = wire.TooBig
+	}
+	for range n {
+		p.Count(r)
+	}
 }

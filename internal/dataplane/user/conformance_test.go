@@ -12,12 +12,7 @@ import (
 
 // TestConformance runs the suite against real interfaces. It needs root.
 func TestConformance(t *testing.T) {
-	conformance.Run(t, kernel.Factory(func(c kernel.Config) (kernel.Plane, error) {
-		return New(Config{
-			Role: c.Role, Local: c.Local, Access: c.Access, LocalRouting: c.LocalRouting, EncapsulationLimit: c.EncapsulationLimit, Home: c.Home,
-			Anchors: c.Anchors, ProbeID: c.ProbeID, Unreachable: c.Unreachable, Now: c.Now,
-		})
-	}))
+	conformance.Run(t, kernel.Factory(openPlane))
 }
 
 func must(t testing.TB, err error) {

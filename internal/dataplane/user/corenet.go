@@ -41,7 +41,7 @@ func (p *Plane) openCore() (err error) {
 		return err
 	}
 	four := p.cfg.Role == Node || slices.ContainsFunc(p.cfg.Local, netip.Addr.Is4)
-	for _, proto := range []int{ip.IPv4, ip.IPv6, ip.GRE} {
+	for _, proto := range []int{ip.IPv4, ip.IPv6} {
 		if err := p.openRaw(unix.AF_INET6, proto, func(s *socket) { p.readTunnel6(s, uint8(proto)) }); err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (p *Plane) openRaw(family, proto int, read func(*socket)) error {
 		const filter, unreachable, exceeded = 1, 1 << 3, 1 << 11
 		err = opts(fd, [3]int{unix.SOL_RAW, filter, int(^uint32(unreachable | exceeded))})
 	}
-	return p.start(fd, fmt.Sprintf("raw protocol %d", proto), err, read)
+	return p.startReader(fd, fmt.Sprintf("raw protocol %d", proto), err, read)
 }
 
 // openUDP opens the socket of packets in UDP to an address of this host, or to all of its family.
@@ -150,30 +150,64 @@ func (p *Plane) openUDP(a netip.Addr, port uint16, read func(*socket)) error {
 			err = fmt.Errorf("data plane: UDP %v: %w", at, err)
 		}
 	}
-	return p.start(fd, "UDP "+at.String(), err, read)
+	if err == nil {
+		err = p.offloadUDP(fd, family)
+	}
+	s, err := p.start(fd, "UDP "+at.String(), err)
+	if err != nil {
+		return err
+	}
+	if s.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("data plane: UDP %v: %w", at, err)
+	}
+	s.gro = p.gro
+	p.udp[at] = s
+	p.goes(func() { read(s) })
+	return nil
 }
 
-// start starts the reader of a socket, or closes it if it could not be prepared.
-func (p *Plane) start(fd int, name string, err error, read func(*socket)) error {
+// offloadUDP lets a socket take and send several datagrams at once, as the engine would have made them.
+func (p *Plane) offloadUDP(fd, family int) error {
+	p.gro = p.try(CoalesceUDP, func() error { return opts(fd, [3]int{unix.IPPROTO_UDP, unix.UDP_GRO, 1}) })
+	p.segment.Store(p.try(SegmentUDP, func() error { return opts(fd, [3]int{unix.IPPROTO_UDP, unix.UDP_SEGMENT, 0}) }))
+	if family == unix.AF_INET {
+		return opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer},
+			[3]int{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE}, [3]int{unix.IPPROTO_IP, unix.IP_TTL, hopLimit})
+	}
+	return opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer},
+		[3]int{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE}, [3]int{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, hopLimit},
+		[3]int{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL, 0})
+}
+
+// start makes a socket ready for its reader, or closes it if it could not be prepared.
+func (p *Plane) start(fd int, name string, err error) (*socket, error) {
 	if err == nil {
 		err = opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer})
 	}
 	if err != nil {
 		unix.Close(fd)
-		return err
+		return nil, err
 	}
 	s, err := newSocket(fd, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.socks = append(p.socks, s)
-	p.goes(func() { read(s) })
-	return nil
+	return s, nil
+}
+
+// startReader does so, and starts it.
+func (p *Plane) startReader(fd int, name string, err error, read func(*socket)) error {
+	s, err := p.start(fd, name, err)
+	if err == nil {
+		p.goes(func() { read(s) })
+	}
+	return err
 }
 
 // read carries what a socket of the tunnel side gets to its end, batch by batch.
 func (p *Plane) read(s *socket, each func(now time.Duration, i int, pkt []byte, out *mem.Out)) {
-	out, b := new(mem.Out), newSendBatch()
+	out, b := new(mem.Out), p.newSendBatch()
 	now := p.now()
 	s.recv(func(i int, pkt []byte) {
 		if i == 0 {
@@ -183,14 +217,26 @@ func (p *Plane) read(s *socket, each func(now time.Duration, i int, pkt []byte, 
 			p.Count(wire.Malformed)
 			return
 		}
+		size := 0
+		if s.gro {
+			size = s.sizes(i)
+		}
+		for size > 0 && len(pkt) > size {
+			each(now, i, pkt[:size:size], out)
+			pkt = pkt[size:]
+		}
 		each(now, i, pkt, out)
+		if len(out.Packets) >= batchSize {
+			_ = p.send(out, b) // counted
+			out.Reset()
+		}
 	}, func() {
 		_ = p.send(out, b) // counted
 		out.Reset()
 	}, func() { p.Count(wire.Malformed) })
 }
 
-// readTunnel6 takes inner packets of one protocol, or what begins with a GRE header; the kernel has taken the outer headers off.
+// readTunnel6 takes inner packets of one protocol, whose outer headers the kernel has taken off.
 func (p *Plane) readTunnel6(s *socket, proto uint8) {
 	p.read(s, func(now time.Duration, i int, pkt []byte, out *mem.Out) {
 		local, tclass := s.control(i)

@@ -63,7 +63,7 @@ func (p *Plane) openRawESP(family int, read func(*socket)) error {
 	if err == nil {
 		err = attachFilter(fd, dataSPIs(family))
 	}
-	return p.start(fd, "raw ESP", err, read)
+	return p.startReader(fd, "raw ESP", err, read)
 }
 
 func attachFilter(fd int, prog []bpf.Instruction) error {

@@ -30,7 +30,7 @@ type signalPort struct {
 func newSignalPort(p *Plane) *signalPort {
 	return &signalPort{
 		plane: p, waiting: make(chan core.Packet, signalQueue), spare: make(chan []byte, signalQueue), closed: make(chan struct{}),
-		batch: newSendBatch(),
+		batch: new(sendBatch),
 	}
 }
 

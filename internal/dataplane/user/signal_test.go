@@ -119,7 +119,7 @@ func TestNodeDeviceHasIPv6(t *testing.T) {
 
 // TestSendBatchAllocatesNothing: control messages for the source address as well as everything else.
 func TestSendBatchAllocatesNothing(t *testing.T) {
-	b := newSendBatch()
+	b := new(sendBatch)
 	six := []mem.Packet{{B: message(conformance.LMAA, home6, 135, make([]byte, 16))}}
 	four := []mem.Packet{{B: append([]byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 4, 0, 0}, append(coa4.AsSlice(), conformance.LMAA4.AsSlice()...)...)}}
 	if n := testing.AllocsPerRun(100, func() { b.outer6(six, true); b.outer4(four, true) }); n != 0 {

@@ -10,12 +10,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kedge/internal/core"
 	"kedge/internal/dataplane/mem"
 )
 
 // batchSize is how many packets one system call takes or sends.
-const batchSize = 32
+const batchSize = 64
 
 // bufferSize holds any packet with its link-layer and virtio-net headers.
 const bufferSize = 65535 + 64
@@ -30,6 +29,8 @@ type mmsghdr struct {
 // socket is a receiving socket with room for a batch.
 type socket struct {
 	f     *os.File
+	fd    int  // closed when nobody sends from it any more; only of those that send
+	gro   bool // several datagrams may come as one
 	conn  syscall.RawConn
 	hdrs  [batchSize]mmsghdr
 	iovs  [batchSize]unix.Iovec
@@ -39,7 +40,7 @@ type socket struct {
 }
 
 func newSocket(fd int, name string) (*socket, error) {
-	s := &socket{f: os.NewFile(uintptr(fd), name), bufs: make([]byte, batchSize*bufferSize)}
+	s := &socket{fd: -1, f: os.NewFile(uintptr(fd), name), bufs: make([]byte, batchSize*bufferSize)}
 	conn, err := s.f.SyscallConn()
 	if err != nil {
 		s.f.Close()
@@ -132,25 +133,42 @@ func (s *socket) control(i int) (local netip.Addr, tclass uint8) {
 	return
 }
 
-// sendBatch is room for one sendmmsg(2).
-type sendBatch struct {
-	hdrs  [batchSize]mmsghdr
-	iovs  [batchSize][2]unix.Iovec
-	six   [batchSize]unix.RawSockaddrInet6
-	four  [batchSize]unix.RawSockaddrInet4
-	link  [batchSize]unix.RawSockaddrLinklayer
-	heads [batchSize][14]byte
-	ctrls [batchSize][5]uint64 // a control message with an IPv6 address fits
+// sizes is the length of all datagrams but the last of which the i-th is made, 0 if it is one.
+func (s *socket) sizes(i int) int {
+	b := s.ctrls[i][:min(int(s.hdrs[i].hdr.Controllen), len(s.ctrls[i]))]
+	for len(b) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+		n := int(h.Len)
+		if n < unix.SizeofCmsghdr || n > len(b) {
+			return 0
+		}
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && n >= unix.CmsgLen(4) {
+			return int(*(*int32)(unsafe.Pointer(&b[unix.CmsgLen(0)])))
+		}
+		b = b[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(b)):]
+	}
+	return 0
 }
 
-func newSendBatch() *sendBatch { return new(sendBatch) }
+// sendBatch is what one goroutine sends with.
+type sendBatch struct {
+	gro      coalescer
+	segments segmentBatch
+	hdrs     [batchSize]mmsghdr
+	iovs     [batchSize]unix.Iovec
+	six      [batchSize]unix.RawSockaddrInet6
+	four     [batchSize]unix.RawSockaddrInet4
+	link     [batchSize]unix.RawSockaddrLinklayer
+	starts   [batchSize + 1]int   // of the buffers of each message
+	ctrls    [batchSize][5]uint64 // a control message with an IPv6 address fits
+}
 
 // outer6 fills in whole IPv6 packets, each to its own destination; with source by the route of its source address, which must be
 // this host's.
 func (b *sendBatch) outer6(run []mem.Packet, source bool) int {
 	for i := range run {
 		b.six[i] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: [16]byte(run[i].B[24:40])}
-		b.set(i, unsafe.Pointer(&b.six[i]), unsafe.Sizeof(b.six[i]), nil, run[i].B)
+		b.set(i, unsafe.Pointer(&b.six[i]), unsafe.Sizeof(b.six[i]), run[i].B)
 		if source {
 			info := unix.Inet6Pktinfo{Addr: [16]byte(run[i].B[8:24])}
 			b.control(i, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unsafe.Pointer(&info), unix.SizeofInet6Pktinfo)
@@ -163,7 +181,7 @@ func (b *sendBatch) outer6(run []mem.Packet, source bool) int {
 func (b *sendBatch) outer4(run []mem.Packet, source bool) int {
 	for i := range run {
 		b.four[i] = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: [4]byte(run[i].B[16:20])}
-		b.set(i, unsafe.Pointer(&b.four[i]), unsafe.Sizeof(b.four[i]), nil, run[i].B)
+		b.set(i, unsafe.Pointer(&b.four[i]), unsafe.Sizeof(b.four[i]), run[i].B)
 		if source {
 			info := unix.Inet4Pktinfo{Spec_dst: [4]byte(run[i].B[12:16])}
 			b.control(i, unix.IPPROTO_IP, unix.IP_PKTINFO, unsafe.Pointer(&info), unix.SizeofInet4Pktinfo)
@@ -183,41 +201,13 @@ func (b *sendBatch) control(i int, level, kind int32, data unsafe.Pointer, n int
 	b.hdrs[i].hdr.SetControllen(unix.CmsgSpace(n))
 }
 
-// framed fills in Ethernet frames from the router's MAC on each link.
-func (b *sendBatch) framed(run []mem.Packet, links map[int]*accessLink) int {
-	for i := range run {
-		proto := [2]byte{0x86, 0xdd}
-		if run[i].B[0]>>4 == 4 {
-			proto = [2]byte{0x08, 0x00}
-		}
-		head := &b.heads[i]
-		l := links[run[i].If]
-		copy(head[0:], run[i].MAC[:])
-		copy(head[6:], l.MAC[:])
-		copy(head[12:], proto[:])
-		b.link[i] = unix.RawSockaddrLinklayer{
-			Family: unix.AF_PACKET, Ifindex: l.index.Load(), Halen: uint8(len(core.MAC{})),
-			Protocol: uint16(proto[0]) | uint16(proto[1])<<8, // network order
-		}
-		copy(b.link[i].Addr[:], run[i].MAC[:])
-		b.set(i, unsafe.Pointer(&b.link[i]), unsafe.Sizeof(b.link[i]), head[:], run[i].B)
-	}
-	return len(run)
-}
-
-func (b *sendBatch) set(i int, name unsafe.Pointer, size uintptr, head, body []byte) {
+func (b *sendBatch) set(i int, name unsafe.Pointer, size uintptr, body []byte) {
 	h := &b.hdrs[i].hdr
 	h.Name, h.Namelen = (*byte)(name), uint32(size)
-	n := 0
-	if head != nil {
-		b.iovs[i][0].Base = &head[0]
-		b.iovs[i][0].SetLen(len(head))
-		n++
-	}
-	b.iovs[i][n].Base = &body[0]
-	b.iovs[i][n].SetLen(len(body))
-	h.Iov = &b.iovs[i][0]
-	h.SetIovlen(n + 1)
+	b.iovs[i].Base = &body[0]
+	b.iovs[i].SetLen(len(body))
+	h.Iov = &b.iovs[i]
+	h.SetIovlen(1)
 	h.Control = nil
 	h.SetControllen(0)
 }
@@ -232,4 +222,17 @@ func (b *sendBatch) send(fd, at, n int) (int, error) {
 		return 0, errors.New("sendmmsg sent nothing")
 	}
 	return int(sent), nil
+}
+
+// writev writes one packet into a queue of a TUN device.
+func writev(fd int, iovs []unix.Iovec) error {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iovs[0])), uintptr(len(iovs)))
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
 }

@@ -3,24 +3,26 @@ package user
 import (
 	"errors"
 	"fmt"
-	"os"
-	"time"
+	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"kedge/internal/dataplane/mem"
-	"kedge/wire"
 	"kedge/wire/ip"
 )
 
 // Tag is the alias of devices that Kedge made, so that a restart can tell them from others.
 const Tag = "kedge"
 
+// maxQueues of a device: more cores share them.
+const maxQueues = 16
+
+var errOneQueue = errors.New("the device was made with one queue")
+
 var errInUse = errors.New("another process has it: is Kedge running already?")
 
-// openTUN makes the device of an anchor or node, or adopts one that persisted: no packet information, no offloads, so that each
-// read is one packet of the size on the wire.
+// openTUN makes the device of an anchor or node, or adopts one that persisted: no packet information; with offloads,
+// where the kernel has them.
 func (p *Plane) openTUN() error {
 	name, node := p.cfg.Device, p.cfg.Role == Node
 	old, err := netlink.LinkByName(name)
@@ -28,24 +30,16 @@ func (p *Plane) openTUN() error {
 	if adopted && node && old.Attrs().Alias != Tag {
 		return fmt.Errorf("data plane: there is an interface %s that Kedge did not make: remove it, or name another device", name)
 	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, flags, err := p.attach(name)
 	if err != nil {
-		return fmt.Errorf("data plane: /dev/net/tun: %w", err)
+		return err
 	}
 	fail := func(what string, err error) error {
 		unix.Close(fd)
 		return fmt.Errorf("data plane: device %s: %s: %w", name, what, err)
 	}
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return fail("name", err)
-	}
-	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		if errors.Is(err, unix.EBUSY) {
-			err = errInUse
-		}
-		return fail("create", err)
+	if err := p.offloadTUN(fd); err != nil {
+		return fail("offloads", err)
 	}
 	if node {
 		persist := 0
@@ -91,9 +85,120 @@ func (p *Plane) openTUN() error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fail("up", err)
 	}
-	p.tun = os.NewFile(uintptr(fd), name)
-	p.goes(p.readTUN)
+	return p.openQueues(fd, flags)
+}
+
+// attach opens the device, with what it and the kernel can do.
+func (p *Plane) attach(name string) (fd, flags int, err error) {
+	has := func(flag int) func() error {
+		return func() error {
+			if known, err := tunFeatures(); err != nil || known&flag == 0 {
+				return errors.Join(unix.EOPNOTSUPP, err)
+			}
+			return nil
+		}
+	}
+	flags = unix.IFF_TUN | unix.IFF_NO_PI
+	if p.vnet = p.try(TUNSuper, has(unix.IFF_VNET_HDR)); p.vnet {
+		flags |= unix.IFF_VNET_HDR
+	}
+	if p.try(TUNQueues, has(unix.IFF_MULTI_QUEUE)) {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	fd, err = openTUN(name, flags)
+	if errors.Is(err, unix.EINVAL) {
+		// The device is there, and was made the other way: that can't be changed.
+		flags ^= unix.IFF_MULTI_QUEUE
+		if fd, err = openTUN(name, flags); err == nil && flags&unix.IFF_MULTI_QUEUE == 0 {
+			p.learn(TUNQueues, errOneQueue)
+		}
+	}
+	if err != nil {
+		return -1, 0, fmt.Errorf("data plane: device %s: %w", name, err)
+	}
+	return fd, flags, nil
+}
+
+// tunFeatures are the flags that the kernel knows.
+func tunFeatures() (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	v, err := unix.IoctlGetInt(fd, unix.TUNGETFEATURES)
+	return v, err
+}
+
+// Offload flags of TUNSETOFFLOAD (linux/if_tun.h).
+const (
+	tunSegments  = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	tunDatagrams = unix.TUN_F_USO4 | unix.TUN_F_USO6
+)
+
+// offloadTUN says what may come in one piece. A device that persisted may have been told more.
+func (p *Plane) offloadTUN(fd int) error {
+	set := func(flags int) error { return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, flags) }
+	if !p.vnet {
+		return set(0)
+	}
+	if p.try(TUNDatagrams, func() error { return set(tunSegments | tunDatagrams) }) {
+		return nil
+	}
+	if err := set(tunSegments); err != nil {
+		p.learn(TUNSuper, err)
+		return set(0)
+	}
 	return nil
+}
+
+// openQueues opens the other queues, one for each core, and starts reading.
+func (p *Plane) openQueues(fd, flags int) error {
+	want := 1
+	if flags&unix.IFF_MULTI_QUEUE != 0 {
+		if want = p.cfg.Queues; want == 0 {
+			want = min(runtime.GOMAXPROCS(0), maxQueues)
+		}
+	}
+	for {
+		q, err := newTUNQueue(fd, p.cfg.Device)
+		if err != nil {
+			unix.Close(fd)
+			return fmt.Errorf("data plane: device %s: queue: %w", p.cfg.Device, err)
+		}
+		p.queues = append(p.queues, q)
+		if len(p.queues) == want {
+			break
+		}
+		if fd, err = openTUN(p.cfg.Device, flags); err != nil {
+			return fmt.Errorf("data plane: device %s: queue %d: %w", p.cfg.Device, len(p.queues), err)
+		}
+	}
+	for _, q := range p.queues {
+		p.goes(func() { p.readTUN(q) })
+	}
+	return nil
+}
+
+// openTUN opens one queue of a device, and makes the device if it is not there.
+func openTUN(name string, flags int) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("/dev/net/tun: %w", err)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(uint16(flags))
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if errors.Is(err, unix.EBUSY) {
+		err = errInUse
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // deviceMTU of a new device: an anchor's hands everything over; the applications of a node take theirs from it, and what every
@@ -125,56 +230,4 @@ func RemoveDevice(name string) error {
 		return fmt.Errorf("data plane: remove device %s: %w", name, err)
 	}
 	return nil
-}
-
-// lookAtTUN is how often an idle device is read from. The kernel wakes the reader of a device that is removed a moment before reading
-// from it fails, and not again.
-const lookAtTUN = time.Second
-
-// readTUN reads until there is nothing more, or a batch is full, and then sends.
-func (p *Plane) readTUN() {
-	conn, err := p.tun.SyscallConn()
-	if err != nil {
-		return
-	}
-	out, b := new(mem.Out), newSendBatch()
-	buf := make([]byte, ip.MaxPacket+1)
-	gone := false
-	_ = p.tun.SetReadDeadline(time.Now().Add(lookAtTUN))
-	for {
-		err := conn.Read(func(fd uintptr) bool {
-			out.Reset()
-			got := 0
-			for now := p.now(); got < batchSize; got++ {
-				n, err := unix.Read(int(fd), buf)
-				if errors.Is(err, unix.EBADFD) {
-					gone = true
-					break
-				}
-				if err != nil {
-					if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-						p.Count(wire.Malformed)
-					}
-					break
-				}
-				if n >= ip.IPv6Len && buf[0]>>4 == 6 && buf[24] == 0xff {
-					continue // the kernel's own, MLD: nobody's packet, so not counted as one
-				}
-				// Whatever an anchor sends of it is a copy, so the buffer is free again.
-				p.Native(now, mem.Native{B: buf[:n]}, out)
-			}
-			_ = p.send(out, b) // counted
-			return got > 0 || gone
-		})
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			_ = p.tun.SetReadDeadline(time.Now().Add(lookAtTUN))
-		case err != nil || gone:
-			// Closed, or somebody removed it, and its routes with it. The runtime calls the latter "not pollable" if it sees it first.
-			if !p.closing.Load() {
-				p.fail(fmt.Errorf("data plane: device %s was removed: start again", p.cfg.Device))
-			}
-			return
-		}
-	}
 }

@@ -25,7 +25,6 @@ import (
 	"iter"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,6 +81,10 @@ type Config struct {
 	AfterIngress bool
 	// Security seals and opens ESP around data. With it, protocol 50 with SPIs of data and UDP port 4500 are the plane's.
 	Security mem.Security
+	// Queues of the TUN device; 0 = one for each core.
+	Queues int
+	// Lacks stands for a kernel that refuses an offload with an error. nil: only the kernel is asked.
+	Lacks func(Offload) error
 }
 
 // Plane is the running data plane.
@@ -90,10 +93,15 @@ type Plane struct {
 	cfg Config
 	now func() time.Duration
 
-	tun     *os.File // anchor, node
-	out6    int      // whole IPv6 packets
-	out4    int      // whole IPv4 packets
-	frames  int      // frames to hosts
+	queues  []*tunQueue // of the device of an anchor or node
+	vnet    bool        // packets of the device have virtio-net headers
+	uses    uses
+	udp     map[netip.AddrPort]*socket // those that send in UDP as well
+	gro     bool                       // they get several at once
+	segment atomic.Bool                // outer packets in UDP leave many at once
+	out6    int                        // whole IPv6 packets
+	out4    int                        // whole IPv4 packets
+	frames  int                        // frames to hosts
 	links   map[int]*accessLink
 	watch   *linkWatch // gateway
 	signals *signalPort
@@ -117,7 +125,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	if cfg.Now == nil {
 		cfg.Now = bootTime
 	}
-	p := &Plane{cfg: cfg, now: cfg.Now, out6: -1, out4: -1, frames: -1, links: map[int]*accessLink{}, failed: make(chan error, 1)}
+	p := &Plane{cfg: cfg, now: cfg.Now, out6: -1, out4: -1, frames: -1, links: map[int]*accessLink{}, udp: map[netip.AddrPort]*socket{}, failed: make(chan error, 1)}
 	p.signals = newSignalPort(p)
 	access, err := findLinks(cfg.Access)
 	if err != nil {
@@ -157,6 +165,13 @@ func New(cfg Config) (_ *Plane, err error) {
 		p.goes(p.routes.run)
 	}
 	return p, nil
+}
+
+// newSendBatch is what a goroutine sends with; its coalescer puts together what the kernel takes so.
+func (p *Plane) newSendBatch() *sendBatch {
+	b := new(sendBatch)
+	b.gro.tcp, b.gro.udp = p.on(TUNSuper) || p.on(FrameSuper), p.on(TUNDatagrams) || p.on(FrameSuper)
+	return b
 }
 
 func (p *Plane) goes(f func()) {
@@ -213,8 +228,8 @@ func (p *Plane) Close() error {
 		for _, s := range p.socks {
 			s.Close()
 		}
-		if p.tun != nil {
-			p.tun.Close()
+		for _, q := range p.queues {
+			q.f.Close()
 		}
 		p.routes.close()
 		p.watch.stop()
@@ -223,6 +238,14 @@ func (p *Plane) Close() error {
 		for _, fd := range []int{p.out6, p.out4, p.frames} {
 			if fd >= 0 {
 				unix.Close(fd)
+			}
+		}
+		for _, q := range p.queues {
+			unix.Close(q.out)
+		}
+		for _, s := range p.udp {
+			if s.fd >= 0 {
+				unix.Close(s.fd)
 			}
 		}
 		for _, l := range p.links {
@@ -263,38 +286,47 @@ func (p *Plane) send(out *mem.Out, b *sendBatch) (err error) {
 		}
 	}
 	for i := 0; i < len(out.Packets); {
-		// Runs of one destination leave by one system call.
+		// Runs of one destination leave together.
 		n := 1
-		for i+n < len(out.Packets) && n < len(b.hdrs) && out.Packets[i+n].To == out.Packets[i].To && is4(out.Packets[i+n].B) == is4(out.Packets[i].B) {
+		for i+n < len(out.Packets) && out.Packets[i+n].To == out.Packets[i].To && is4(out.Packets[i+n].B) == is4(out.Packets[i].B) {
 			n++
 		}
 		run := out.Packets[i : i+n]
 		i += n
 		switch to := run[0].To; {
-		case to == dataplane.ToTunnel || to == dataplane.ToSelf:
-			// A node's route depends on its source; what is of an anchor's own may come from an address that it does not have.
-			source := to == dataplane.ToTunnel && p.cfg.Role == Node
-			if is4(run[0].B) {
-				note(p.flush(b, p.out4, b.outer4(run, source)))
-			} else {
-				note(p.flush(b, p.out6, b.outer6(run, source)))
-			}
+		case to == dataplane.ToTunnel:
+			note(p.toTunnel(b, run))
+		case to == dataplane.ToSelf: // what is of an anchor's own may come from an address that it does not have
+			note(p.toCore(b, run, false))
 		case to == dataplane.ToSignal:
 			for j := range run {
 				p.signals.take(&run[j])
 			}
-		case p.tun != nil:
-			for j := range run {
-				if _, e := p.tun.Write(run[j].B); e != nil && !errors.Is(e, os.ErrClosed) {
-					p.Count(wire.SendFailed)
-					note(e)
-				}
-			}
+		case len(p.queues) != 0:
+			note(p.toTUN(b, run))
 		default:
-			note(p.flush(b, p.frames, b.framed(run, p.links)))
+			note(p.toHosts(b, run))
 		}
 	}
 	return err
+}
+
+// toCore sends whole packets by the routes of their destinations, or with source, which must be this host's, by that of it.
+func (p *Plane) toCore(b *sendBatch, run []mem.Packet, source bool) (first error) {
+	for len(run) != 0 {
+		now := run[:min(len(run), batchSize)]
+		run = run[len(now):]
+		fd, n := p.out6, 0
+		if is4(now[0].B) {
+			fd, n = p.out4, b.outer4(now, source)
+		} else {
+			n = b.outer6(now, source)
+		}
+		if err := p.flush(b, fd, n); first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 func is4(pkt []byte) bool { return pkt[0]>>4 == 4 }
