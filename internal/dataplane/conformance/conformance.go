@@ -298,12 +298,12 @@ func (b *bench) check(name string, got []Packet, wants ...want) {
 }
 
 // masked takes the Identification out of an outer IPv4 header, and so the checksum: they are the router's choice, but one for
-// all fragments of a packet, and never 0, which the kernel would replace.
+// all fragments of a packet, and never 0, which the kernel would replace; what no router may fragment has any (RFC 6864 4.1).
 func masked(b []byte, id *[]byte) error {
 	if plainSum(b[:20]) != 0 {
 		return fmt.Errorf("outer IPv4 header checksum")
 	}
-	if bytes.Equal(b[4:6], []byte{0, 0}) {
+	if bytes.Equal(b[4:6], []byte{0, 0}) && b[6]&0x40 == 0 {
 		return fmt.Errorf("outer Identification 0")
 	}
 	if v := binary.BigEndian.Uint16(b[6:]); v&0x1fff != 0 && !bytes.Equal(b[4:6], *id) {
