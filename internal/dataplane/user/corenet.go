@@ -41,7 +41,7 @@ func (p *Plane) openCore() (err error) {
 		return err
 	}
 	four := p.cfg.Role == Node || slices.ContainsFunc(p.cfg.Local, netip.Addr.Is4)
-	for _, proto := range []int{ip.IPv4, ip.IPv6} {
+	for _, proto := range []int{ip.IPv4, ip.IPv6, ip.GRE} {
 		if err := p.openRaw(unix.AF_INET6, proto, func(s *socket) { p.readTunnel6(s, uint8(proto)) }); err != nil {
 			return err
 		}
@@ -236,7 +236,7 @@ func (p *Plane) read(s *socket, each func(now time.Duration, i int, pkt []byte, 
 	}, func() { p.Count(wire.Malformed) })
 }
 
-// readTunnel6 takes inner packets of one protocol, whose outer headers the kernel has taken off.
+// readTunnel6 takes inner packets of one protocol, or what begins with a GRE header; the kernel has taken the outer headers off.
 func (p *Plane) readTunnel6(s *socket, proto uint8) {
 	p.read(s, func(now time.Duration, i int, pkt []byte, out *mem.Out) {
 		local, tclass := s.control(i)
