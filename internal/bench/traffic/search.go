@@ -6,8 +6,8 @@ const MaxLoss = 0.001
 // Search finds the highest rate at which no more than MaxLoss is lost, packets a second that arrived. probe sends at a rate (0 = as
 // fast as it can), shortly or for the time of a sample. hint is what an earlier search found, 0 = nothing.
 //
-// What the sender alone cannot overload is settled by one long probe. Else the rate is bracketed, halved eight times at most by
-// short probes, and confirmed by a long one, which may take it down: by 3 % a try.
+// What the sender alone cannot overload is settled by one long probe. Else the rate is bracketed, narrowed by eight short
+// probes at most, and confirmed by a long one, which may take it down: by 3 % a try.
 func Search(probe func(rate float64, long bool) (Probe, error), hint float64) (float64, error) {
 	const (
 		near  = 0.02 // the bracket is narrow enough
@@ -37,11 +37,8 @@ func Search(probe func(rate float64, long bool) (Probe, error), hint float64) (f
 		if low > 0 && high/low < 1+near {
 			break
 		}
-		switch {
-		case low == 0:
-			at *= 0.75
-		default:
-			at = (low + high) / 2
+		if at = (low + high) / 2; low == 0 {
+			at = max(high*0.5, min(high*0.9, p.Rate()*0.98)) // what came through is a good guess, unless overload itself takes its toll
 		}
 	}
 	if low == 0 {
