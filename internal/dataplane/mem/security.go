@@ -31,6 +31,15 @@ type Security interface {
 	Open(now time.Duration, local, remote netip.AddrPort, esp, dst []byte) (sa uint32, next uint8, inner []byte, err error)
 }
 
+// Witness is a Security that knows what it sealed lately. It says so of the beginning of an ESP packet that an ICMP error quotes:
+// then whoever sent the error was on the way (RFC 4301 8.2.1).
+type Witness interface{ Sent(esp []byte) bool }
+
+func (e *Engine) witnessed(esp []byte) bool {
+	w, ok := e.cfg.Security.(Witness)
+	return ok && w.Sent(esp)
+}
+
 // PortESP is the port of ESP in UDP (RFC 3948 2): the only one that this router sends it from and receives it at.
 const PortESP = 4500
 

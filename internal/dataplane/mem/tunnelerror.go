@@ -51,7 +51,7 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 	marked := is4 && q.h.DF && !q.u.Fragment && q.h.ID == way.mark(q.h.Len)
 	big, mtu := bigger(is4, msg, &q.h)
 	if q.opaque {
-		if big && (marked || !is4 && q.h.Flow == way.label()) {
+		if big && (marked || !is4 && q.h.Flow == way.label() || e.witnessed(q.inner)) {
 			e.tooBig(now, way, mtu, &q.h)
 		}
 		return

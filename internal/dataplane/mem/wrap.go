@@ -207,7 +207,7 @@ func (e *Engine) cover(b []byte, k *stack, i int, next, tos uint8, w *wrapping) 
 		} else {
 			h.ID = nonZero(e.identification(k.path))
 		}
-	} else if k.layer[0].sa|k.layer[1].sa != 0 {
+	} else if k.layer[0].sa|k.layer[1].sa != 0 && !o.udp() { // of datagrams the kernel may make several of one, which have none
 		h.Flow = k.label()
 	}
 	n := len(b) - at
