@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"os"
 	"testing"
 
 	"kedge/internal/core"
@@ -9,11 +10,20 @@ import (
 	"kedge/internal/dataplane/user"
 )
 
-// TestConformance runs the suite against real interfaces. It needs root. The harness' own sessions go the slow way: behind their
-// packets nothing is left of those before.
-func TestConformance(t *testing.T) { conformance.Run(t, factory(false)) }
-
-func TestConformanceClsact(t *testing.T) { conformance.Run(t, factory(true)) }
+// TestConformance runs the suite against real interfaces, by tcx and by clsact in turn; with KEDGE_LONG set, all by both. It needs
+// root. The harness' own sessions go the slow way: behind their packets nothing is left of those before.
+func TestConformance(t *testing.T) {
+	if os.Getenv("KEDGE_LONG") != "" {
+		t.Run("tcx", func(t *testing.T) { conformance.Run(t, factory(false)) })
+		t.Run("clsact", func(t *testing.T) { conformance.Run(t, factory(true)) })
+		return
+	}
+	each, n := [2]conformance.Factory{factory(false), factory(true)}, 0
+	conformance.Run(t, func(t *testing.T, o conformance.Options) conformance.Router {
+		n++
+		return each[n%2](t, o)
+	})
+}
 
 func factory(clsact bool) conformance.Factory {
 	return kernel.Factory(func(c kernel.Config) (kernel.Plane, error) {

@@ -46,6 +46,7 @@ type mirror struct {
 	hosts    map[host]int // sessions of each
 	locals   map[addr]int // tuples of each; the configured addresses have one more
 	refused  bool
+	bridged  int // sessions in bridged mode
 	gre      int // sessions in GRE, twice those that were in another before
 }
 
@@ -192,7 +193,10 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		m.tellPartial()
 		return 0
 	}
-	if s.Slow || s.Bridged || m.slow != nil && m.slow(s.ID) {
+	if s.Slow {
+		atomic.StoreUint32(&m.is.control.nested, 1) // nobody says when the last one ends
+	}
+	if s.Slow || m.slow != nil && m.slow(s.ID) {
 		return 0
 	}
 	now := m.at
@@ -211,6 +215,10 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		}
 	}
 	r := &m.is.sessions[slot]
+	m.bridge(r, s.Bridged)
+	if s.Bridged { // its slot says only when it ends
+		s.Tunnel, s.Previous, s.GRE, s.PreviousGRE, s.If, s.MAC = 0, 0, false, false, 0, core.MAC{}
+	}
 	tun, key := wayOf(s.Tunnel, s.GRE, s.KeyIn)
 	prev, prevKey := wayOf(s.Previous, s.PreviousGRE, s.PreviousKeyIn)
 	// A session that a restart finds as it was keeps what it lets in besides.
@@ -254,6 +262,7 @@ func (m *mirror) DropSession(slot uint32) {
 	r := &m.is.sessions[slot]
 	delete(m.foreign, core.ID(r.id))
 	m.uncount(r, wayCounted|prevCounted)
+	m.bridge(r, false)
 	atomic.StoreUint64(&r.way, 0)
 	atomic.StoreUint64(&r.until, 0)
 	m.host(host{r.link, r.mac}, true, false)
@@ -283,6 +292,22 @@ func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
 	}
 }
 
+// bridge counts a session in bridged mode in or out. While there is one, hosts and packets that the programs do not know are the
+// daemon's business: no key says whose they are.
+func (m *mirror) bridge(r *session, is bool) {
+	switch was := r.counted&bridgeCounted != 0; {
+	case is && !was:
+		r.counted |= bridgeCounted
+		m.bridged++
+	case was && !is:
+		r.counted &^= bridgeCounted
+		m.bridged--
+	default:
+		return
+	}
+	m.tellPartial()
+}
+
 // host counts a session of a host in or out.
 func (m *mirror) host(h host, counted, in bool) {
 	if h.Link == 0 || !counted {
@@ -309,7 +334,7 @@ func (m *mirror) refuse() {
 
 func (m *mirror) tellPartial() {
 	v := uint32(0)
-	if m.refused || len(m.foreign) > 0 {
+	if m.refused || len(m.foreign) > 0 || m.bridged > 0 {
 		v = 1
 	}
 	atomic.StoreUint32(&m.is.control.partial, v)

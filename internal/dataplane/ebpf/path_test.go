@@ -75,6 +75,10 @@ func TestNode(t *testing.T) {
 		{"over IPv6", tunnelOf(conformance.CoA1, conformance.LMAA, 0)},
 		{"over IPv4", tunnelOf(coaGateway4, conformance.LMAA4, 0)},
 		{"UDP over IPv4", tunnelOf(coaGateway4, conformance.LMAA4, dataplane.PortUDP)},
+		{"GRE over IPv6", inGREOf(tunnelOf(conformance.CoA1, conformance.LMAA, 0), 0, 0)},
+		{"GRE with keys over IPv6", inGREOf(tunnelOf(conformance.CoA1, conformance.LMAA, 0), 0x01020304, 0xfffffffe)},
+		{"GRE with keys over IPv4", inGREOf(tunnelOf(coaGateway4, conformance.LMAA4, 0), 0x01020304, 0xfffffffe)},
+		{"GRE with a key upward over IPv4", inGREOf(tunnelOf(coaGateway4, conformance.LMAA4, 0), 7, 0)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newNode(t, c.end)

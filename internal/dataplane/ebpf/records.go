@@ -19,7 +19,7 @@ const (
 	kindUDP, kindGRE = 1, 2
 	inGRE            = 1 << 31
 
-	wayCounted, prevCounted = 1, 2
+	wayCounted, prevCounted, bridgeCounted = 1, 2, 4
 )
 
 // reasons are those of drops that the programs make, in the order of enum reason.
@@ -77,7 +77,7 @@ type control struct {
 	tun, peersMask            uint32
 	n4, n6                    uint32
 	partial, gre              uint32
-	through, news             uint32
+	through, news, nested, _  uint32
 	four, six                 [maxLengths]length
 }
 

@@ -88,6 +88,8 @@ func TestSegments(t *testing.T) {
 		{"over IPv6", tunnelOf(conformance.CoA1, conformance.LMAA, 0)},
 		{"over IPv4", tunnelOf(coaGateway4, conformance.LMAA4, 0)},
 		{"UDP over IPv4", tunnelOf(coaGateway4, conformance.LMAA4, dataplane.PortUDP)},
+		{"GRE with keys over IPv6", inGREOf(tunnelOf(conformance.CoA1, conformance.LMAA, 0), 7, 8)},
+		{"GRE with keys over IPv4", inGREOf(tunnelOf(coaGateway4, conformance.LMAA4, 0), 7, 8)},
 		{"UDP over IPv6", tunnelOf(conformance.CoA1, conformance.LMAA, dataplane.PortUDP)},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -197,6 +197,12 @@ func tunnelOf(local, remote netip.Addr, port uint16) core.Chain {
 	return core.Chain{N: 1, Layer: [2]core.Layer{{Local: ap(local, port), Remote: ap(remote, port)}}}
 }
 
+// inGREOf puts a GRE header into a tunnel of one layer, with keys that are not 0.
+func inGREOf(c core.Chain, up, down uint32) core.Chain {
+	c.Layer[0].GRE, c.Layer[0].KeyUp, c.Layer[0].KeyDown = true, up, down
+	return c
+}
+
 // chain is host - gateway - anchor - correspondent node.
 type chain struct {
 	*world
@@ -282,14 +288,20 @@ func newPath(t testing.TB, over4 bool, change func(*Config)) *chain {
 // bind makes the host's session on both.
 func (p *chain) bind(over4 bool) {
 	p.Helper()
-	mac, _ := p.mac("host", "eth0")
-	_, acc := p.mac("mag", "acc1")
 	coa, lmaa := conformance.CoA1, conformance.LMAA
 	if over4 {
 		coa, lmaa = coaGateway4, conformance.LMAA4
 	}
-	g := []core.Op{core.SetSession{ID: 1, Chain: tunnelOf(coa, lmaa, 0), If: acc, MAC: mac}}
-	a := []core.Op{core.SetSession{ID: 1, Chain: tunnelOf(lmaa, coa, 0)}}
+	p.rebind(tunnelOf(coa, lmaa, 0), tunnelOf(lmaa, coa, 0))
+}
+
+// rebind makes it, or moves it, with the chain of each.
+func (p *chain) rebind(gateway, anchor core.Chain) {
+	p.Helper()
+	mac, _ := p.mac("host", "eth0")
+	_, acc := p.mac("mag", "acc1")
+	g := []core.Op{core.SetSession{ID: 1, Chain: gateway, If: acc, MAC: mac}}
+	a := []core.Op{core.SetSession{ID: 1, Chain: anchor}}
 	for _, k := range []netip.Prefix{conformance.HNP1, netip.MustParsePrefix("10.20.0.10/32")} {
 		g = append(g, core.SetKey{ID: 1, Match: core.Match{Src: k, If: acc, MAC: mac}, Up: true, Down: true})
 		a = append(a, core.SetKey{ID: 1, Match: core.Match{Dst: k}, Up: true, Down: true})
@@ -324,8 +336,11 @@ func newNode(t testing.TB, end core.Chain) *chain {
 	w.sh("host", "ip addr add "+host6+"/128 dev kedge0 nodad", "ip addr add "+host4+"/32 dev kedge0",
 		"ip route add 2001:db8:c::/64 dev kedge0 src "+host6, "ip route add 203.0.113.0/24 dev kedge0 src "+host4)
 	w.sh("lma", "ip route add 2001:db8:1000::/36 dev kedge0", "ip route add 10.20.0.0/16 dev kedge0")
-	l := end.Layer[0]
-	back := core.Chain{N: 1, Layer: [2]core.Layer{{Local: l.Remote, Remote: l.Local}}}
+	back := end
+	for i := range back.Layer {
+		l := &back.Layer[i]
+		l.Local, l.Remote = l.Remote, l.Local
+	}
 	g, a := []core.Op{core.SetSession{ID: 1, Chain: end}}, []core.Op{core.SetSession{ID: 1, Chain: back}}
 	for _, h := range []netip.Addr{home6, home4} {
 		k := netip.PrefixFrom(h, h.BitLen())

@@ -160,6 +160,8 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 
 		if (!bpf_map_lookup_elem(&locals, &o->local))
 			return PASS; /* a tunnel of others goes by */
+		if (c->nested && (in.proto == P_UDP || in.proto == P_GRE) && bpf_map_lookup_elem(&locals, &in.dst) && peer(c, o))
+			return PASS; /* one layer of two */
 		if (!s && peer(c, o)) {
 			why = role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
 			if (known) {

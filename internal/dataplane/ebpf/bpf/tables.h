@@ -38,6 +38,8 @@ struct control {
 	__u32 gre;     /* sessions in GRE: without any, GRE is of others on this host */
 	__u32 through; /* what an anchor forwards goes through the kernel, as the daemon's packets do */
 	__u32 news;    /* another number after each change of routes, neighbours, links, addresses and rules */
+	__u32 nested;  /* there were sessions that only the daemon carries: what is in a tunnel for this router may be a tunnel */
+	__u32 pad;
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
