@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"kedge/internal/dataplane"
 )
 
 //go:embed bpf/kedge.o
@@ -66,6 +68,12 @@ func load(c *Config) (_ *collection, err error) {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, fmt.Errorf("data plane: constant %s: %w", name, err)
 		}
+	}
+	// A role has no use for one of them.
+	if c.Role == dataplane.Gateway {
+		delete(spec.Programs, "device")
+	} else {
+		delete(spec.Programs, "access")
 	}
 	old := pinned(c.Pin, spec)
 	defer func() {

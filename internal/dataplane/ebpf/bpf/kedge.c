@@ -262,8 +262,8 @@ int core(struct __sk_buff *skb)
 		o.off = ETH_LEN + V6_LEN;
 		if (tunnel && gre)
 			tunnel = keyed(skb, c, &o, &is4);
-		if (!tunnel && role == ANCHOR && !c->through)
-			return native(skb, c, ETH_LEN, 0, 0, now);
+		if (!tunnel)
+			is4 = 0;
 	} else if (skb->protocol == ETH_V4) {
 		struct v4 *h = at(skb, ETH_LEN, V4_LEN);
 
@@ -281,11 +281,13 @@ int core(struct __sk_buff *skb)
 				 : h->proto == P_GRE ? keyed(skb, c, &o, &is4)
 						     : 1;
 		}
-		if (!tunnel && role == ANCHOR && !c->through)
-			return native(skb, c, ETH_LEN, 1, 0, now);
+		if (!tunnel)
+			is4 = 1;
+	} else {
+		return PASS;
 	}
 	if (!tunnel)
-		return PASS;
+		return role == ANCHOR && !c->through ? native(skb, c, ETH_LEN, is4, 0, now) : PASS;
 	return arrived(skb, c, &o, is4, now);
 }
 
