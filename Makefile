@@ -2,8 +2,7 @@
 GO      ?= go
 BIN     := bin/kedge
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-# The eBPF back end is not part of the daemon yet; make test-ebpf is its suite.
-UNIT    = $(shell $(GO) list ./... | grep -v -e /internal/lab -e /dataplane/ebpf)
+UNIT    = $(shell $(GO) list ./... | grep -v -e /internal/lab)
 
 .PHONY: build setup demo demo-node test unit test-ebpf scenarios test-long bench fuzz lint cover clean
 
@@ -22,17 +21,17 @@ demo-node: setup build ## a laptop that moves by itself: home, IPv6, IPv4, NATs,
 test: setup lint unit scenarios ## everything that CI runs
 
 unit: ## machine tests, simulations, namespaces, with the race detector
-	@tools/asroot $(GO) test -race -timeout 15m $(UNIT)
+	@tools/asroot $(GO) test -race -timeout 20m $(UNIT)
 
-test-ebpf: ## the back end in the kernel; needs clang 14
-	@tools/asroot $(GO) test -timeout 30m ./internal/dataplane/ebpf
+test-ebpf: setup ## the back end in the kernel, and whether its committed object is what its sources make
+	@tools/asroot $(GO) test -count=1 -timeout 15m ./internal/dataplane/ebpf ./internal/dataplane/pins
 
 scenarios: build ## whole networks with real hosts
 	@tools/asroot $(GO) test -count=1 -timeout 25m ./internal/lab/...
 
-test-long: setup build ## more seeds, longer fuzzing, all scenarios
+test-long: setup build ## more seeds, longer fuzzing, all scenarios with every data plane
 	@tools/asroot env KEDGE_LONG=1 $(GO) test -race -timeout 120m $(UNIT)
-	@tools/asroot env KEDGE_LONG=1 $(GO) test -count=1 -timeout 60m ./internal/lab/...
+	@tools/asroot env KEDGE_LONG=1 $(GO) test -count=1 -timeout 120m ./internal/lab/...
 	@tools/fuzz 120s
 
 bench: setup build ## figures, each beside a base line of the same run

@@ -44,6 +44,8 @@ func (r *Run) holds(ctx context.Context, c *scenario.Cond) (bool, string) {
 			return false, fmt.Sprintf("%s: running is %v", c.Want["on"].Text, d != nil && d.running())
 		}
 		return true, ""
+	case "plane":
+		return r.planeHolds(ctx, c)
 	case "route":
 		return r.routeHolds(c)
 	case "handover":

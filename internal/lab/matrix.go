@@ -1,11 +1,13 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"kedge/internal/dataplane/ebpf"
 	"kedge/internal/lab/scenario"
@@ -49,6 +51,48 @@ func planeConfig(name string) (dict, error) {
 		names = append(names, b.Name)
 	}
 	return nil, fmt.Errorf("there is no data plane back end %q: there are %s", name, strings.Join(names, ", "))
+}
+
+// planeKind is what the daemons of a run forward with: ebpf or user. Templates say auto.
+func planeKind(name string) string {
+	cfg, _ := planeConfig(name) // newRun has refused what is unknown
+	if kind, ok := cfg["kind"].(string); ok {
+		return kind
+	}
+	if ableTo("clsact") == nil {
+		return "ebpf"
+	}
+	return "user"
+}
+
+// planeHolds compares what a daemon says of its data plane.
+func (r *Run) planeHolds(ctx context.Context, c *scenario.Cond) (bool, string) {
+	n := r.node(c.Want["on"].Text)
+	if n.daemon == nil || !n.daemon.running() {
+		return false, n.name + " does not run"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	st, err := n.daemon.client.Status(ctx)
+	if err != nil {
+		return false, err.Error()
+	}
+	for _, p := range st.Dataplane {
+		for key, got := range map[string]any{"kind": p.Kind, "adopted": p.Adopted, "partial": p.Partial, "why": p.Why} {
+			w, asked := c.Want[key]
+			switch got := got.(type) {
+			case string:
+				if asked && !strings.Contains(got, w.Text) {
+					return false, fmt.Sprintf("%s: %s is %q", n.name, key, got)
+				}
+			case bool:
+				if asked && got != w.Bool {
+					return false, fmt.Sprintf("%s: %s is %v", n.name, key, got)
+				}
+			}
+		}
+	}
+	return len(st.Dataplane) > 0, n.name + " says nothing of its data plane"
 }
 
 // Usable splits back ends into those that this machine can run, and why it cannot run the others.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type Options struct {
 // Result of a run.
 type Result struct {
 	Scenario string           `json:"scenario"`
-	Plane    string           `json:"dataplane,omitempty"` // the back end, if the run chose one
+	Plane    string           `json:"dataplane"` // the back end that the run chose; else auto and what that was
 	OK       bool             `json:"ok"`
 	Failure  string           `json:"failure,omitempty"`
 	Covers   []string         `json:"covers,omitempty"`
@@ -90,6 +91,7 @@ type Stats struct {
 type Run struct {
 	sc       *scenario.Scenario
 	opt      Options
+	plane    string // kind of all daemons' data planes: ebpf, user
 	claim    *claim
 	dir      string
 	seed     uint64
@@ -152,7 +154,8 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 	r := &Run{
 		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{},
 		pools: map[string][]netip.Prefix{}, probes: map[string]*probe.Probe{}, drops: map[string][]func(){},
-		keys: map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{}, family: map[string]string{},
+		plane: planeKind(opt.Dataplane),
+		keys:  map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{}, family: map[string]string{},
 	}
 	if r.seed == 0 {
 		r.seed = rand.Uint64N(1 << 32)
@@ -376,7 +379,7 @@ func clearDir(dir string) error {
 
 func (r *Run) result(fail error, took time.Duration) Result {
 	res := Result{
-		Scenario: r.sc.Name, Plane: r.opt.Dataplane, OK: fail == nil, Seconds: took.Seconds(), Budget: r.sc.Budget.Seconds(), Steps: r.steps,
+		Scenario: r.sc.Name, Plane: cmp.Or(r.opt.Dataplane, "auto ("+r.plane+")"), OK: fail == nil, Seconds: took.Seconds(), Budget: r.sc.Budget.Seconds(), Steps: r.steps,
 		Out: r.dir, Seed: r.seed, Handover: r.phaseFigures(), Hosts: r.hosts, Probes: map[string]Stats{}, Moves: len(r.handovers),
 		Table: r.rows,
 	}

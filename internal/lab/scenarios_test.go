@@ -54,6 +54,9 @@ func TestScenarios(t *testing.T) {
 	}
 	backends, why := Usable(Backends)
 	t.Log(matrixText(backends, why))
+	if len(why) > 0 {
+		t.Fatal("the back ends of the matrix are what is tested here")
+	}
 	type outcome struct {
 		res  Result
 		err  error
@@ -65,6 +68,9 @@ func TestScenarios(t *testing.T) {
 	for _, s := range all {
 		if s.Long && os.Getenv("KEDGE_LONG") == "" {
 			continue
+		}
+		if os.Getenv("KEDGE_LONG") != "" && !s.Long { // figures are taken with what users get
+			s.Matrix = true
 		}
 		for _, j := range Matrix(s, backends) {
 			jobs = append(jobs, j)
@@ -159,9 +165,37 @@ func TestMatrixCommand(t *testing.T) {
 	if err := c.Do(t.Context(), Console{Out: &out, Err: &out}); err != nil {
 		t.Fatal(err, out.String())
 	}
-	for _, want := range []string{"data plane back ends: user", "tiny with data plane user in", filepath.Join(dir, "tiny-user")} {
+	for _, want := range []string{
+		"data plane back ends: ebpf, clsact, user\n", "tiny with data plane ebpf in", "tiny with data plane clsact in", "tiny with data plane user in",
+		filepath.Join(dir, "tiny-ebpf"), filepath.Join(dir, "tiny-user"), "3 of 3 scenarios passed",
+	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in %s", want, out.String())
+		}
+	}
+}
+
+// TestUnknownPlane: a back end that there is not is refused before anything is built.
+func TestUnknownPlane(t *testing.T) {
+	_, err := Scenario(t.Context(), tinyScenario(t, "mtu: 1500", ""), Options{Binary: "/bin/false", Out: t.TempDir(), Files: templates(""), Dataplane: "xdp"})
+	if err == nil || !strings.Contains(err.Error(), `"xdp": there are ebpf, clsact, user`) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestOnly: a step for one data plane is left out with others.
+func TestOnly(t *testing.T) {
+	s := tinyScenario(t, "mtu: 1500", `
+  - fault: { node: a, link: lan, do: partition }
+    only: ebpf
+  - wait: { a: { reaches: b }, within: 2s }
+    only: user
+  - wait: { a: { reaches: b }, within: 200ms }
+`)
+	for plane, ok := range map[string]bool{"user": true, "ebpf": false, "clsact": false} {
+		res, err := Scenario(t.Context(), s, Options{Binary: "/bin/false", Out: t.TempDir(), Files: templates(""), Dataplane: plane})
+		if err != nil || res.OK != ok || !ok && !strings.Contains(res.Failure, "tiny.yaml:16") {
+			t.Errorf("%s: %v %v %s", plane, err, res.OK, res.Failure)
 		}
 	}
 }

@@ -21,6 +21,9 @@ func (r *Run) do(ctx context.Context, steps []scenario.Step) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if s.Only != "" && s.Only != r.plane {
+			continue
+		}
 		begin := time.Now()
 		err := r.step(ctx, s)
 		took := time.Since(begin)
@@ -242,13 +245,36 @@ func (r *Run) suspend(ctx context.Context, n *node, d time.Duration) error {
 	for _, p := range all {
 		p.signal(syscall.SIGSTOP)
 	}
-	err := r.pause(ctx, d)
+	// What the kernel forwards by itself sleeps as well: its links carry nothing, though they are up.
+	err := r.cut(n, true)
+	if err == nil {
+		err = r.pause(ctx, d)
+	}
+	err = errors.Join(err, r.cut(n, false))
 	for _, p := range all {
 		p.signal(syscall.SIGCONT)
 	}
 	n.daemon.stopped = false
 	r.note("%s: awake", n.name)
 	return err
+}
+
+// cut keeps all frames from and to a node where it is now, or lets them pass again.
+func (r *Run) cut(n *node, cut bool) error {
+	var errs []error
+	for _, w := range n.wires {
+		l := r.links[w.link]
+		switch {
+		case l == nil:
+		case l.user != nil:
+			l.user.Cut(l.port[n.name], cut)
+		case cut:
+			errs = append(errs, r.wiring.Detach(w.port))
+		default:
+			errs = append(errs, r.wiring.Attach(w.port, l.bridge))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // power switches a host, or one of its interfaces.

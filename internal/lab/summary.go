@@ -14,11 +14,7 @@ func (res *Result) Print(w io.Writer) {
 	if !res.OK {
 		state = "FAILED"
 	}
-	with := ""
-	if res.Plane != "" {
-		with = " with data plane " + res.Plane
-	}
-	fmt.Fprintf(w, "%-6s %s%s in %.1f s (budget %.0f s)\n", state, res.Scenario, with, res.Seconds, res.Budget)
+	fmt.Fprintf(w, "%-6s %s with data plane %s in %.1f s (budget %.0f s)\n", state, res.Scenario, res.Plane, res.Seconds, res.Budget)
 	if !res.OK {
 		fmt.Fprintf(w, "       %s\n", strings.ReplaceAll(res.Failure, "\n", "\n       "))
 	}

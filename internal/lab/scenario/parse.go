@@ -17,7 +17,7 @@ var (
 )
 
 // reserved names are those of conditions, so no node or probe may have them.
-var reserved = []string{"within", "binding", "metric", "capture", "ladder", "peer", "process", "pool", "route", "handover"}
+var reserved = []string{"within", "binding", "metric", "capture", "ladder", "peer", "process", "pool", "route", "handover", "plane"}
 
 // Load reads a file.
 func Load(file string) (*Scenario, error) {

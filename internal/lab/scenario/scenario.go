@@ -114,6 +114,8 @@ type Step struct {
 
 	Network *Network
 	Row     *Row
+	// Only is the data plane that the step is for, ebpf or user; "" = all. What goes on without its daemon differs.
+	Only string
 }
 
 // Check is a set of conditions that hold together. Within 0 = they hold now.

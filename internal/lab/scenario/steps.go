@@ -28,6 +28,7 @@ var condKeys = map[string]map[string]string{
 	"pool":     {"on": "text", "pool": "text", "used": "cmp", "free": "cmp"},
 	"route":    {"on": "text", "to": "text", "dev": "text"},
 	"handover": {"phase": "text", "p50": "cmp", "p99": "cmp", "count": "cmp"},
+	"plane":    {"on": "text", "kind": "text", "why": "text", "adopted": "bool", "partial": "bool"},
 }
 
 func (p *stepParser) step(v value) Step {
@@ -62,6 +63,11 @@ func (p *stepParser) step(v value) Step {
 		"say":     set("say", func(v value) { s.Say = v.text() }),
 		"row":     set("row", func(v value) { s.Row = p.row(v) }),
 		"network": set("network", func(v value) { s.Network = p.network(v) }),
+		"only": func(v value) {
+			if s.Only = v.text(); s.Only != "ebpf" && s.Only != "user" {
+				v.errorf("%q is no data plane: write ebpf or user", s.Only)
+			}
+		},
 		"repeat": set("repeat", func(v value) {
 			s.Repeat = &Repeat{Times: 1}
 			v.object(map[string]func(value){
@@ -132,7 +138,7 @@ func (p *stepParser) cond(kind, on string, v value) Cond {
 			v.errorf("want %s and %s, or neither", pair[0], pair[1])
 		}
 	}
-	for _, must := range map[string][]string{"metric": {"name", "is"}, "capture": {"link", "filter"}, "ladder": {"order"}, "peer": {"on", "peer"}, "process": {"on", "running"}, "pool": {"on", "pool"}, "route": {"on", "to", "dev"}}[kind] {
+	for _, must := range map[string][]string{"metric": {"name", "is"}, "capture": {"link", "filter"}, "ladder": {"order"}, "peer": {"on", "peer"}, "process": {"on", "running"}, "pool": {"on", "pool"}, "route": {"on", "to", "dev"}, "plane": {"on"}}[kind] {
 		if !c.Has(must) {
 			v.errorf("%s is missing", must)
 		}
