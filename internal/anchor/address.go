@@ -193,7 +193,7 @@ func (m *Machine) allocatePrefixes(r *registration, p *plan) *lma.Refusal {
 		var got netip.Prefix
 		m.pools.Choose(r.domain, r.profile.HNPPools, false, func(from *pool.Pool) bool {
 			if m.dynamicV6(r, from) {
-				got, _ = from.Allocate(m.now, from.Range())
+				got, _ = from.Allocate(m.now, from.Range(), r.Node)
 			}
 			return !got.IsValid()
 		})
@@ -299,7 +299,7 @@ func (m *Machine) allocateV4(r *registration, p *plan, network netip.Prefix) *lm
 			why = fmt.Sprintf("another interface is in %s", from.Range())
 			return true
 		}
-		got, err := from.Allocate(m.now, network)
+		got, err := from.Allocate(m.now, network, r.Node)
 		if err != nil {
 			if !errors.Is(err, pool.ErrOutside) {
 				why = fmt.Sprintf("pool %s is exhausted", from.Name())

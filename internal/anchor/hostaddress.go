@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -121,13 +122,26 @@ func (m *Machine) thisAddress(r *hostRequest, p *hostPlan, have []homeagent.V4Ho
 	}
 	got := homeagent.V4Home{Prefix: k, Dynamic: k.Addr() != r.profile.V4}
 	if err := m.takeHost(r, p, around, k); err != nil {
-		return homeagent.V4Home{}, homeagent.RefuseV4(mobility.AddressIncorrect, wire.IPv4NotAuthorized, "%s is not the subscriber's: %v", k.Addr(), err)
+		return homeagent.V4Home{}, homeagent.RefuseV4(mobility.AddressIncorrect, wire.IPv4NotAuthorized, "%s is not the subscriber's: %s", k.Addr(), whyNot(err))
 	}
 	return got, nil
 }
 
-// takeHost takes an address that is the subscriber's already: static, shared with his proxy registration, or his until a
-// short while ago.
+// whyNot says for people why an address cannot be had by its name.
+func whyNot(err error) string {
+	switch {
+	case errors.Is(err, pool.ErrTaken):
+		return "another has it, or has just given it back"
+	case errors.Is(err, pool.ErrReserved):
+		return "it is kept for another, or for nobody"
+	case errors.Is(err, pool.ErrFree):
+		return "it is free, but was not his; who asks for any address gets one"
+	}
+	return err.Error()
+}
+
+// takeHost takes an address that is the subscriber's already: static, shared with his proxy registration, or nobody's since
+// he had it.
 func (m *Machine) takeHost(r *hostRequest, p *hostPlan, from *pool.Pool, k netip.Prefix) error {
 	if err := from.Reclaim(m.now, k, r.profile.ID); err != nil {
 		if !m.proxyHas(r.profile.Domain, k, r.profile.ID) && !m.stillEnds(r.profile.Domain, k, r.profile.ID, true) {
@@ -181,7 +195,7 @@ func (m *Machine) anyAddress(r *hostRequest, p *hostPlan, have []homeagent.V4Hom
 			return true
 		}
 		var err error
-		if got, err = from.Allocate(m.now, from.Range()); err != nil {
+		if got, err = from.Allocate(m.now, from.Range(), r.profile.ID); err != nil {
 			why = fmt.Sprintf("pool %s is exhausted", from.Name())
 		}
 		return err != nil

@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -174,7 +175,8 @@ func TestHostDynamic(t *testing.T) {
 	r.leakless()
 }
 
-// TestHostDynamicAgain: within MinDelayBeforeBCEDelete after the end an address is still its node's.
+// TestHostDynamicAgain: within MinDelayBeforeBCEDelete after the end an address is still its node's, and after that as long as nobody
+// needs it: by its name, by asking for any, and after a restart that found the registration over. Others get others.
 func TestHostDynamicAgain(t *testing.T) {
 	r := startHosts(t)
 	first := acks(r.status(native(hoa2, coa1, dynamic29), mobility.Accepted))[0].Addr
@@ -185,8 +187,27 @@ func TestHostDynamicAgain(t *testing.T) {
 	}
 	r.status(native(hoa2, coa1), mobility.Accepted) // without: given up
 	r.pass(11 * time.Second)
-	if a := acks(r.status(native(hoa2, coa1, opt29(first.String(), 32)), mobility.Accepted)); a[0].Status != mobility.AddressIncorrect {
-		t.Errorf("%+v: the address is free now, and everybody's", a)
+	if a := acks(r.status(native(hoa1, coa1, opt29(first.String(), 32)), mobility.Accepted)); a[0].Status != mobility.AddressIncorrect {
+		t.Errorf("another gets it by its name: %+v", a)
+	}
+	if said := fmt.Sprintf("%+v", r.tail()); !strings.Contains(said, "is free, but was not his") {
+		t.Errorf("refused with %s", said)
+	}
+	if a := acks(r.status(native(hoa2, coa1, opt29(first.String(), 32)), mobility.Accepted)); a[0].Status != 0 || a[0].Addr != first {
+		t.Errorf("by its name: %+v, want %v back", a, first)
+	}
+	r.status(native(hoa2, coa1), mobility.Accepted)
+	r.pass(time.Hour)
+	if a := acks(r.status(native(hoa2, coa1, dynamic29), mobility.Accepted)); a[0].Status != 0 || a[0].Addr != first {
+		t.Errorf("asked for any: %+v, want %v back", a, first)
+	}
+	r.now.Wall = r.now.Wall.Add(24 * time.Hour)
+	r.restart()
+	if a := acks(r.status(native(hoa4, coa1, dynamic29), mobility.Accepted)); a[0].Addr == first {
+		t.Errorf("another one got %v", first)
+	}
+	if a := acks(r.status(native(hoa2, coa1, dynamic29).numbered(1000), mobility.Accepted)); a[0].Status != 0 || a[0].Addr != first {
+		t.Errorf("after a restart: %+v, want %v back", a, first)
 	}
 	r.leakless()
 }

@@ -70,6 +70,7 @@ func (m *Machine) restoreHost(h *homeagent.Registration, expires time.Time) erro
 		return fmt.Errorf("registration %d of %s ends: %w", id, h.Node, why)
 	}
 	if h.State == binding.Active && expires.Add(lifetime(h.Lifetime)).Before(m.now.Wall) {
+		m.remember(h.Domain, h.Node, h.Keys())
 		return ends(nil)
 	}
 	if _, proxy := m.cache.ByID(id); proxy {

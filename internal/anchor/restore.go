@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"time"
 
 	"kedge/internal/binding"
@@ -97,6 +98,15 @@ func (s *storeState) decode(b []byte) error {
 	return nil
 }
 
+// remember lets the pools know who had addresses before the anchor was away for so long that his session ended.
+func (m *Machine) remember(d core.Domain, node string, keys []netip.Prefix) {
+	for _, k := range keys {
+		if p := m.pools.Around(d, k.Addr()); p != nil {
+			p.Remember(k, node)
+		}
+	}
+}
+
 var errNoPool = errors.New("in no pool any more")
 
 // restoreSession brings one session back, with its forwarding. It gets its whole lifetime again: how much was left is not
@@ -109,6 +119,7 @@ func (m *Machine) restoreSession(id core.ID, val []byte) error {
 	m.store.next = max(m.store.next, uint64(id)+1)
 	if rec.state == binding.Active && rec.expires.Add(lifetime(rec.entry.Lifetime)).Before(m.now.Wall) {
 		m.store.stale = append(m.store.stale, sessionKey(id))
+		m.remember(rec.entry.Domain, rec.node, rec.homes.Keys())
 		return nil
 	}
 	rec.entry.ID = id

@@ -87,6 +87,14 @@ func (m *bitmap) clear(u uint64) {
 	}
 }
 
+// around is how many members the page of u has.
+func (m *bitmap) around(u uint64) int {
+	if pg := m.pages[u>>pageShift]; pg != nil {
+		return int(pg.n)
+	}
+	return 0
+}
+
 func (m *bitmap) has(u uint64) bool {
 	pg := m.pages[u>>pageShift]
 	return pg != nil && pg.word[u%pageUnits/64]&(1<<(u%64)) != 0

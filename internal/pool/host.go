@@ -43,19 +43,24 @@ func (p *Pool) Exclude(r netip.Prefix) error {
 	return nil
 }
 
-// Reclaim is Take for a unit that is the owner's already: reserved for him, or resting since he gave it back. ErrTaken for
-// every other, a free one too.
+// Reclaim is Take for a unit that is the owner's already: reserved for him, or his until he gave it back and nobody's since.
+// ErrReserved, ErrTaken, ErrOutside; ErrFree for one that nobody has, and he had not.
 func (p *Pool) Reclaim(now core.Now, unit netip.Prefix, owner string) error {
 	p.expire(now)
 	u, err := p.find(unit)
 	if err != nil {
 		return err
 	}
-	if s, ok := p.reserved[u]; ok && s.owner == owner {
+	if _, ok := p.reserved[u]; ok {
 		return p.Take(now, unit, owner)
 	}
 	if r, ok := p.resting[u]; ok && r.owner == owner && !r.used {
 		return p.Take(now, unit, owner)
+	}
+	if f, ok := p.former.units[u]; ok && f.owner == owner {
+		return p.Take(now, unit, owner)
+	} else if ok || !p.taken.has(u) {
+		return ErrFree
 	}
 	return ErrTaken
 }

@@ -39,16 +39,16 @@ func TestSettle(t *testing.T) {
 		t.Errorf("his own prefix, in which he has his home address: %v", err)
 	}
 	for range 2 {
-		if u, err := p.Allocate(core.Now{}, p.Range()); err != nil || u == unit || u == own {
+		if u, err := p.Allocate(core.Now{}, p.Range(), "z"); err != nil || u == unit || u == own {
 			t.Errorf("allocated %v, %v", u, err)
 		}
 	}
-	if u, err := p.Allocate(core.Now{}, p.Range()); !errors.Is(err, ErrExhausted) {
+	if u, err := p.Allocate(core.Now{}, p.Range(), "z"); !errors.Is(err, ErrExhausted) {
 		t.Errorf("allocated %v, %v", u, err)
 	}
 }
 
-// TestReclaim: only what is his already, reserved or resting.
+// TestReclaim: only what is his already: reserved, resting, or free since he had it.
 func TestReclaim(t *testing.T) {
 	p, err := New(Config{Name: "p", Prefix: netip.MustParsePrefix("10.0.0.0/28"), Lease: time.Minute})
 	if err != nil {
@@ -62,7 +62,7 @@ func TestReclaim(t *testing.T) {
 	if err := p.Reserve(unit("10.0.0.9"), "a"); err != nil {
 		t.Fatal(err)
 	}
-	got, err := p.Allocate(now, p.Range())
+	got, err := p.Allocate(now, p.Range(), "z")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,10 +72,10 @@ func TestReclaim(t *testing.T) {
 			t.Errorf("%s for %s: %v, want %v", s, owner, err, want)
 		}
 	}
-	check(unit("10.0.0.9"), "b", ErrTaken)
+	check(unit("10.0.0.9"), "b", ErrReserved)
 	check(unit("10.0.0.9"), "a", nil)
 	check(unit("10.0.0.9"), "a", ErrTaken) // in use
-	check(unit("10.0.0.5"), "a", ErrTaken) // free: not his
+	check(unit("10.0.0.5"), "a", ErrFree)
 	check(unit("10.0.1.5"), "a", ErrOutside)
 	check(got, "a", ErrTaken)
 	p.Release(now, got, "a", 10*time.Second)
@@ -84,7 +84,8 @@ func TestReclaim(t *testing.T) {
 	check(got, "a", ErrTaken)
 	p.Release(now, got, "a", 10*time.Second)
 	now.Boot += 10 * time.Second
-	check(got, "a", ErrTaken) // free again
+	check(got, "b", ErrFree) // free again, but another was the last
+	check(got, "a", nil)
 }
 
 // TestExclude: a mobile network in a pool is not handed out.

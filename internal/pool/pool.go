@@ -2,7 +2,8 @@
 //
 // A pool is a range of units: /64 prefixes of a /36 (2^28 units), or the addresses of an IPv4 home network. Which are
 // taken is a bitmap in pages that exist only where something is taken, so that a large pool costs what is used of it.
-// Dynamic allocation goes on from where it stopped last: an address that was given back rests as long as the pool allows.
+// Dynamic allocation goes on from where it stopped last: an address that was given back rests as long as the pool allows, and
+// is remembered for who had it.
 //
 // Pools are not stored: what is taken follows from the sessions and the profiles. A pool is one goroutine's.
 package pool
@@ -21,6 +22,7 @@ var (
 	ErrTaken     = errors.New("pool: taken")
 	ErrReserved  = errors.New("pool: reserved")
 	ErrOutside   = errors.New("pool: not inside")
+	ErrFree      = errors.New("pool: free, and not his")
 )
 
 // Pool is one range of home addresses or prefixes.
@@ -37,6 +39,8 @@ type Pool struct {
 	resting map[uint64]rest
 	queue   []due // of resting, by time
 	head    int   // queue[:head] is done
+
+	former formers
 }
 
 // rest is a quarantine: only the former owner gets the unit before until. While he has it, it is used: given back at
@@ -65,7 +69,7 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{cfg: cfg, taken: newBitmap(), reserved: make(map[uint64]static), resting: make(map[uint64]rest)}
+	p := &Pool{cfg: cfg, taken: newBitmap(), reserved: make(map[uint64]static), resting: make(map[uint64]rest), former: newFormers()}
 	p.units = 1 << (cfg.Delegate - cfg.Prefix.Bits())
 	for _, r := range cfg.Reserve {
 		p.exclude(r)
@@ -86,6 +90,11 @@ func (p *Pool) exclude(r netip.Prefix) {
 	n := uint64(1)
 	if bits := p.cfg.Delegate - r.Bits(); bits > 0 {
 		n = min(1<<min(bits, 63), p.units-first)
+	}
+	for u := range p.former.units {
+		if u-first < n && p.retake(u) {
+			p.taken.clear(u)
+		}
 	}
 	p.fixed += p.taken.setRange(first, first+n)
 }
@@ -160,23 +169,27 @@ func (p *Pool) Take(now core.Now, unit netip.Prefix, owner string) error {
 		p.resting[u] = r
 		return nil
 	}
-	if !p.taken.set(u) {
+	if !p.taken.set(u) && !p.retake(u) {
 		return ErrTaken
 	}
 	return nil
 }
 
-// Allocate takes the next free unit inside a range, which may be all of the pool. ErrExhausted, ErrOutside.
-func (p *Pool) Allocate(now core.Now, inside netip.Prefix) (netip.Prefix, error) {
+// Allocate takes a unit inside a range, which may be all of the pool: the one that owner had last, the next one that nobody is
+// remembered for, or the one that has been free for longest. ErrExhausted, ErrOutside.
+func (p *Pool) Allocate(now core.Now, inside netip.Prefix, owner string) (netip.Prefix, error) {
 	p.expire(now)
 	if !p.cfg.Prefix.Overlaps(inside) || inside.Addr().Is4() != p.Is4() {
 		return netip.Prefix{}, ErrOutside
+	}
+	if u, ok := p.formerly(owner, inside); ok {
+		return p.unit(u), nil
 	}
 	if inside.Bits() <= p.cfg.Prefix.Bits() {
 		u, ok := p.taken.nextFree(p.cursor, p.units)
 		if !ok {
 			if u, ok = p.taken.nextFree(0, p.cursor); !ok {
-				return netip.Prefix{}, ErrExhausted
+				return p.longest(p.cfg.Prefix)
 			}
 		}
 		p.taken.set(u)
@@ -193,9 +206,18 @@ func (p *Pool) Allocate(now core.Now, inside netip.Prefix) (netip.Prefix, error)
 	}
 	u, ok := p.taken.nextFree(first, min(first+n, p.units))
 	if !ok {
-		return netip.Prefix{}, ErrExhausted
+		return p.longest(inside)
 	}
 	p.taken.set(u)
+	return p.unit(u), nil
+}
+
+// longest takes the unit that has been free for longest, when there are no others.
+func (p *Pool) longest(inside netip.Prefix) (netip.Prefix, error) {
+	u, ok := p.oldest(inside)
+	if !ok {
+		return netip.Prefix{}, ErrExhausted
+	}
 	return p.unit(u), nil
 }
 
@@ -205,6 +227,9 @@ func (p *Pool) Release(now core.Now, unit netip.Prefix, owner string, quarantine
 	p.expire(now)
 	u, err := p.find(unit)
 	if err != nil || !p.taken.has(u) {
+		return
+	}
+	if _, free := p.former.units[u]; free {
 		return
 	}
 	if s, ok := p.reserved[u]; ok { // nobody else can get it, so it need not rest
@@ -223,7 +248,7 @@ func (p *Pool) Release(now core.Now, unit netip.Prefix, owner string, quarantine
 		p.resting[u] = r
 		return
 	case quarantine <= 0:
-		p.taken.clear(u)
+		p.freed(u, owner)
 		return
 	}
 	p.resting[u] = rest{owner: owner, until: now.Boot + quarantine}
@@ -233,7 +258,8 @@ func (p *Pool) Release(now core.Now, unit netip.Prefix, owner string, quarantine
 // Used counts the units that a session has or that rest; Free those that Allocate can give.
 func (p *Pool) Used(now core.Now) (used, free uint64) {
 	p.expire(now)
-	return p.taken.n - p.fixed + p.static, p.units - p.taken.n
+	held := uint64(len(p.former.units))
+	return p.taken.n - p.fixed + p.static - held, p.units - p.taken.n + held
 }
 
 // expire frees the units whose quarantine is over.
@@ -244,7 +270,7 @@ func (p *Pool) expire(now core.Now) {
 		if r, ok := p.resting[u]; ok && r.until <= now.Boot {
 			delete(p.resting, u)
 			if !r.used {
-				p.taken.clear(u)
+				p.freed(u, r.owner)
 			}
 		}
 	}

@@ -50,7 +50,7 @@ func TestFirstAddresses(t *testing.T) {
 		_, free := p.Used(at(0))
 		var got []string
 		for {
-			u, err := p.Allocate(at(0), p.Range())
+			u, err := p.Allocate(at(0), p.Range(), "z")
 			if errors.Is(err, ErrExhausted) {
 				break
 			}
@@ -94,7 +94,7 @@ func TestLargePool(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	p := must(t, Config{Prefix: pfx("2001:db8:1000::/36"), Reserve: []netip.Prefix{pfx("2001:db8:1000::/48")}})
 	for range 100_000 {
-		if _, err := p.Allocate(at(0), p.Range()); err != nil {
+		if _, err := p.Allocate(at(0), p.Range(), "z"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -181,7 +181,7 @@ func TestInside(t *testing.T) {
 		{"10.0.7.0/24", "10.0.7.0/32", nil}, {"10.0.7.0/24", "10.0.7.1/32", nil}, {"10.0.9.9/32", "10.0.9.9/32", nil},
 		{"10.0.9.9/32", "", ErrExhausted}, {"0.0.0.0/0", "10.0.0.2/32", nil}, {"192.0.2.0/24", "", ErrOutside}, {"::/0", "", ErrOutside},
 	} {
-		got, err := p.Allocate(at(0), pfx(row.in))
+		got, err := p.Allocate(at(0), pfx(row.in), "z")
 		if !errors.Is(err, row.err) || err == nil && got.String() != row.want {
 			t.Errorf("in %s: %v %v, want %s %v", row.in, got, err, row.want, row.err)
 		}
@@ -191,7 +191,7 @@ func TestInside(t *testing.T) {
 // TestQuarantine keeps a released unit from everybody but its last owner, to the instant.
 func TestQuarantine(t *testing.T) {
 	p := must(t, Config{Prefix: pfx("10.0.0.0/30")})
-	u, _ := p.Allocate(at(0), p.Range())
+	u, _ := p.Allocate(at(0), p.Range(), "z")
 	p.Release(at(time.Second), u, "a", 10*time.Second)
 	if err := p.Take(at(2*time.Second), u, "b"); !errors.Is(err, ErrTaken) {
 		t.Error(err)
@@ -200,10 +200,10 @@ func TestQuarantine(t *testing.T) {
 		t.Error(err)
 	}
 	p.Release(at(4*time.Second), u, "a", 10*time.Second) // the first look at 11 s must not free it
-	if _, err := p.Allocate(at(14*time.Second-1), p.Range()); !errors.Is(err, ErrExhausted) {
+	if _, err := p.Allocate(at(14*time.Second-1), p.Range(), "z"); !errors.Is(err, ErrExhausted) {
 		t.Error(err)
 	}
-	if got, err := p.Allocate(at(14*time.Second), p.Range()); err != nil || got != u {
+	if got, err := p.Allocate(at(14*time.Second), p.Range(), "z"); err != nil || got != u {
 		t.Error(got, err)
 	}
 }
@@ -211,9 +211,9 @@ func TestQuarantine(t *testing.T) {
 // TestNextFit: what was given back is not the next to be given.
 func TestNextFit(t *testing.T) {
 	p := must(t, Config{Prefix: pfx("10.0.0.0/28")})
-	a, _ := p.Allocate(at(0), p.Range())
+	a, _ := p.Allocate(at(0), p.Range(), "z")
 	p.Release(at(0), a, "a", 0)
-	if b, _ := p.Allocate(at(0), p.Range()); a == b {
+	if b, _ := p.Allocate(at(0), p.Range(), "z"); a == b {
 		t.Errorf("%v came back at once", a)
 	}
 }
@@ -266,6 +266,8 @@ func TestAgainstNaive(t *testing.T) {
 		}
 		now := time.Duration(0)
 		held := map[netip.Prefix]state{}
+		last := map[string]netip.Prefix{} // the newest that each had
+		var queue []netip.Prefix          // that rest, oldest first
 		var never []netip.Prefix
 		for _, s := range []string{"0", "1", "8", "9", "10", "11", "31"} {
 			never = append(never, pfx("10.0.0."+s+"/32"))
@@ -281,10 +283,31 @@ func TestAgainstNaive(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){
 			"allocate": func(rt *rapid.T) {
 				o := owner(rt)
-				u, err := p.Allocate(at(now), p.Range())
+				his, had := last[o]
+				had = had && free(his) && held[his].owner == o
+				var longest netip.Prefix // of those that are remembered
+				virgin := false
+				for i := range 32 {
+					u := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32)
+					s, known := held[u]
+					switch {
+					case !free(u):
+					case !known:
+						virgin = true
+					case !longest.IsValid() || s.rests < held[longest].rests:
+						longest = u
+					}
+				}
+				u, err := p.Allocate(at(now), p.Range(), o)
 				if err == nil {
-					if !free(u) {
+					_, known := held[u]
+					switch {
+					case !free(u):
 						rt.Fatalf("%v is not free", u)
+					case had && u != his:
+						rt.Fatalf("%s got %v, want what he had: %v", o, u, his)
+					case !had && known && (virgin || held[u].rests != held[longest].rests):
+						rt.Fatalf("%s got %v of %s, want another one first", o, u, held[u].owner)
 					}
 					held[u] = state{owner: o}
 					return
@@ -311,9 +334,21 @@ func TestAgainstNaive(t *testing.T) {
 				if s, ok := held[u]; ok && s.rests == 0 {
 					p.Release(at(now), u, s.owner, 10*time.Second)
 					held[u] = state{s.owner, now + 10*time.Second}
+					queue = append(queue, u)
 				}
 			},
-			"time": func(rt *rapid.T) { now += time.Duration(rapid.IntRange(1, 8).Draw(rt, "s")) * time.Second },
+			"time": func(rt *rapid.T) {
+				now += time.Duration(rapid.IntRange(1, 8).Draw(rt, "s")) * time.Second
+				p.Used(at(now))
+				queue = slices.DeleteFunc(queue, func(u netip.Prefix) bool { // rests no more
+					s := held[u]
+					over := s.rests == 0 || s.rests <= now
+					if over && s.rests != 0 {
+						last[s.owner] = u
+					}
+					return over
+				})
+			},
 			"": func(rt *rapid.T) {
 				n := 0
 				for i := range 32 {
