@@ -99,3 +99,25 @@ func Detach(role dataplane.Role) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Attached counts the programs that forward packets that come in by an interface of this network namespace: all by tcx, and Kedge's
+// by clsact.
+func Attached(name string) (n int, err error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	if all, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress}); err == nil {
+		n += len(all.Programs)
+	}
+	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return n, nil // there is no clsact
+	}
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == filterName {
+			n++
+		}
+	}
+	return n, nil
+}
