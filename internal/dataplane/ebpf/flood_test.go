@@ -45,6 +45,17 @@ func udp6(src, dst netip.Addr) []byte {
 	return append(b, body...)
 }
 
+// settle waits until a count stays as it is.
+func (w *world) settle(count func() uint64) {
+	for last, still := count(), 0; still < 20; wait(10 * time.Millisecond) {
+		if now := count(); now != last {
+			last, still = now, 0
+		} else {
+			still++
+		}
+	}
+}
+
 // numbered is an address of its own for each i.
 func numbered(prefix string, i int) netip.Addr {
 	a := netip.MustParseAddr(prefix).As16()
@@ -92,11 +103,13 @@ func TestFlood(t *testing.T) {
 		}
 		start := time.Now()
 		p.pour(c.from, n, c.packet)
-		until(t, c.name+": all counted", func() bool { return p.anchor.Dropped(c.reason)-before >= n*99/100 })
+		// Of those that the programs leave to the daemon, some may be lost before it, where its sockets are full.
+		passed := uint64(5000 * (time.Since(start) + time.Second) / time.Second)
+		until(t, c.name+": counted in the kernel", func() bool { return p.anchor.dropped(c.reason)-kernel+passed+passed/10 >= n })
+		p.settle(func() uint64 { return p.anchor.Dropped(c.reason) }) // so that the next count begins after this one
 		all, fast := p.anchor.Dropped(c.reason)-before, p.anchor.dropped(c.reason)-kernel
 		t.Logf("%s: %d of %d counted, %d of them in the kernel", c.name, all, n, fast)
-		passed := uint64(5000 * (time.Since(start) + time.Second) / time.Second)
-		if all > n+10 || fast+passed+passed/10 < n {
+		if all > n+10 {
 			t.Errorf("%s: %d packets of %d counted, %d of them in the kernel", c.name, all, n, fast)
 		}
 		select {

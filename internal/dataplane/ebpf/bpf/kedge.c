@@ -12,24 +12,23 @@
 #include "tunnel.h"
 
 /* native sends a packet to a home address into a tunnel: of an anchor. device: there is no other use for it. */
-static __always_inline int native(struct __sk_buff *skb, const struct control *c, __u32 mac, int is4, int device, __u64 now)
+static __always_inline int native(struct __sk_buff *skb, const struct control *c, __u32 mac, int is4, int device, __u64 now, struct info *in)
 {
-	struct info in;
 	struct session *s;
 	__u32 i, known;
 	int many;
 
-	if (!inner(skb, mac, skb->len, is4, &in))
+	if (!inner(skb, mac, skb->len, is4, in))
 		return PASS;
-	i = find(c, in.dst, is4, 0, &known, &many);
+	i = find(in->dst, is4, 0, &known, &many);
 	s = session_at(i);
 	if (s)
-		return encapsulate(skb, c, i, s, &in, mac, !device, now);
+		return encapsulate(skb, c, i, s, in, mac, !device, now);
 	if (i || many || !device)
 		return PASS;
 	if (known)
 		return drop(DEPRECATED);
-	return suspect(c, now, in.src, UNKNOWN_HOME);
+	return suspect(c, now, in->src, UNKNOWN_HOME);
 }
 
 /* own sends a packet of a node, or of its mobile networks, into a tunnel. */
@@ -42,7 +41,7 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 
 	if (!inner(skb, 0, skb->len, is4, &in))
 		return PASS;
-	i = find(c, in.src, is4, 1, &known, &many);
+	i = find(in.src, is4, 1, &known, &many);
 	s = session_at(i);
 	if (s)
 		return encapsulate(skb, c, i, s, &in, 0, 0, now);
@@ -142,16 +141,15 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 }
 
 /* arrived takes a packet out of a tunnel. */
-static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4, __u64 now)
+static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4, __u64 now, struct info *in)
 {
-	struct info in;
 	struct session *s, *to;
 	int many, tos;
 	__u32 i, j, known;
 
-	if (!inner(skb, o->off, o->end, is4, &in))
+	if (!inner(skb, o->off, o->end, is4, in))
 		return PASS;
-	i = find(c, role == ANCHOR ? in.src : in.dst, is4, role == ANCHOR, &known, &many);
+	i = find(role == ANCHOR ? in->src : in->dst, is4, role == ANCHOR, &known, &many);
 	s = session_at(i);
 	if (many || (i && (!s || !s->way)))
 		return PASS;
@@ -160,7 +158,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 
 		if (!bpf_map_lookup_elem(&locals, &o->local))
 			return PASS; /* a tunnel of others goes by */
-		if (c->nested && (in.proto == P_UDP || in.proto == P_GRE) && bpf_map_lookup_elem(&locals, &in.dst) && peer(c, o))
+		if (c->nested && (in->proto == P_UDP || in->proto == P_GRE) && bpf_map_lookup_elem(&locals, &in->dst) && peer(c, o))
 			return PASS; /* one layer of two */
 		if (!s && peer(c, o)) {
 			why = role == ANCHOR ? WRONG_SOURCE : UNKNOWN_HOME;
@@ -171,32 +169,31 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		}
 		return suspect(c, now, o->remote, why);
 	}
-	tos = congestion(in.tos, o->tos);
+	tos = congestion(in->tos, o->tos);
 	if (tos < 0)
 		return PASS;
-	if (o->kind == UDP && gso_size(skb) && in.proto == P_UDP)
+	if (o->kind == UDP && gso_size(skb) && in->proto == P_UDP)
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
 	if (role == GATEWAY)
-		return host(skb, o, i, s, &in, tos);
+		return host(skb, o, i, s, in, tos);
 	if (role == NODE)
-		return forward(skb, c, o, i, &in, tos);
-	if (bpf_map_lookup_elem(&locals, &in.dst))
+		return forward(skb, c, o, i, in, tos);
+	if (bpf_map_lookup_elem(&locals, &in->dst))
 		return PASS;
-	j = find(c, in.dst, is4, 0, &known, &many);
+	j = find(in->dst, is4, 0, &known, &many);
 	if (j) {
 		to = session_at(j);
-		return to ? onward(skb, c, o, i, j, to, &in, tos, now) : PASS;
+		return to ? onward(skb, c, o, i, j, to, in, tos, now) : PASS;
 	}
 	if (known || many)
 		return PASS;
-	return forward(skb, c, o, i, &in, tos);
+	return forward(skb, c, o, i, in, tos);
 }
 
 /* datagram reads UDP over IPv4, and verifies its checksum as far as the inner one does not. */
-static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, const struct v4 *h, int *is4)
+static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, const struct v4 *h, int *is4, struct info *in)
 {
 	__u32 n = bpf_ntohs(h->len), src = h->src, dst = h->dst;
-	struct info in;
 	struct udp *u = at(skb, ETH_LEN + V4_LEN, UDP_LEN + 1);
 	__u16 check, len, port;
 	__u64 sum;
@@ -212,9 +209,9 @@ static __always_inline int datagram(struct __sk_buff *skb, struct outer *o, cons
 	o->off = ETH_LEN + V4_LEN + UDP_LEN;
 	if (!check)
 		return 1;
-	if (!inner(skb, o->off, o->end, *is4, &in) || !checked(&in) || in.segs != 1 || in.len != n - V4_LEN - UDP_LEN)
+	if (!inner(skb, o->off, o->end, *is4, in) || !checked(in) || in->segs != 1 || in->len != n - V4_LEN - UDP_LEN)
 		return 0;
-	sum = rest(&in) + src + dst + bpf_htons(P_UDP) + len + port + PORT_UDP + len + check;
+	sum = rest(in) + src + dst + bpf_htons(P_UDP) + len + port + PORT_UDP + len + check;
 	return fold(sum) == 0xffff;
 }
 
@@ -239,6 +236,7 @@ int core(struct __sk_buff *skb)
 {
 	struct control *c = the_control();
 	struct outer o = {};
+	struct info in;
 	int is4 = 0, tunnel = 0, gre;
 	__u64 now;
 
@@ -277,7 +275,7 @@ int core(struct __sk_buff *skb)
 			o.tos = h->tos;
 			o.off = ETH_LEN + V4_LEN;
 			is4 = h->proto == P_V4;
-			tunnel = h->proto == P_UDP   ? datagram(skb, &o, h, &is4)
+			tunnel = h->proto == P_UDP   ? datagram(skb, &o, h, &is4, &in)
 				 : h->proto == P_GRE ? keyed(skb, c, &o, &is4)
 						     : 1;
 		}
@@ -287,8 +285,8 @@ int core(struct __sk_buff *skb)
 		return PASS;
 	}
 	if (!tunnel)
-		return role == ANCHOR && !c->through ? native(skb, c, ETH_LEN, is4, 0, now) : PASS;
-	return arrived(skb, c, &o, is4, now);
+		return role == ANCHOR && !c->through ? native(skb, c, ETH_LEN, is4, 0, now, &in) : PASS;
+	return arrived(skb, c, &o, is4, now, &in);
 }
 
 /* at_home reports whether a frame comes from the host of a session, on its link. */
@@ -332,7 +330,7 @@ int access(struct __sk_buff *skb)
 	is4 = skb->protocol == ETH_V4;
 	if ((!is4 && skb->protocol != ETH_V6) || !inner(skb, ETH_LEN, skb->len, is4, &in))
 		return PASS;
-	i = find(c, in.src, is4, 1, &known, &many);
+	i = find(in.src, is4, 1, &known, &many);
 	s = session_at(i);
 	e = at(skb, 0, ETH_LEN);
 	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->way)))
@@ -351,7 +349,7 @@ int access(struct __sk_buff *skb)
 		if (!l || l->mac[k] != e->dst[k])
 			return PASS;
 	if (local_routing) {
-		j = find(c, in.dst, is4, 0, &known, &many);
+		j = find(in.dst, is4, 0, &known, &many);
 		if (j || known)
 			return PASS;
 	}
@@ -362,6 +360,7 @@ SEC("tc")
 int device(struct __sk_buff *skb)
 {
 	struct control *c = the_control();
+	struct info in;
 	__u64 now;
 	int is4;
 
@@ -373,7 +372,7 @@ int device(struct __sk_buff *skb)
 	is4 = skb->protocol == ETH_V4;
 	if (!is4 && skb->protocol != ETH_V6)
 		return PASS;
-	return role == ANCHOR ? native(skb, c, 0, is4, 1, now) : own(skb, c, is4, now);
+	return role == ANCHOR ? native(skb, c, 0, is4, 1, now, &in) : own(skb, c, is4, now);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

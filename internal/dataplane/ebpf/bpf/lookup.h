@@ -47,37 +47,50 @@ static __always_inline struct access_link *link_at(__u32 i)
 	return i ? bpf_map_lookup_elem(&access_links, &i) : 0;
 }
 
-/*
- * find walks the keys that hold an address, longest first, until one has a session in the direction. known: there are keys; it is a
- * session of one of them, if that is to be had.
- */
-static __always_inline __u32 find(const struct control *c, struct addr a, int is4, int up, __u32 *known, int *many)
-{
-	const struct length *l = is4 ? c->four : c->six;
-	__u32 n = is4 ? c->n4 : c->n6, check = a.lo ^ a.lo >> 32 ^ a.hi ^ a.hi >> 32;
+/* What find was asked and found. */
+struct keyed {
+	struct addr a;
+	__u32 known, many;
+};
 
-	*known = *many = 0;
+#define FIND_V4 1
+#define FIND_UP 2
+
+/*
+ * find_key walks the keys that hold an address, longest first, until one has a session in the direction. known: there are keys; it
+ * is a session of one of them, if that is to be had. It is no static function, so that the verifier looks at it once by itself.
+ */
+__noinline __u32 find_key(struct keyed *r, __u32 how)
+{
+	const struct control *c = the_control();
+	const struct length *l;
+	int up = how & FIND_UP;
+	__u32 n;
+
+	if (!r || !c)
+		return 0;
+	l = how & FIND_V4 ? c->four : c->six;
+	n = how & FIND_V4 ? c->n4 : c->n6;
+	r->known = r->many = 0;
 	for (int i = 0; i < MAX_LENGTHS; i++) {
 		struct key k = {};
 		struct where *w;
-		__u32 at;
+		__u32 at, check;
 
 		if (i >= n)
 			break;
 		k.domain = domain;
 		k.bits = l[i].bits;
-		k.addr.hi = a.hi & l[i].mask.hi;
-		k.addr.lo = a.lo & l[i].mask.lo;
+		k.addr.hi = r->a.hi & l[i].mask.hi;
+		k.addr.lo = r->a.lo & l[i].mask.lo;
 		w = bpf_map_lookup_elem(&keys, &k);
 		if (!w)
 			continue;
 		check = k.addr.lo ^ k.addr.lo >> 32 ^ k.addr.hi ^ k.addr.hi >> 32;
 		at = up ? w->up : w->down;
-		*known = w->up;
-		if (!*known)
-			*known = NO_SESSION;
+		r->known = w->up ? w->up : NO_SESSION;
 		if (w->check != check || w->flags & (up ? KEY_MANY | KEY_ASK : KEY_ASK)) {
-			*many = 1;
+			r->many = 1;
 			return 0;
 		}
 		if (up && w->flags & KEY_SILENT)
@@ -86,6 +99,16 @@ static __always_inline __u32 find(const struct control *c, struct addr a, int is
 			return at;
 	}
 	return 0;
+}
+
+static __always_inline __u32 find(struct addr a, int is4, int up, __u32 *known, int *many)
+{
+	struct keyed r = { a, 0, 0 };
+	__u32 at = find_key(&r, (is4 ? FIND_V4 : 0) | (up ? FIND_UP : 0));
+
+	*known = r.known;
+	*many = r.many;
+	return at;
 }
 
 /* comes reports whether a packet is of a tunnel or its other framing, or in GRE of the key. */
