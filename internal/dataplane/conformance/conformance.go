@@ -114,6 +114,7 @@ var (
 func Run(t *testing.T, f Factory) {
 	Written(t, f)
 	run(t, f, matrixCases)
+	run(t, f, floodCases)
 }
 
 // Written runs the cases that are written one by one: what routers send in them is without fault.
