@@ -62,6 +62,8 @@ func (e Encap) check(h header, rest []byte) error {
 			return fmt.Errorf("GRE without a key: % x", rest[:min(8, len(rest))])
 		}
 		return inner(rest[8:])
+	case e.ESPPort != 0:
+		return h.udp(rest, e.ESPPort)
 	case e.ESP && h.proto == ip.ESP:
 		return nil
 	case e.GRE || e.ESP || h.proto != ip.IPv6 && h.proto != ip.IPv4:

@@ -56,11 +56,12 @@ func (w Way) Fast() bool { return w.Kind == EBPF || w.Kind == Clsact }
 // Encap is an encapsulation.
 type Encap struct {
 	Name, Text string
-	Over4      bool // outer headers of IPv4
-	UDP        bool // in UDP 4191 (RFC 5555), which mobile nodes send: the gateway is one, and forwards for the host
-	GRE        bool // with a key each way (RFC 5845)
-	ESP        bool // AES-128-GCM (RFC 4303, 4106)
-	Double     bool // a tunnel in a tunnel, both of IPv6
+	Over4      bool   // outer headers of IPv4
+	UDP        bool   // in UDP 4191 (RFC 5555), which mobile nodes send: the gateway is one, and forwards for the host
+	GRE        bool   // with a key each way (RFC 5845)
+	ESP        bool   // AES-128-GCM (RFC 4303, 4106)
+	ESPPort    uint16 // ESP is in UDP, at this port (RFC 3948); 0 = protocol 50
+	Double     bool   // a tunnel in a tunnel, both of IPv6
 }
 
 // Encaps are those that are measured.
@@ -72,6 +73,7 @@ var Encaps = []Encap{
 	{Name: "gre4", Text: "GRE with keys in IPv4", Over4: true, GRE: true},
 	{Name: "two6", Text: "two layers of IPv6", Double: true},
 	{Name: "esp6", Text: "ESP, AES-128-GCM, in IPv6", ESP: true},
+	{Name: "esp4", Text: "ESP, AES-128-GCM, in UDP 4500 over IPv4", Over4: true, ESP: true, ESPPort: 4500},
 }
 
 // FindEncap finds one by name.
@@ -175,7 +177,7 @@ func (e Encap) Chain(at Side, to Side, i int) core.Chain {
 		c.Layer[0].GRE, c.Layer[0].KeyUp, c.Layer[0].KeyDown = true, uint32(i), uint32(i)|1<<31
 	}
 	if e.ESP {
-		c.Layer[0].SA = uint32(i)
+		c.Layer[0].SA, c.Layer[0].ESPPort = uint32(i), e.ESPPort
 	}
 	return c
 }

@@ -41,6 +41,7 @@ func carried(t testing.TB) map[Way][]byte {
 		"v6": packet(t, Anchor6, Gateway6, ip.IPv6, in), "v4": packet(t, Anchor4, Gateway4, ip.IPv6, in), "udp4": packet(t, Anchor4, Gateway4, ip.UDP, udp(PortUDP, in)),
 		"gre6": packet(t, Anchor6, Gateway6, protoGRE, gre), "gre4": packet(t, Anchor4, Gateway4, protoGRE, gre),
 		"two6": packet(t, Anchor6, Gateway6, ip.IPv6, packet(t, AnchorIn6, Inner6, ip.IPv6, in)), "esp6": packet(t, Anchor6, Gateway6, ip.ESP, in),
+		"esp4": packet(t, Anchor4, Gateway4, ip.UDP, udp(4500, in)),
 	} {
 		out[Way{Kind: EBPF, Encap: e}] = b
 	}
