@@ -14,7 +14,7 @@ import (
 )
 
 // Sweep removes what carries our tag and was not applied by this Host, and puts back the journal's old values that this
-// Host does not want changed. Called first, it undoes an earlier run; called when a restarted machine has applied its
+// Host does not want changed; a TUN device that an earlier run set up and nobody has open goes. Called first, it undoes an earlier run; called when a restarted machine has applied its
 // state, it removes only what that state no longer holds, and no packet is lost meanwhile. It gives what it removed, and
 // goes on after errors.
 func (h *Host) Sweep() ([]core.HostOp, error) {
@@ -133,6 +133,9 @@ func (h *Host) sweepJournal(remove func(core.HostOp, error)) {
 	undone := make(map[core.HostOp]bool)
 	for _, e := range slices.Backward(h.journal.entries) {
 		op := e.Undo
+		if (op.Kind == "link" || op.Kind == "address") && !h.applied[object{kind: "link", name: op.Name}] && h.abandoned(op.Name) {
+			remove(core.HostOp{Kind: "link", Del: true, Name: op.Name}, h.removeLink(op.Name))
+		}
 		ifi := 0
 		if op.Kind == "address" {
 			var err error
@@ -155,6 +158,31 @@ func (h *Host) sweepJournal(remove func(core.HostOp, error)) {
 	if err := h.journal.drop(func(op core.HostOp) bool { return undone[op] }); err != nil {
 		remove(core.HostOp{Kind: "sysctl", Del: true}, err)
 	}
+}
+
+// TunAlias marks the TUN devices that Kedge makes.
+const TunAlias = "kedge"
+
+// abandoned says whether a link that an earlier run has set up is a persistent TUN device of ours which nobody has open any more: the
+// config names another one now, or none.
+func (h *Host) abandoned(name string) bool {
+	l, err := h.nl.LinkByName(name)
+	if err != nil || l.Type() != "tuntap" && l.Type() != "tun" {
+		return false
+	}
+	a := l.Attrs()
+	return a.Alias == TunAlias && a.RawFlags&(unix.IFF_UP|unix.IFF_RUNNING) != unix.IFF_UP|unix.IFF_RUNNING
+}
+
+func (h *Host) removeLink(name string) error {
+	l, err := h.nl.LinkByName(name)
+	if err == nil {
+		err = h.nl.LinkDel(l)
+	}
+	if vanished(core.HostOp{Del: true}, err) {
+		return nil
+	}
+	return err
 }
 
 // putBack applies an undo without writing it down again; that its link is gone is no error.
