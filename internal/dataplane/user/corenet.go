@@ -59,14 +59,14 @@ func (p *Plane) openCore() (err error) {
 			return err
 		}
 	}
-	switch p.cfg.Role {
-	case Anchor:
+	switch {
+	case p.cfg.Role == Anchor, p.cfg.Role == Gateway && p.cfg.UDP:
 		for _, a := range p.cfg.Local {
 			if err := p.openUDP(a, dataplane.PortUDP, p.readUDP); err != nil {
 				return err
 			}
 		}
-	case Node:
+	case p.cfg.Role == Node:
 		for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 			if err := p.openUDP(a, dataplane.PortUDP, p.readUDP); err != nil {
 				return err

@@ -15,8 +15,13 @@
 // (arp_ignore 8) and switches IPv4 forwarding off there; Close puts that back. The links must have no address, and be up. A link
 // that goes and returns under its name, with the same index or another, is taken again; its Link.If stays what it was at first.
 //
-// One goroutine reads each socket and carries its packets to the end, so packets of a flow stay in order. Needs CAP_NET_ADMIN
-// and CAP_NET_RAW. ECMP of the core sees flow label 0 (RFC 2473 6.5).
+// One goroutine reads each socket, and each queue of the device, of which there is one for each core; it carries its packets to the
+// end, so packets of a flow stay in order. Needs CAP_NET_ADMIN and CAP_NET_RAW. ECMP of the core sees flow label 0 (RFC 2473 6.5).
+//
+// Offloads change how many packets a system call moves, never what becomes of one: the engine sees each as it is on the wire.
+// Super packets of the device and of access links are cut by the engine; what it makes in UDP leaves by runs (gso.go), what comes
+// out of tunnels is put together by flows (gro.go). Protocols 4, 41 and 47 have no such way out of a process: each packet is a
+// message of sendmmsg(2). What the kernel refuses is left off; Status says so.
 package user
 
 import (
@@ -81,6 +86,7 @@ type Config struct {
 	AfterIngress bool
 	// Security seals and opens ESP around data. With it, protocol 50 with SPIs of data and UDP port 4500 are the plane's.
 	Security mem.Security
+	UDP      bool // of a gateway: it carries packets in UDP as well, as the others do
 	// Queues of the TUN device; 0 = one for each core.
 	Queues int
 	// Lacks stands for a kernel that refuses an offload with an error. nil: only the kernel is asked.
@@ -137,7 +143,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
 		EncapsulationLimit: cfg.EncapsulationLimit, Home: cfg.Home, Anchors: cfg.Anchors, ProbeID: cfg.ProbeID, Unreachable: cfg.Unreachable,
-		Forwarded: true, Now: cfg.Now, Mirror: cfg.Mirror, Security: cfg.Security,
+		Forwarded: true, Now: cfg.Now, Mirror: cfg.Mirror, Security: cfg.Security, UDP: cfg.UDP,
 	})
 	if err != nil {
 		return nil, err
