@@ -4,7 +4,7 @@ BIN     := bin/kedge
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 UNIT    = $(shell $(GO) list ./... | grep -v -e /internal/lab)
 
-.PHONY: build setup demo demo-node test unit test-ebpf scenarios test-long bench fuzz lint cover clean
+.PHONY: build setup demo demo-node test unit test-ebpf scenarios test-long bench bench-dataplane bench-gate fuzz lint cover clean
 
 build: ## one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/kedge
@@ -38,6 +38,12 @@ bench: setup build ## figures, each beside a base line of the same run
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(UNIT) | grep -E '^(pkg|cpu|Benchmark|FAIL|panic)'
 	$(GO) build -o bin/wgpeer ./internal/lab/wgpeer
 	@tools/asroot $(BIN) lab run --quiet bench-handover bench-node
+
+bench-dataplane: build ## the data planes beside plain routing, VXLAN and wireguard-go; 25 minutes, on a machine that does nothing else
+	@tools/asroot $(BIN) bench dataplane --pictures docs/dataplane --markdown docs/dataplane.md
+
+bench-gate: build ## fails if a data plane is less than half as good as promised; 2 minutes
+	@tools/asroot $(BIN) bench dataplane --gate
 
 fuzz: ## every parser for 20 s
 	@tools/fuzz 20s

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"kedge/internal/bench"
@@ -21,12 +23,18 @@ type benchDataplaneCmd struct {
 	Cells    string        `placeholder:"PATTERN" help:"Regular expression: only the figures whose names match, tcp6 or udp64."`
 	Sessions []int         `placeholder:"N,..." help:"Numbers of sessions beside one (10000,1000000)."`
 	Quick    bool          `help:"A few minutes instead of the whole: fewer rounds, shorter samples, not all encapsulations."`
+	Gate     bool          `help:"Measure shortly, and fail if something is beyond doubt less than half as good as promised."`
+	Pictures string        `type:"path" placeholder:"DIR" help:"Draw charts (SVG) into a directory."`
+	Markdown string        `type:"path" placeholder:"FILE" help:"Write tables into a document, in place of those that it has."`
 }
 
 // Run measures.
 func (c *benchDataplaneCmd) Run(e *env) error {
 	o := bench.Defaults
-	if c.Quick {
+	switch {
+	case c.Gate:
+		o = bench.Gate
+	case c.Quick:
 		o = bench.Quick
 	}
 	if c.Pairs > 0 {
@@ -41,10 +49,37 @@ func (c *benchDataplaneCmd) Run(e *env) error {
 	if c.Sessions != nil {
 		o.Sessions = c.Sessions
 	}
-	o.Cells = c.Cells
+	if c.Cells != "" {
+		o.Cells = c.Cells
+	}
+	for _, n := range o.Sessions {
+		if n < 2 || n > bench.MaxSessions {
+			return usageError{fmt.Errorf("--sessions: %d is not between 2 and %d", n, bench.MaxSessions)}
+		}
+	}
 	r, err := bench.Run(e.ctx, o, e.stderr)
 	if err != nil {
 		return err
+	}
+	if err := c.write(e, r); err != nil {
+		return err
+	}
+	if bad := r.Gate(); c.Gate && len(bad) > 0 {
+		return fmt.Errorf("worse than half of a target:\n%s", strings.Join(bad, "\n"))
+	}
+	return nil
+}
+
+func (c *benchDataplaneCmd) write(e *env, r *bench.Report) error {
+	if c.Pictures != "" {
+		if err := r.WritePictures(c.Pictures); err != nil {
+			return err
+		}
+	}
+	if c.Markdown != "" {
+		if err := r.WriteMarkdown(c.Markdown, c.Pictures); err != nil {
+			return err
+		}
 	}
 	if e.json {
 		return e.print(r)

@@ -101,14 +101,14 @@ func wireGuardKeys() (text [3]string, err error) {
 }
 
 // reach sends until all of it arrives: for a moment after links came up the kernel drops what is sent on them, and a tunnel of
-// WireGuard begins with a handshake.
+// WireGuard begins with a handshake, whose first message may be lost in that moment: the next one goes out 5 s later.
 func (b *bed) reach(ctx context.Context) error {
 	u, err := b.udp(64)
 	if err != nil {
 		return err
 	}
 	var p traffic.Probe
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(reachPatience); time.Now().Before(end); {
 		if p, err = u.Send(ctx, 2000, 20*time.Millisecond, nil); err != nil {
 			return err
 		}
@@ -118,6 +118,9 @@ func (b *bed) reach(ctx context.Context) error {
 	}
 	return fmt.Errorf("%d of %d packets arrive; %s", p.Received, p.Sent, b.drops())
 }
+
+// reachPatience: for two more handshakes.
+const reachPatience = 15 * time.Second
 
 // freeze stops the processes of a way while others are measured.
 func (b *bed) freeze(on bool) {

@@ -209,10 +209,9 @@ func measureLatency(ctx context.Context, b *bed, m *meter) ([]float64, error) {
 const updatesPerSecond = 1_000_000
 
 func measureUpdates(_ context.Context, b *bed, m *meter) ([]float64, error) {
-	n := min(b.way.Sessions, max(1, int(updatesPerSecond*m.time.Seconds())))
-	a, err := b.peers[anchor].Ask(peer.Request{Update: n})
+	a, err := b.peers[anchor].Ask(peer.Request{Update: max(2, int(updatesPerSecond*m.time.Seconds()))})
 	if err != nil {
 		return nil, err
 	}
-	return []float64{float64(n) / a.Seconds}, nil
+	return []float64{float64(a.Updates) / a.Seconds}, nil
 }

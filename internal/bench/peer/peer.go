@@ -23,7 +23,7 @@ type Request struct {
 	Open     *Open     `json:"open,omitempty"`
 	Count    bool      `json:"count,omitempty"`    // counters and drops
 	Handover *way.Side `json:"handover,omitempty"` // to an anchor: session 1 moves to this gateway
-	Update   int       `json:"update,omitempty"`   // so many sessions move to another address, in batches
+	Update   int       `json:"update,omitempty"`   // about so many sessions move to another address or back, in batches
 	Memory   bool      `json:"memory,omitempty"`
 }
 
@@ -41,6 +41,7 @@ type Answer struct {
 	Slow    core.Counter      `json:"slow"`              // of them not by programs in the kernel
 	Drops   map[string]uint64 `json:"drops,omitempty"`   // by reason
 	Seconds float64           `json:"seconds,omitempty"` // that updates took
+	Updates int               `json:"updates,omitempty"` // that were made
 	Octets  uint64            `json:"octets,omitempty"`  // of memory in the kernel's tables
 }
 
@@ -56,7 +57,6 @@ type end struct {
 	wg     *device.Device
 	access int
 	ids    []core.ID
-	moved  bool // by the last update
 }
 
 // Run serves requests until in ends.

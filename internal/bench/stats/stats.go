@@ -12,7 +12,7 @@ import (
 // Resamples is how many times Bootstrap draws. 4,000 put the ends of a 95 % interval within a small part of its width.
 const Resamples = 4000
 
-// Interval is an estimate with its 95 % confidence interval.
+// Interval is an estimate with its 95 % confidence interval. N 0 = there is none, whatever the figures.
 type Interval struct {
 	Median float64 `json:"median"`
 	Low    float64 `json:"low"`
@@ -44,10 +44,10 @@ func Quantile(sorted []float64, q float64) float64 {
 // Bootstrap is the percentile bootstrap of the median (Efron 1979): the interval that holds 95 % of the medians of as many values
 // drawn with replacement. The same values and seed give the same interval.
 func Bootstrap(v []float64, seed uint64) Interval {
-	out := Interval{Median: Median(v), Low: math.NaN(), High: math.NaN(), N: len(v)}
 	if len(v) == 0 {
-		return out
+		return Interval{}
 	}
+	out := Interval{Median: Median(v), N: len(v)}
 	r := rand.New(rand.NewPCG(seed, uint64(len(v))))
 	medians, draw := make([]float64, Resamples), make([]float64, len(v))
 	for i := range medians {
@@ -85,6 +85,8 @@ const (
 // AtLeast judges where more is better.
 func (i Interval) AtLeast(target float64) Verdict {
 	switch {
+	case i.N == 0:
+		return Undecided
 	case i.Low >= target:
 		return Reached
 	case i.High < target:
@@ -96,6 +98,8 @@ func (i Interval) AtLeast(target float64) Verdict {
 // AtMost judges where less is better.
 func (i Interval) AtMost(target float64) Verdict {
 	switch {
+	case i.N == 0:
+		return Undecided
 	case i.High <= target:
 		return Reached
 	case i.Low > target:
