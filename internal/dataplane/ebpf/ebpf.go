@@ -162,7 +162,8 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	p.forget()
 	news := make(chan netlink.LinkUpdate, 64)
-	if err := netlink.LinkSubscribeWithOptions(news, p.stop, netlink.LinkSubscribeOptions{Namespace: &p.ns, ErrorCallback: func(error) {}}); err != nil {
+	// In the namespace of the calling thread: to name it would need CAP_SYS_ADMIN.
+	if err := netlink.LinkSubscribeWithOptions(news, p.stop, netlink.LinkSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
 		return nil, fmt.Errorf("data plane: interfaces: %w", err)
 	}
 	fd, err := openNews()
