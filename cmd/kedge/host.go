@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kedge/internal/config"
 	"kedge/internal/dataplane/pins"
 	"kedge/internal/system"
@@ -61,7 +63,10 @@ func planeFindings(cfgs []*config.Config) []system.Finding {
 		switch {
 		case able.Lacking != nil:
 			programs.Severity, programs.Detail = missing, reason(able.Lacking)
-			programs.Do = "run as root, or with CAP_BPF and CAP_NET_ADMIN, on Linux 5.11 or later with CONFIG_BPF_SYSCALL; without, packets are forwarded in the process"
+			programs.Do = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.11 or later with CONFIG_BPF_SYSCALL; without, packets are forwarded in the process"
+		case !mayCompare():
+			programs.Severity, programs.Detail = missing, "the process has neither CAP_PERFMON nor CAP_SYS_ADMIN: the kernel refuses programs that compare pointers"
+			programs.Do = "run as root, or add CAP_PERFMON; without, packets are forwarded in the process"
 		case tcx && able.Attach != config.AttachTCX:
 			programs.Severity, programs.Do = missing, "write attach: auto, or run Linux 6.6 or later"
 		case able.Attach != config.AttachTCX:
@@ -78,6 +83,11 @@ func planeFindings(cfgs []*config.Config) []system.Finding {
 		}
 	}
 	return append(out, system.CheckForwarding()...) // back end ebpf leaves to user what its programs do not know
+}
+
+// mayCompare reports whether the verifier takes programs that compare pointers, as those of the fast path do.
+func mayCompare() bool {
+	return system.CheckCapability("CAP_PERFMON", unix.CAP_PERFMON).Severity == system.Fine || system.CheckCapability("CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN).Severity == system.Fine
 }
 
 // pinsFinding says whether forwarding in the kernel outlives the process. It mounts nothing.
