@@ -112,6 +112,36 @@ func encapsOf(r dataplane.Role) (out []encap) {
 	return out
 }
 
+// chainedOf are encapsulations of more headers than one: GRE with and without keys, TLV headers of both layouts, and one tunnel in another.
+func chainedOf(r dataplane.Role) (out []encap) {
+	six, four := framingsOf(dataplane.Anchor)[0], framingsOf(dataplane.Anchor)[2]
+	if r != dataplane.Anchor {
+		six, four = framingsOf(dataplane.Node)[0], framingsOf(dataplane.Node)[2]
+	}
+	layer := func(f framing, change func(*core.Layer)) core.Layer {
+		l := core.Layer{Local: f.local, Remote: f.remote}
+		change(&l)
+		return l
+	}
+	plain := func(*core.Layer) {}
+	gre := func(l *core.Layer) { l.GRE = true }
+	keyed := func(l *core.Layer) { l.GRE, l.KeyUp, l.KeyDown = true, 0xfedc0001, 7 }
+	out = append(out, encap{"GRE over IPv6", one(layer(six, gre))}, encap{"GRE over IPv4", one(layer(four.plain(), gre))},
+		encap{"GRE with keys over IPv6", one(layer(six, keyed))}, encap{"GRE with keys over IPv4", one(layer(four.plain(), keyed))})
+	if r == dataplane.Gateway {
+		return out // in UDP only if it is told to be
+	}
+	for tlv := uint8(1); tlv <= 2; tlv++ {
+		name := map[uint8]string{1: "TLV", 2: "TLV of 2007"}[tlv]
+		out = append(out, encap{name + " over IPv4", one(layer(four, func(l *core.Layer) { l.TLV = tlv }))},
+			encap{name + " and GRE over IPv4", one(layer(four, func(l *core.Layer) { keyed(l); l.TLV = tlv }))})
+	}
+	return append(out,
+		encap{"IPv6 in UDP over IPv4", core.Chain{N: 2, Layer: [2]core.Layer{layer(six, plain), layer(four, plain)}}},
+		encap{"IPv6 in IPv4", core.Chain{N: 2, Layer: [2]core.Layer{layer(six, plain), layer(four.plain(), plain)}}},
+		encap{"GRE with keys over IPv6 in UDP over IPv4", core.Chain{N: 2, Layer: [2]core.Layer{layer(six, keyed), layer(four, plain)}}})
+}
+
 // site is a router with one session, of host 1, in one encapsulation: packets go out of one side and into the other.
 type site struct {
 	*bench

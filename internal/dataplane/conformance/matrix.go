@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"testing"
 
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
@@ -12,9 +13,14 @@ import (
 
 // The matrix: every role and encapsulation, with every family, upper layer, size and header field that may matter. What must come out is
 // built from the RFCs' pictures by the plain code of this package.
-var matrixCases = func() (out []testCase) {
+var matrixCases = matrixOf(encapsOf)
+
+// Chained is the matrix of encapsulations of more headers than one.
+func Chained(t *testing.T, f Factory) { run(t, f, matrixOf(chainedOf)) }
+
+func matrixOf(encaps func(dataplane.Role) []encap) (out []testCase) {
 	for _, o := range []Options{anchor, both(gateway), node} {
-		for _, e := range encapsOf(o.Role) {
+		for _, e := range encaps(o.Role) {
 			role := [...]string{"anchor", "gateway", "node"}[o.Role]
 			out = append(out, testCase{name: "matrix/" + role + " in " + e.name, o: o, f: func(b *bench) {
 				s := site{b, e, o.Role}
@@ -28,7 +34,7 @@ var matrixCases = func() (out []testCase) {
 		}
 	}
 	return out
-}()
+}
 
 // begin gives host 1 the session of the site, on a path of a static MTU or 0.
 func (s site) begin(mtu uint16) {

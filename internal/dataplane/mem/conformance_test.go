@@ -8,3 +8,5 @@ import (
 )
 
 func TestConformance(t *testing.T) { conformance.Run(t, oracle.New) }
+
+func TestChained(t *testing.T) { conformance.Chained(t, oracle.New) }
