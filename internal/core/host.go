@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"net/netip"
 )
@@ -63,6 +64,9 @@ type Host interface {
 	// come and go.
 	Open(kind string, ifs ...string) (Port, error)
 }
+
+// ErrTooLarge is a packet that must not be cut and does not fit into what the path carries, as is known here.
+var ErrTooLarge = errors.New("larger than the path carries")
 
 // Keeper is a Host that puts back what it has set and other programs remove, until ctx ends; tell is given what there is to say of it.
 type Keeper interface {

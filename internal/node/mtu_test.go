@@ -1,10 +1,14 @@
 package node
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"kedge/internal/core"
+	"kedge/wire"
 	"kedge/wire/ip"
 )
 
@@ -119,5 +123,29 @@ func TestPathShrinks(t *testing.T) {
 	}
 	if shrunk > 0 {
 		t.Errorf("a lossy path counted as a smaller one for %d of 1,000 seconds", shrunk)
+	}
+}
+
+// TestTooLargeIsNoFailure: an echo that this host itself finds too large for the path is part of the search; what failed beside it is
+// told.
+func TestTooLargeIsNoFailure(t *testing.T) {
+	r := newRig(t, nil)
+	large := fmt.Errorf("signalling of 1460 octets: %w", core.ErrTooLarge)
+	down := errors.New("network is down")
+	for _, c := range []struct {
+		err           error
+		large, failed uint64
+	}{
+		{large, 1, 0},
+		{errors.Join(large, large), 2, 0},
+		{fmt.Errorf("mh port: %w", errors.Join(large, errors.Join(nil, down), large)), 2, 1},
+		{down, 0, 1},
+	} {
+		clear(r.m.counts)
+		r.forget()
+		r.handle(core.Done{Err: c.err})
+		if got := r.m.counts[string(wire.TooBig)]; got != c.large || r.m.counts["failed-effect"] != c.failed || uint64(len(r.emits)) != c.failed {
+			t.Errorf("%v: %d too large, told %v", c.err, got, r.emits)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"io"
 	"net/netip"
 	"time"
@@ -312,6 +313,24 @@ func (m *Machine) done(ev *core.Done) {
 	case ev.Ref > refChange:
 		m.changed(ev.Ref, ev.Err)
 	case ev.Err != nil:
-		m.failed("effect", ev.Err)
+		m.unsent(ev.Err)
 	}
+}
+
+// unsent takes what became of messages that could not be sent, of which err may join several. That an echo which asks what the path
+// carries is too large for it is no failure: its answer will not come.
+func (m *Machine) unsent(err error) {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if joined, ok := e.(interface{ Unwrap() []error }); ok {
+			for _, e := range joined.Unwrap() {
+				m.unsent(e)
+			}
+			return
+		}
+	}
+	if errors.Is(err, core.ErrTooLarge) {
+		m.count(wire.TooBig)
+		return
+	}
+	m.failed("effect", err)
 }

@@ -57,7 +57,7 @@ func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, ou
 		fits = (!probe || h.Len+way.head() <= mtu) && e.encapsulate(&tunnel{frame: frame{tuple: way.tuple}, path: p}, pkt[:h.Len], &h, w, out)
 	}
 	if !fits {
-		return fmt.Errorf("signalling of %d octets to %v does not fit", h.Len, way.remote)
+		return fmt.Errorf("signalling of %d octets to %v: %w", h.Len, way.remote, core.ErrTooLarge)
 	}
 	return nil
 }
