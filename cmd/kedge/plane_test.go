@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -282,5 +283,29 @@ func TestSayPlane(t *testing.T) {
 			return a
 		}})), c.d)
 		same(t, "log", c.want, out.String())
+	}
+}
+
+// TestCapabilities: the back ends need what docs/operations.md says, and no more.
+func TestCapabilities(t *testing.T) {
+	ns := lonely(t)
+	for caps, want := range map[string]string{"+net_admin,+net_raw,+bpf,+perfmon": "ebpf", "+net_admin,+net_raw,+bpf": "user", "+net_admin,+net_raw": "user"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "lma1.yaml")
+		text := fmt.Sprintf("version: 1\nname: lma1\napi: { socket: %s/s.sock }\nstore: { kind: mem }\n", dir) + fmt.Sprintf(lonelyAnchor, "auto")
+		netns.Must(t, os.WriteFile(file, []byte(text), 0o600))
+		p := &process{t: t, log: &bytes.Buffer{}, api: api.NewClient(dir + "/s.sock")}
+		p.cmd = exec.Command("setpriv", "--bounding-set=-all,"+caps, os.Args[0], "run", file)
+		p.cmd.Env, p.cmd.Stderr = append(os.Environ(), "KEDGE_TEST_DAEMON=1"), p.log
+		netns.Must(t, ns.Do(p.cmd.Start))
+		d := p.plane()
+		if d.Kind != want || d.Failing != "" || d.PinsWhy != "" {
+			t.Errorf("%s: %+v", caps, d)
+		}
+		netns.Must(t, p.api.Stop(t.Context()))
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", caps, err, p.log)
+		}
+		p.api.Close()
 	}
 }
