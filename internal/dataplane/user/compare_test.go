@@ -17,3 +17,6 @@ func TestCompare(t *testing.T) {
 func TestFuzzed(t *testing.T) {
 	conformance.Fuzzed(t, kernel.Factory(openPlane), oracle.New, true, "../../..")
 }
+
+// TestChained runs the matrix of encapsulations of more headers than one. It needs root.
+func TestChained(t *testing.T) { conformance.Chained(t, kernel.Factory(openPlane)) }

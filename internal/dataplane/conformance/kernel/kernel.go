@@ -342,7 +342,7 @@ func (r *router) innermost(f []byte, link, upper int) int {
 		switch h.Proto {
 		case ip.UDP:
 			next += ip.UDPLen
-		case protoGRE:
+		case ip.GRE:
 			next += 4
 			for _, bit := range []byte{0x80, 0x20, 0x10} {
 				if f[at+h.HdrLen]&bit != 0 {
@@ -356,8 +356,6 @@ func (r *router) innermost(f []byte, link, upper int) int {
 		at = next
 	}
 }
-
-const protoGRE = 47
 
 // outer makes the outer headers of a super packet those of its i-th segment.
 func outer(b []byte, h ip.Header, i int) {

@@ -21,6 +21,8 @@ var (
 	mark26   = netip.MustParseAddr("2001:db8:1000:fd::1")
 	mark24   = netip.MustParseAddr("10.20.253.1")
 	markMAC3 = core.MAC{2, 0, 0, 0, 0, 0xfc} // of the session over IPv4
+	markMAC4 = core.MAC{2, 0, 0, 0, 0, 0xfb} // of those in GRE
+	markMAC5 = core.MAC{2, 0, 0, 0, 0, 0xfa}
 	mark36   = netip.MustParseAddr("2001:db8:1000:fc::1")
 	mark34   = netip.MustParseAddr("10.20.252.1")
 )
@@ -34,7 +36,7 @@ func (r *router) markers() []core.Op {
 	if r.o.Role != dataplane.Gateway {
 		// One session for each pair of addresses, and in UDP: over IPv4 the plain framing is let in as well.
 		six, four := r.ends()
-		for i, c := range []core.Chain{ch(six, markGW), ch4191(six, markGW), ch4191(four, markGW4)} {
+		for i, c := range []core.Chain{ch(six, markGW), ch4191(six, markGW), ch4191(four, markGW4), chGRE(six, markGW), chGRE(four, markGW4)} {
 			id := Markers + core.ID(i)
 			ops = append(ops, core.SetSession{ID: id, Chain: c})
 			for _, a := range []netip.Addr{markAddr(i, true), markAddr(i, false)} {
@@ -54,9 +56,10 @@ func (r *router) markers() []core.Op {
 		keys  []netip.Addr
 	}{
 		{ch(conformance.CoA1, markGW), 0, markMAC, []netip.Addr{mark6, mark4}}, {ch(conformance.CoA1, markGW), 1, markMAC2, []netip.Addr{mark26, mark24}},
-		{ch(conformance.CoA4, markGW4), 0, markMAC3, []netip.Addr{mark36, mark34}},
+		{chGRE(conformance.CoA1, markGW), 0, markMAC4, []netip.Addr{markAddr(3, true)}},
+		{ch(conformance.CoA4, markGW4), 0, markMAC3, []netip.Addr{mark36, mark34}}, {chGRE(conformance.CoA4, markGW4), 0, markMAC5, []netip.Addr{markAddr(4, true)}},
 	} {
-		if i == 2 && !r.o.IPv4 {
+		if i == 3 && !r.o.IPv4 {
 			break
 		}
 		id, ifi := Markers+core.ID(i), r.native[h.link].ifi
@@ -74,6 +77,10 @@ func (r *router) ends() (six, four netip.Addr) {
 		return conformance.CoA1, conformance.CoA4
 	}
 	return conformance.LMAA, conformance.LMAA4
+}
+
+func chGRE(local, remote netip.Addr) core.Chain {
+	return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, 0), Remote: netip.AddrPortFrom(remote, 0), GRE: true}}}
 }
 
 func ch4191(local, remote netip.Addr) core.Chain {
@@ -122,6 +129,9 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 		}
 		return outer(remote, local, proto, in)
 	}
+	wrapGRE := func(local, remote netip.Addr, in []byte) []byte { // around IPv6
+		return outer(remote, local, ip.GRE, append([]byte{0, 0, 0x86, 0xdd}, in...))
+	}
 	wrapUDP := func(local, remote netip.Addr, in []byte) []byte {
 		b, err := ip.AppendUDP(nil, netip.AddrPortFrom(remote, 4191), netip.AddrPortFrom(local, 4191), in)
 		must(r.t, err)
@@ -152,6 +162,7 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 		for _, b := range [][]byte{
 			wrap(six, tunnel(0, true)), wrap(six, tunnel(0, false)), wrap(four, tunnel(2, true)), wrap(four, tunnel(2, false)),
 			wrapUDP(six, markGW, tunnel(1, true)), wrapUDP(four, markGW4, tunnel(2, true)),
+			wrapGRE(six, markGW, tunnel(3, true)), wrapGRE(four, markGW4, tunnel(4, true)),
 		} {
 			into(c, c.peer, c.mac, b)
 		}
@@ -170,7 +181,9 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 	into(r.native[1], conformance.RouterMAC, markMAC2, mark(mark24, conformance.CN4))
 	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN6, mark6)))
 	into(c, c.peer, c.mac, wrap(conformance.CoA1, mark(conformance.CN4, mark24)))
+	into(c, c.peer, c.mac, wrapGRE(conformance.CoA1, markGW, mark(conformance.CN6, markAddr(3, true))))
 	if r.o.IPv4 {
+		into(c, c.peer, c.mac, wrapGRE(conformance.CoA4, markGW4, mark(conformance.CN6, markAddr(4, true))))
 		into(c, c.peer, c.mac, wrap(conformance.CoA4, mark(conformance.CN6, mark36)))
 		into(c, c.peer, c.mac, wrap(conformance.CoA4, mark(conformance.CN4, mark34)))
 	}
