@@ -3,8 +3,10 @@
 // not understand, it leaves alone, and the packet reaches the plane's sockets and device as if there were no program. Correctness
 // never depends on the fast path.
 //
-// Fast are protocols 4 and 41 in IPv6 and in IPv4, and UDP 4191 in IPv4 (RFC 5213, 5844, 5555), with TCP super packets and
-// UDP_SEGMENT. Slow are signalling (always), packets that are too big for the tunnel, fragments, IP options and extension headers, ESP,
+// Fast are protocols 4 and 41 in IPv6 and in IPv4, UDP 4191 in IPv4 (RFC 5213, 5844, 5555), and GRE with and without keys in both
+// (RFC 2784, 2890, 5845), with TCP super packets and UDP_SEGMENT. Slow are sessions of other chains (two layers, TLV, ESP, route
+// optimization) and in bridged mode; while there are some in bridged mode, what no key explains is left to the engine, not dropped in
+// the kernel. Slow are also signalling (always), packets that are too big for the tunnel, fragments, IP options and extension headers, ESP,
 // what an ICMP error has to be sent about, UDP over IPv6, and the first packets of strangers: so many that the plane reports them, the
 // others are dropped and counted in the kernel.
 //
@@ -13,6 +15,16 @@
 // forwards them between its links and the plane's device, where the programs take them up. Packets from mobile node to mobile node
 // never do, on either way of forwarding, nor do outer packets. Packets of UDP framing that the kernel is to cut into segments
 // have no UDP checksum. What two registrations share (a shadow) is sent upward the slow way.
+//
+// The way to a tunnel's other end is remembered, on each processor, until netlink tells of any change of routes, neighbours, links,
+// addresses or rules, and for a second at most, so that nothing lasts when the process that listens is gone.
+//
+// Two layers could be fast. A prototype put two IPv6 headers before TCP packets by one adjust_room of 80 octets with ENCAP_L3_IPV6. Super
+// packets of 64 KB went through, and with segmentation forced behind the program (tso and gso off at the tunnel's link) each segment had
+// the right length in both outer headers (1,540 and 1,500 around 1,460 octets of IPv4's 1,500), for inner IPv4 and IPv6, both ways. On a
+// busy machine of two processors, over veth, it carried 4.2 and 3.3 Gbit/s (IPv6, IPv4), where plain routing carried 5.6 and 2.6;
+// with forced segmentation 1.1 and 0.9, where plain routing carried 3.9 and 4.4. It was not made to verify lengths on arrival, nor does
+// a session record hold a second tunnel; so the engine carries them.
 //
 // The programs are attached by tcx, before Linux 6.6 by clsact. Tables and tcx links can be pinned: then programs go on when the
 // process ends, and the next one adopts them. They stop by themselves Config.Hold after the process did.
