@@ -12,3 +12,6 @@ func TestCompare(t *testing.T) { conformance.Compare(t, factory(false), engine.N
 
 // TestFuzzed shows the plane packets that nobody should send. It needs root.
 func TestFuzzed(t *testing.T) { conformance.Fuzzed(t, factory(false), engine.New, false, "../../..") }
+
+// TestChained runs the matrix of encapsulations of more headers than one. It needs root.
+func TestChained(t *testing.T) { conformance.Chained(t, factory(false)) }
