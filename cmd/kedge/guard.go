@@ -61,6 +61,10 @@ func auditLog(log *slog.Logger) func(ipsec.Audit) {
 		if a.Suppressed > 0 {
 			args = append(args, "suppressed", a.Suppressed)
 		}
+		if a.Restart {
+			log.Info("signalling not taken: it may have come already before the restart", append(args, "reason", string(a.Reason))...)
+			return
+		}
 		if a.Reason != "" {
 			log.Warn("signalling refused", append(args, "reason", string(a.Reason))...)
 			return

@@ -231,6 +231,10 @@ func (e *Engine) Inbound(now core.Now, t Traffic, esp, into []byte) (payload []b
 	if reason == "" && next == protoNone {
 		reason = wire.DummyPacket // RFC 4303 2.6
 	}
+	if reason == wire.Replayed && sa.doubtful(seq) {
+		e.tally.count(Audit{Now: now, Reason: reason, Peer: sa.peer.Name, SPI: spi, Sequence: seq, Local: t.Local, Remote: t.Remote, Restart: true})
+		return into, 0, core.Auth{}, &wire.Error{Msg: "ESP", RFC: "RFC 4303 3.4.3", Reason: reason}
+	}
 	if reason != "" {
 		return fail(sa.peer, spi, seq, reason, "RFC 4303 3.4")
 	}

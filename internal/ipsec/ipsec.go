@@ -113,6 +113,9 @@ type Audit struct {
 	Sequence      uint64
 	Local, Remote netip.Addr
 	Suppressed    uint64 // events not told since the last one
+	// Restart, with wire.Replayed: the number may never have been seen. It is refused because before a restart so many came that not
+	// all were written down.
+	Restart bool
 }
 
 // Peer is whom a policy is about.

@@ -52,6 +52,7 @@ func newPair(sa SA, counters Counters) (*inbound, *outbound, error) {
 	}
 	if ok {
 		in.win.restore(n.High + n.Slack)
+		in.doubt = n
 		in.stored, in.found = Numbers{High: in.win.top}, true
 	}
 	return in, out, nil

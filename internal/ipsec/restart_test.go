@@ -525,3 +525,48 @@ func TestNewKeysNewCounters(t *testing.T) {
 		}
 	}
 }
+
+// TestDoubtfulAfterRestart: what a restart refuses because nobody wrote down whether it came is told as that, and is no sign of a peer
+// that lost its store; what was seen for sure is a replay.
+func TestDoubtfulAfterRestart(t *testing.T) {
+	ps, pr, tout, tin := restartPeers(t)
+	s, d := mustNew(t, &Volatile{}, ps), newDisk()
+	r := boot(t, d, pr)
+	d.kept[r.spi[0x1001].name] = Numbers{High: 5, Slack: 20}
+	var told []Audit
+	r, err := New(Config{Peers: []Peer{pr}, Rand: rngReader{}, Audit: func(a Audit) { told = append(told, a) }}, prompt{d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := core.Now{Boot: time.Hour}
+	const first = 3 // that are lost on the way
+	for n := 1; n <= 26; n++ {
+		now.Boot += time.Second
+		esp, _, _, err := s.Outbound(now, tout, mh(5), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n <= first {
+			continue
+		}
+		_, _, _, err = r.Inbound(now, tin, esp, nil)
+		switch {
+		case n == 26 && err != nil:
+			t.Errorf("number %d: %v", n, err)
+		case n < 26 && (reasonOf(err) != wire.Replayed || len(told) != n-first):
+			t.Fatalf("number %d: %v, told %d", n, err, len(told))
+		case n < 26 && told[n-first-1].Restart != (n > 5):
+			t.Errorf("number %d was told as %+v", n, told[n-first-1])
+		}
+		if n == 25 {
+			for _, sa := range r.Status()[0].SAs {
+				if sa.Direction == "in" && (sa.Replayed != 22 || len(sa.Notes) > 0) {
+					t.Errorf("status %+v", sa)
+				}
+			}
+		}
+	}
+	if r.Drops()[wire.Replayed] != 22 {
+		t.Errorf("drops %v", r.Drops())
+	}
+}

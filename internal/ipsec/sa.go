@@ -129,6 +129,7 @@ type inbound struct {
 	failed  error
 	retry   time.Duration
 	found   bool
+	doubt   Numbers // what the store had at the start: numbers in the slack are refused, whether they were seen or not
 	packets uint64
 	octets  uint64
 	old     uint64 // replayed or behind the window
@@ -162,8 +163,17 @@ func (i *inbound) check(low uint32) (seq uint64, ok bool) {
 	if ok && i.win.fresh(seq) {
 		return seq, true
 	}
+	if i.doubtful(seq) {
+		i.old++ // says nothing of the peer's counter
+		return seq, false
+	}
 	i.replayed(low)
 	return seq, false
+}
+
+// doubtful says whether a number is refused because nobody knows whether it was seen in the moments before a restart.
+func (i *inbound) doubtful(seq uint64) bool {
+	return seq > i.doubt.High && seq <= i.doubt.High+i.doubt.Slack
 }
 
 func (i *inbound) replayed(low uint32) {

@@ -91,10 +91,6 @@ func (m *Machine) routeChanged(c *core.HostChanged) {
 // mainTable is RT_TABLE_MAIN.
 const mainTable = 254
 
-func (m *Machine) ownTable(t int) bool {
-	return t >= m.cfg.Table && t < m.cfg.Table+MaxTables || m.cfg.HomeTable != 0 && t == m.cfg.HomeTable
-}
-
 // usable4 says whether an IPv4 address can be a care-of address: not link-local (RFC 3927), not of this host alone.
 func usable4(a netip.Addr) bool {
 	return a.Is4() && a.IsGlobalUnicast() && a.As4()[0] != 0 && a.As4()[0] < 240
