@@ -39,8 +39,10 @@ func (p *progress) say(format string, args ...any) {
 	}
 }
 
-// begin counts steps from now on.
-func (p *progress) begin(total int) { p.start, p.done, p.total = time.Now(), 0, total }
+// begin counts steps from now on, and tells about the first one.
+func (p *progress) begin(total int) {
+	p.start, p.last, p.done, p.total = time.Now(), time.Time{}, 0, total
+}
 
 // step tells about the next one, and how long all that are left take if they take as long as those before.
 func (p *progress) step(format string, args ...any) {

@@ -18,7 +18,7 @@ import (
 // TestRun measures a little of everything that makes processes, and looks at what is reported. Figures of a test mean nothing.
 func TestRun(t *testing.T) {
 	r, err := Run(t.Context(), Options{
-		Pairs: 2, Time: 30 * time.Millisecond, Only: `^(user|ebpf)/v6`, Cells: `^(tcp6|tcp4-cut|udp64|p50|udp64-many|updates|lost)$`, Sessions: []int{300}, Seed: 1,
+		Pairs: 3, Time: 30 * time.Millisecond, Only: `^(user|ebpf)/v6`, Cells: `^(tcp6|tcp4-cut|udp64|p50|udp64-many|updates|lost)$`, Sessions: []int{300}, Seed: 1,
 	}, io.Discard)
 	if err != nil {
 		t.Fatalf("%v: run this test as root", err)
@@ -27,7 +27,7 @@ func TestRun(t *testing.T) {
 		{Kind: way.Plain}, {Kind: way.VXLAN}, {Kind: way.WireGuard}, {Kind: way.User, Encap: "v6"}, {Kind: way.EBPF, Encap: "v6"},
 	} {
 		for _, c := range []string{colTCP6, colTCP4 + "-cut", colUDP64} {
-			if s := r.series(c, w.Name()); s == nil || len(s.Values) != 2 {
+			if s := r.series(c, w.Name()); s == nil || len(s.Values) != 3 {
 				t.Errorf("%s of %s: %+v", c, w.Name(), s)
 			}
 		}
@@ -138,7 +138,7 @@ func TestPlan(t *testing.T) {
 		t.Error("nothing was measured, and nobody says so")
 	}
 	all, err := Defaults.plan()
-	if err != nil || len(all.ways) != 3+7+6+5+6+2 {
+	if err != nil || len(all.ways) != 3+8+6+5+6+2 {
 		t.Errorf("%d ways, %v", len(all.ways), err)
 	}
 }
