@@ -15,7 +15,7 @@ import (
 
 // sealer is a Security that hides nothing: the SPI is the handle with the bit of data, then a sequence number, then what it carries with
 // its protocol behind it.
-type sealer struct{ seen map[uint32]bool }
+type sealer struct{}
 
 const sealerLen = 9
 

@@ -58,6 +58,7 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	body, o := pkt[u.Off:h.Len], Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: u.Proto}
 	switch {
 	case u.Off != h.HdrLen && e.pairs.Load() != 0 && e.optimized(now, pkt[:h.Len], out):
+		e.deliver(out)
 	case u.Proto == ip.IPv4 || u.Proto == ip.IPv6 || u.Proto == ip.GRE || u.Proto == ip.ESP && e.cfg.Security != nil:
 		e.Decapsulate(now, o, body, out)
 	case u.Proto == ip.UDP && e.datagram(&o, body):

@@ -30,6 +30,7 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 		e.drops[malformed].Add(1)
 		return
 	}
+	defer e.deliver(out)
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if !is4 && e.pairs.Load() != 0 && e.optimizedError(now, msg, out) {
