@@ -33,6 +33,12 @@ func headOf(l core.Layer) int {
 			n += 4
 		}
 	}
+	if l.ESPPort != 0 {
+		n += 8
+	}
+	if l.SA != 0 {
+		n += overheadESP
+	}
 	return n
 }
 
@@ -142,6 +148,20 @@ func chainedOf(r dataplane.Role) (out []encap) {
 		encap{"GRE with keys over IPv6 in UDP over IPv4", core.Chain{N: 2, Layer: [2]core.Layer{layer(six, keyed), layer(four, plain)}}})
 }
 
+// securedOf are those in ESP, with protocol 50 and in UDP port 4500, over both families.
+func securedOf(r dataplane.Role) (out []encap) {
+	six, four := framingsOf(dataplane.Anchor)[0], framingsOf(dataplane.Anchor)[2]
+	if r != dataplane.Anchor {
+		six, four = framingsOf(dataplane.Node)[0], framingsOf(dataplane.Node)[2]
+	}
+	for _, f := range []framing{six, four.plain()} {
+		family := map[bool]string{true: "IPv4", false: "IPv6"}[f.is4()]
+		out = append(out, encap{"ESP over " + family, one(core.Layer{Local: f.local, Remote: f.remote, SA: Handle})},
+			encap{"ESP in UDP over " + family, one(core.Layer{Local: f.local, Remote: f.remote, SA: Handle, ESPPort: portESP})})
+	}
+	return out
+}
+
 // site is a router with one session, of host 1, in one encapsulation: packets go out of one side and into the other.
 type site struct {
 	*bench
@@ -219,17 +239,23 @@ type Encap struct {
 	Name     string
 	End, Top core.Chain
 	IPv4     bool // the outermost addresses are of IPv4
+	Head     int  // octets that it costs, at most
 }
 
-// Encaps are all of a gateway, or of a node, between CoA1 or CoA4 and LMAA or LMAA4.
-func Encaps(r dataplane.Role) (out []Encap) {
-	for _, e := range encapsOf(r) {
+// Encaps are all of a gateway, or of a node, between CoA1 or CoA4 and LMAA or LMAA4: those of one plain layer.
+func Encaps(r dataplane.Role) []Encap { return exported(encapsOf(r)) }
+
+// ChainedEncaps are those of more headers than one: GRE, TLV, a tunnel in another, and ESP by the security association Handle.
+func ChainedEncaps(r dataplane.Role) []Encap { return exported(append(chainedOf(r), securedOf(r)...)) }
+
+func exported(all []encap) (out []Encap) {
+	for _, e := range all {
 		top := e.chain
 		for i := range top.Layer[:top.N] {
 			l := &top.Layer[i]
 			l.Local, l.Remote = l.Remote, l.Local
 		}
-		out = append(out, Encap{e.name, e.chain, top, e.is4()})
+		out = append(out, Encap{e.name, e.chain, top, e.is4(), e.head()})
 	}
 	return out
 }

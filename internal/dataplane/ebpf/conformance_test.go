@@ -31,7 +31,7 @@ func factory(clsact bool) conformance.Factory {
 			Sessions: 64, Clsact: clsact, fakeClock: true, slow: func(id core.ID) bool { return id >= kernel.Markers },
 			Config: user.Config{
 				Role: c.Role, Local: c.Local, Access: c.Access, LocalRouting: c.LocalRouting, EncapsulationLimit: c.EncapsulationLimit, Home: c.Home,
-				Anchors: c.Anchors, ProbeID: c.ProbeID, Unreachable: c.Unreachable, Now: c.Now, Queues: 1,
+				Anchors: c.Anchors, ProbeID: c.ProbeID, Unreachable: c.Unreachable, Now: c.Now, Queues: 1, Security: c.Security,
 			},
 		})
 		return ticking{p}, err

@@ -22,6 +22,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/conformance"
+	"kedge/internal/dataplane/mem"
 	"kedge/wire"
 	"kedge/wire/ip"
 )
@@ -32,6 +33,9 @@ type Config struct {
 	Local  []netip.Addr
 	Access []dataplane.Link
 	Now    func() time.Duration
+	// Security has the association conformance.Handle, or is nil. Queues of a TUN device; 0 is for the test to choose.
+	Security mem.Security
+	Queues   int
 }
 
 // Plane is a back end. If it has a method Ticked, that is called when Now has moved on.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/conformance"
+	"kedge/internal/dataplane/mem"
+	"kedge/internal/ipsec"
 )
 
 // path is host - gateway - anchor - correspondent node, or node - anchor - correspondent node.
@@ -16,15 +19,17 @@ type path struct {
 	*world
 	end string // namespace of the tunnel's end that is not the anchor's
 	top string
+	// most is the longest inner packet that a core of plain Ethernet takes in one piece, octets.
+	most int
 }
 
 // coreMTU leaves room for the outer headers around what hosts send.
 const coreMTU, hostMTU = 1660, 1500
 
 // newPath joins real hosts by planes that open makes, with a tunnel as e says.
-func newPath(t testing.TB, role dataplane.Role, e conformance.Encap, open func(Config) (Plane, error)) *path {
+func newPath(t testing.TB, role dataplane.Role, e conformance.Encap, queues int, open func(Config) (Plane, error)) *path {
 	t.Helper()
-	p := &path{end: "mag", top: "lma"}
+	p := &path{end: "mag", top: "lma", most: 1500 - e.Head}
 	if role == dataplane.Node {
 		p.end = "host"
 	}
@@ -51,8 +56,12 @@ func newPath(t testing.TB, role dataplane.Role, e conformance.Encap, open func(C
 			return err
 		})
 	}
-	end := p.open(p.end, open, p.config(role, e))
-	top := p.open(p.top, open, Config{Options: conformance.Options{Role: dataplane.Anchor}, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}})
+	below, above := p.config(role), Config{Options: conformance.Options{Role: dataplane.Anchor}, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}, Queues: queues}
+	below.Queues = queues
+	if e.End.Layer[0].SA != 0 {
+		below.Security, above.Security = associations(t)
+	}
+	end, top := p.open(p.end, open, below), p.open(p.top, open, above)
 	p.ip(p.top, "route add "+conformance.Pool6.String()+" dev "+top.Device(), "route add "+conformance.Pool4.String()+" dev "+top.Device())
 	set := core.SetSession{ID: 1, Chain: e.End}
 	if role == dataplane.Node {
@@ -79,7 +88,7 @@ func newPath(t testing.TB, role dataplane.Role, e conformance.Encap, open func(C
 	return p
 }
 
-func (p *path) config(role dataplane.Role, e conformance.Encap) Config {
+func (p *path) config(role dataplane.Role) Config {
 	c := Config{Options: conformance.Options{Role: role}}
 	if role == dataplane.Gateway {
 		c.Local = []netip.Addr{conformance.CoA1, conformance.CoA4}
@@ -110,13 +119,22 @@ var flows = []flow{
 	{"up, IPv4", "host", "cn", conformance.CN4}, {"down, IPv4", "cn", "host", conformance.H14},
 }
 
-// Streams sends what real applications send through a back end, in every encapsulation: TCP, and UDP with UDP_SEGMENT to receivers with and
+// Streams sends what real applications send through a back end, in every plain encapsulation: TCP, and UDP with UDP_SEGMENT to receivers with and
 // without UDP_GRO. First with super packets on all links; then with the tunnel's link cutting them before it sends, and its MTU that of a plain Ethernet.
 func Streams(t *testing.T, open func(Config) (Plane, error)) {
+	streams(t, conformance.Encaps, 16<<20, open)
+}
+
+// ChainedStreams does so in those of more headers than one, and in ESP, by planes of one queue and of several in turn.
+func ChainedStreams(t *testing.T, open func(Config) (Plane, error)) {
+	streams(t, conformance.ChainedEncaps, 4<<20, open)
+}
+
+func streams(t *testing.T, encaps func(dataplane.Role) []conformance.Encap, size int, open func(Config) (Plane, error)) {
 	for _, role := range []dataplane.Role{dataplane.Gateway, dataplane.Node} {
-		for _, e := range conformance.Encaps(role) {
+		for i, e := range encaps(role) {
 			t.Run([...]string{"anchor", "gateway", "node"}[role]+" in "+e.Name, func(t *testing.T) {
-				p := newPath(t, role, e, open)
+				p := newPath(t, role, e, 1+i%2*2, open)
 				for _, f := range flows {
 					p.reach(f)
 				}
@@ -129,7 +147,7 @@ func Streams(t *testing.T, open func(Config) (Plane, error)) {
 					}
 					for _, f := range flows {
 						name := fmt.Sprintf("%s, cut %v", f.name, cut)
-						p.stream(name, f)
+						p.stream(name, f, size)
 						for _, gro := range []bool{false, true} {
 							p.segments(fmt.Sprintf("%s, GRO %v", name, gro), f, gro)
 						}
@@ -138,4 +156,12 @@ func Streams(t *testing.T, open func(Config) (Plane, error)) {
 			})
 		}
 	}
+}
+
+// associations are the tables of a tunnel's two ends.
+func associations(t testing.TB) (below, above mem.Security) {
+	t.Helper()
+	a, b := ipsec.NewData(ipsec.DataConfig{}, nil), ipsec.NewData(ipsec.DataConfig{}, nil)
+	must(t, errors.Join(a.Add(conformance.Association(true)), b.Add(conformance.Association(false))))
+	return a, b
 }

@@ -57,10 +57,9 @@ func (p *path) reach(f flow) {
 	p.Fatalf("%s: nothing comes through", f.name)
 }
 
-// stream sends 16 MiB over TCP, and the sum of them must be the same on both sides.
-func (p *path) stream(name string, f flow) {
+// stream sends size octets over TCP, and the sum of them must be the same on both sides.
+func (p *path) stream(name string, f flow, size int) {
 	p.Helper()
-	const size = 16 << 20
 	var l net.Listener
 	p.in(f.at, func() (err error) {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(f.to, 5201).String())
@@ -94,11 +93,11 @@ func (p *path) stream(name string, f flow) {
 	_, err := c.Write(data)
 	c.Close()
 	is := <-got
-	if err != nil || is.err != nil || is.n != size || is.sum != sha256.Sum256(data) {
+	if err != nil || is.err != nil || is.n != int64(size) || is.sum != sha256.Sum256(data) {
 		p.Errorf("TCP %s: %d of %d octets arrived, sent: %v, received: %v, as they were sent: %v", name, is.n, size, err, is.err, is.sum == sha256.Sum256(data))
 		return
 	}
-	p.Logf("TCP %s: %.2f Gbit/s", name, size*8/time.Since(start).Seconds()/1e9)
+	p.Logf("TCP %s: %.2f Gbit/s", name, float64(size)*8/time.Since(start).Seconds()/1e9)
 }
 
 // segments sends many datagrams in each system call, as QUIC does, and wants each to arrive as it was, in order.
@@ -111,8 +110,8 @@ func (p *path) segments(name string, f flow, gro bool) {
 	if gro {
 		must(p, control(l, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) }))
 	}
-	serial := 0
-	for _, s := range []struct{ size, n, last int }{{1200, 20, 77}, {1200, 1, 1200}, {1200, 40, 0}, {100, 60, 1}, {1371, 45, 1370}, {9, 3, 4}} {
+	serial, long := 0, p.most-48
+	for _, s := range []struct{ size, n, last int }{{1200, 20, 77}, {1200, 1, 1200}, {1200, 40, 0}, {100, 60, 1}, {long, 43, long - 1}, {9, 3, 4}} {
 		must(p, control(c.(*net.UDPConn), func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, s.size) }))
 		for range 4 {
 			var all []byte
