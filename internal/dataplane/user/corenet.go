@@ -153,7 +153,7 @@ func (p *Plane) openUDP(a netip.Addr, port uint16, read func(*socket)) error {
 	if err == nil {
 		err = p.offloadUDP(fd, family)
 	}
-	s, err := p.start(fd, "UDP "+at.String(), err)
+	s, err := p.ready(fd, "UDP "+at.String(), err)
 	if err != nil {
 		return err
 	}
@@ -179,8 +179,8 @@ func (p *Plane) offloadUDP(fd, family int) error {
 		[3]int{unix.IPPROTO_IPV6, unix.IPV6_AUTOFLOWLABEL, 0})
 }
 
-// start makes a socket ready for its reader, or closes it if it could not be prepared.
-func (p *Plane) start(fd int, name string, err error) (*socket, error) {
+// ready makes a socket ready for its reader, or closes it if it could not be prepared.
+func (p *Plane) ready(fd int, name string, err error) (*socket, error) {
 	if err == nil {
 		err = opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer})
 	}
@@ -198,7 +198,7 @@ func (p *Plane) start(fd int, name string, err error) (*socket, error) {
 
 // startReader does so, and starts it.
 func (p *Plane) startReader(fd int, name string, err error, read func(*socket)) error {
-	s, err := p.start(fd, name, err)
+	s, err := p.ready(fd, name, err)
 	if err == nil {
 		p.goes(func() { read(s) })
 	}

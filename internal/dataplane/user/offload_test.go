@@ -238,3 +238,18 @@ func TestTwoCapabilities(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingRunsBeforeAllIsOpen: what a reader finds out at its start, it finds out when it is known.
+func TestNothingRunsBeforeAllIsOpen(t *testing.T) {
+	p := &Plane{}
+	ran := false
+	p.goes(func() { ran = true })
+	p.done.Wait()
+	if ran {
+		t.Error("it ran at once")
+	}
+	p.start()
+	if p.done.Wait(); !ran {
+		t.Error("it never ran")
+	}
+}

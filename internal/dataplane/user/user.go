@@ -116,6 +116,7 @@ type Plane struct {
 	undo    undo // of what is not an access link's
 	failed  chan error
 
+	work    []func() // what runs once everything is open
 	done    sync.WaitGroup
 	once    sync.Once
 	closing atomic.Bool
@@ -170,6 +171,7 @@ func New(cfg Config) (_ *Plane, err error) {
 		}
 		p.goes(p.routes.run)
 	}
+	p.start()
 	return p, nil
 }
 
@@ -180,12 +182,13 @@ func (p *Plane) newSendBatch() *sendBatch {
 	return b
 }
 
-func (p *Plane) goes(f func()) {
-	p.done.Add(1)
-	go func() {
-		defer p.done.Done()
-		f()
-	}()
+// goes has f run when everything is open: a packet that comes earlier waits in its socket, and so meets all offloads that there are.
+func (p *Plane) goes(f func()) { p.work = append(p.work, f) }
+
+func (p *Plane) start() {
+	for _, f := range p.work {
+		p.done.Go(f)
+	}
 }
 
 // findLinks completes access links from the host: index by name, MTU of the interface.
