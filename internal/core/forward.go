@@ -9,17 +9,19 @@ import (
 // Layer is one set of outer headers: IP, optional UDP, TLV, GRE, ESP. Comparable, so usable as a key.
 type Layer struct {
 	// Remote as observed. Local's port 0 = no UDP; Remote's then is the one that data is taken from in UDP as well, 0 = 4191.
-	Local, Remote  netip.AddrPort
-	TLV            uint8 // 0 none, 1 RFC 5845, 2 the 2007 layout
-	GRE            bool
+	Local, Remote netip.AddrPort
+	TLV           uint8 // 0 none, 1 RFC 5845, 2 the 2007 layout; in UDP only
+	GRE           bool  // RFC 2784; in UDP behind a TLV header only
+	// KeyUp is in packets towards the anchor, KeyDown in those from it (RFC 5845 3); 0 = no key that way.
 	KeyUp, KeyDown uint32
 	SA             uint32 // security association handle, 0 = no ESP
 	ESPPort        uint16 // observed port of ESP in UDP (4500), 0 = none
 }
 
 // Chain encapsulates in order, [0] innermost. The inner packet's version says protocol 4 or 41; with ports the packet lies
-// in UDP without anything between (RFC 5555 3). N=0 sends natively. RO: Home Address option (up) or type 2 routing header
-// (down) instead of a tunnel. MTU 0 = follow the path MTU to the outermost remote.
+// in UDP without anything between (RFC 5555 3). N=0 sends natively. RO 1: Home Address option (up) or type 2 routing header
+// (down) instead of a tunnel, with N=0; Layer[0] then has the addresses on the wire, care-of address and correspondent. MTU 0 =
+// follow the path MTU to the outermost remote.
 type Chain struct {
 	N, RO uint8
 	MTU   uint16
@@ -39,8 +41,10 @@ type Match struct {
 type Mode uint8
 
 const (
-	Routed  Mode = iota // hop limit - 1, link scope never tunnelled
-	Bridged             // everything passes untouched (access node of document 002)
+	Routed Mode = iota // hop limit - 1, link scope never tunnelled
+	// Bridged: everything passes untouched (access node of document 002) between the tunnel and the host at If and MAC; on an anchor,
+	// a link If of the session's own. It has no keys but, on an anchor, those that lead into it from elsewhere.
+	Bridged
 )
 
 // Op is one of SetSession, SetKey, Drop. One SetSession moves every key of the session; packets that arrive in its chain
@@ -52,7 +56,7 @@ type (
 		Domain Domain
 		Chain  Chain
 		Mode   Mode
-		If     int // access link and MAC of the host, on a gateway
+		If     int // access link and MAC of the host, on a gateway; inner link of a bridged session, on an anchor
 		MAC    MAC
 		Grace  time.Duration
 	}

@@ -2,8 +2,11 @@
 // forwarding rules; the simulator runs it, tests take it as oracle, and the user back end asks it for every decision.
 //
 // RFC 5213 5.6 and 6.10 (forwarding, local routing), RFC 5844 3.3.3, RFC 6275 10.4 and 11.3, RFC 5555 4.1 and 4.4 (UDP), RFC
-// 2473, 2003 and 4213 (tunnels, MTU, errors), RFC 6040 and 2983 (ECN, DSCP). Framings: IPv4 and IPv6, each in IPv4, in IPv6, and
-// in UDP over either; one layer. Other chains are refused by Update. Multicast is not forwarded (RFC 6224 is out of scope).
+// 2473, 2003 and 4213 (tunnels, MTU, errors), RFC 6040 and 2983 (ECN, DSCP). Framings of a layer: IPv4 and IPv6, each in IPv4, in
+// IPv6, and in UDP over either; in GRE with and without keys (RFC 2784, 2890, 7676); in UDP behind a TLV header, GRE and ESP too
+// (RFC 5845 7); in ESP, also in UDP (RFC 4303 tunnel mode, RFC 3948), which a Security seals. A chain has one or two layers; the
+// outer packet of the outermost alone is ever fragmented. Beside tunnels: route optimization (optimize.go), and bridged mode
+// (bridge.go). Other chains are refused by Update. Multicast is not forwarded in routed mode (RFC 6224 is out of scope).
 //
 // Which outer packets a session takes. A tunnel is a pair of addresses and, in UDP, of ports. A session takes what comes in its
 // chain reversed and, over IPv4, what comes between the same two addresses in the other framing: plain if the chain says UDP; in
@@ -111,6 +114,7 @@ type Engine struct {
 	fragID atomic.Uint32
 
 	serial   uint32       // of the newest carrier; mu guards it
+	bridges  int          // sessions in bridged mode; mu guards it
 	carriers atomic.Int32 // how many there are
 	pairs    atomic.Int32 // keys of route optimization
 

@@ -40,6 +40,9 @@ func takes(l, t core.Layer) bool {
 	if own(l) == t {
 		return true
 	}
+	if l.GRE || t.GRE || l.TLV != t.TLV || l.TLV != 0 {
+		return false // these have no twin
+	}
 	if !l.Remote.Addr().Is4() || l.Local.Addr() != t.Local.Addr() || l.Remote.Addr() != t.Remote.Addr() {
 		return false
 	}
@@ -120,6 +123,22 @@ func (m *model) down(a netip.Addr) (id core.ID) {
 	return id
 }
 
+// expected: does a session that neither sends nor delivers the key that packets to a go by take them out of the tunnel t?
+func (m *model) expected(a netip.Addr, t core.Layer, now time.Duration) bool {
+	var by netip.Prefix
+	for _, k := range m.keys {
+		if p := m.prefix(k.Match); k.Down && p.Contains(a) && p.Bits() > by.Bits() {
+			by = p
+		}
+	}
+	for _, k := range m.keys {
+		if !k.Up && !k.Down && m.prefix(k.Match) == by && m.sessions[k.ID].accepts(t, now) {
+			return true
+		}
+	}
+	return false
+}
+
 // up reports whether a may come out of the tunnel t.
 func (m *model) up(a netip.Addr, t core.Layer, now time.Duration) bool {
 	for _, k := range m.keys {
@@ -172,22 +191,52 @@ func ends(role dataplane.Role) (out []core.Layer) {
 	local6, local4 := lmaa, lmaa4
 	if role == dataplane.Gateway {
 		for _, a := range []netip.Addr{coa, coa2, netip.MustParseAddr("2001:db8:a::13")} {
-			out = append(out, core.Layer{Local: plain(lmaa), Remote: plain(a)})
+			out = append(out, core.Layer{Local: plain(lmaa), Remote: plain(a)}, keyedLayer(lmaa, a, 0), keyedLayer(lmaa, a, 7))
 		}
 		return out
 	}
 	nat := netip.MustParseAddr("192.0.2.99")
 	for _, a := range []netip.Addr{coa, coa2} {
-		out = append(out, core.Layer{Local: plain(local6), Remote: plain(a)})
+		out = append(out, core.Layer{Local: plain(local6), Remote: plain(a)}, keyedLayer(local6, a, 0), keyedLayer(local6, a, 7))
 	}
 	out = append(out, core.Layer{Local: netip.AddrPortFrom(local6, 4191), Remote: netip.AddrPortFrom(coa, 4191)})
 	for _, a := range []netip.Addr{coa4, nat} {
 		out = append(out, core.Layer{Local: plain(local4), Remote: plain(a)}, core.Layer{Local: plain(local4), Remote: netip.AddrPortFrom(a, 5000)})
 		for _, port := range []uint16{4191, 5000, 5001} {
-			out = append(out, core.Layer{Local: netip.AddrPortFrom(local4, 4191), Remote: netip.AddrPortFrom(a, port)})
+			udp := core.Layer{Local: netip.AddrPortFrom(local4, 4191), Remote: netip.AddrPortFrom(a, port)}
+			tlv := udp
+			tlv.TLV = ip.TLV5845
+			out = append(out, udp, tlv)
 		}
+		out = append(out, keyedLayer(local4, a, 7), keyedLayer(local4, a, 8))
 	}
 	return out
+}
+
+// keyedLayer is one of GRE with the same key both ways.
+func keyedLayer(local, remote netip.Addr, key uint32) core.Layer {
+	return core.Layer{Local: plain(local), Remote: plain(remote), GRE: true, KeyUp: key, KeyDown: key}
+}
+
+// framedIn is an outer packet to us in a layer of the model.
+func framedIn(t testing.TB, l core.Layer, inner []byte) []byte {
+	proto := uint8(ip.IPv6)
+	if inner[0]>>4 == 4 {
+		proto = ip.IPv4
+	}
+	switch {
+	case l.TLV != 0:
+		return framed(t, l.Local, l.Remote, append(ip.AppendTLV(nil, l.TLV, proto, len(inner)), inner...))
+	case l.GRE:
+		h := ip.Header{Src: l.Remote.Addr(), Dst: l.Local.Addr(), Proto: ip.GRE, TTL: 64}
+		body := append(ip.AppendGRE(nil, proto, l.KeyUp), inner...)
+		b, err := h.Append(nil, len(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(b, body...)
+	}
+	return framed(t, l.Local, l.Remote, inner)
 }
 
 // TestAgainstModel applies random ops and packets to an engine and to the model, of all roles, and compares every verdict.
@@ -279,11 +328,11 @@ func TestAgainstModel(t *testing.T) {
 				if src.Is4() != dst.Is4() {
 					continue
 				}
-				e.Tunnel(now, framed(t2(t), tuple.Local, tuple.Remote, packet(t2(t), src, dst, 64, 10)), &out)
+				e.Tunnel(now, framedIn(t2(t), tuple, packet(t2(t), src, dst, 64, 10)), &out)
 				if role != dataplane.Anchor {
 					to := m.down(dst)
 					s := m.sessions[to]
-					ok := to != 0 && s.accepts(tuple, now)
+					ok := to != 0 && (s.accepts(tuple, now) || role == dataplane.Node && m.expected(dst, tuple, now))
 					if got := len(out.Packets) == 1 && out.Packets[0].To == dataplane.ToNative; got != ok || ok && (out.Packets[0].If != s.ifi || out.Packets[0].MAC != s.mac) {
 						t.Fatalf("%v > %v in %+v: %+v, want %v to %d %v", src, dst, tuple, out.Packets, ok, s.ifi, s.mac)
 					}
@@ -308,8 +357,8 @@ func TestAgainstModel(t *testing.T) {
 			if ok := m.apply(op, now); ok != (err == nil) || err != nil && (!errors.As(err, &at) || at.Index != 0) {
 				t.Fatalf("%+v: %v, want %v", op, err, ok)
 			}
-			if len(e.tables.tunnels) > 4*len(e.tables.sessions) {
-				t.Fatalf("%d tunnels of %d sessions", len(e.tables.tunnels), len(e.tables.sessions))
+			if len(e.tables.tunnels)+len(e.tables.framed) > 4*len(e.tables.sessions) {
+				t.Fatalf("%d+%d tunnels of %d sessions", len(e.tables.tunnels), len(e.tables.framed), len(e.tables.sessions))
 			}
 		}
 		for id := range core.ID(4) {
@@ -319,7 +368,7 @@ func TestAgainstModel(t *testing.T) {
 				}
 			}
 		}
-		if ts := &e.tables; len(ts.sessions)+len(ts.tunnels)+len(ts.keys)+len(ts.hosts)+ts.lengths4.n+ts.lengths6.n != 0 {
+		if ts := &e.tables; len(ts.sessions)+len(ts.tunnels)+len(ts.framed)+len(ts.paths)+len(ts.keys)+len(ts.hosts)+ts.lengths4.n+ts.lengths6.n != 0 {
 			t.Fatalf("left over: %+v", ts)
 		}
 	})
@@ -341,6 +390,12 @@ func layerOf(t interface{ Fatalf(string, ...any) }, outer []byte) (l core.Layer,
 			t.Fatalf("%x is no datagram", outer)
 		}
 		inner = inner[ip.UDPLen:]
+		if layout, _, err := ip.ParseTLV(inner); err == nil {
+			l.TLV, inner = layout, inner[ip.TLVLen:]
+		}
+	}
+	if g, err := ip.ParseGRE(inner); h.Proto == ip.GRE && err == nil {
+		l.GRE, l.KeyUp, l.KeyDown, inner = true, g.Key, g.Key, inner[g.Len:]
 	}
 	return l, inner
 }

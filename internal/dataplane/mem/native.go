@@ -58,9 +58,11 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 	u, _ := ip.FindUpper(in.B, &h)
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if s := e.bridged(&in); s != nil {
-		e.forwardBridged(now, s, in.B, &h, &u, out)
-		return
+	if e.bridges != 0 {
+		if s := e.bridged(&in); s != nil {
+			e.forwardBridged(now, s, in.B, &h, &u, out)
+			return
+		}
 	}
 	if h.Src.Is4In6() || h.Dst.Is4In6() {
 		e.drops[mapped].Add(1)
@@ -79,8 +81,10 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 		return
 	}
 	to, known := e.tables.down(e.cfg.Domain, h.Dst)
-	if b := e.tables.pair(e.cfg.Domain, h.Dst, h.Src, true); b != nil {
-		to = b
+	if len(e.tables.pairs) != 0 {
+		if b := e.tables.pair(e.cfg.Domain, h.Dst, h.Src, true); b != nil {
+			to = b
+		}
 	}
 	if to == nil {
 		if known {
@@ -100,8 +104,10 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 func (e *Engine) fromNode(now time.Duration, in Native, h *ip.Header, u *ip.Upper, out *Out) {
 	c := cause{domain: e.cfg.Domain}
 	from, known := e.tables.source(e.cfg.Domain, h.Src)
-	if b := e.tables.pair(e.cfg.Domain, h.Src, h.Dst, false); b != nil {
-		from = b
+	if len(e.tables.pairs) != 0 {
+		if b := e.tables.pair(e.cfg.Domain, h.Src, h.Dst, false); b != nil {
+			from = b
+		}
 	}
 	switch {
 	case from != nil:

@@ -128,9 +128,6 @@ func (t *tables) mobile(d core.Domain, p netip.Prefix) bool {
 
 // pair finds the key that a packet between two addresses leaves by: of those that may, that of the newest session.
 func (t *tables) pair(d core.Domain, mobile, peer netip.Addr, down bool) (best *binding) {
-	if len(t.pairs) == 0 {
-		return nil
-	}
 	n := t.pairs[pairKey{d, mobile, peer}]
 	if n == nil {
 		return nil

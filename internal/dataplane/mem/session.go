@@ -42,6 +42,9 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 	}
 	if s == nil {
 		s = &session{id: op.ID, domain: op.Domain, access: access}
+		if op.Mode == core.Bridged {
+			e.bridges++
+		}
 		e.tables.sessions[op.ID] = s
 	}
 	e.enter(s, &w, now+op.Grace)

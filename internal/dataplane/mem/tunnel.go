@@ -180,10 +180,10 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	var tun *tunnel
-	if f := o.frame(); f.plain() {
-		tun = e.tables.tunnels[f.tuple]
+	if o.kind == 0 && o.within == 0 {
+		tun = e.tables.tunnels[tuple{o.Local, o.Remote}]
 	} else {
-		tun = e.tables.framed[f]
+		tun = e.tables.framed[o.frame()]
 	}
 	if tun != nil && tun.bridge != nil {
 		e.unbridge(now, tun, o, pkt, h, out)

@@ -305,7 +305,8 @@ func (e *Engine) dropSession(s *session) {
 	if e.cfg.Mirror != nil && s.slot != 0 {
 		e.cfg.Mirror.DropSession(s.slot)
 	}
-	if h := e.tables.hosts[s.access]; h != nil && h.bridge == s {
+	if s.mode == core.Bridged {
+		e.bridges--
 		delete(e.tables.hosts, s.access)
 	}
 	for _, t := range []*tunnel{s.tun, s.prev[0]} {
