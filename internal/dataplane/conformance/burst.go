@@ -64,7 +64,11 @@ func (b *bench) volley(all []trial) {
 		}
 		sum = added(sum, t.count)
 	}
-	b.match(all, b.r.Drain())
+	got := b.r.Drain()
+	if b.secured {
+		got = b.joined(got)
+	}
+	b.match(all, got)
 	for r, n := range b.allDropped() {
 		if n -= before[r]; n < expect[r] || n > expect[r]+unsure[r] {
 			b.Errorf("%s to %s: %d were dropped for %s, want %d and perhaps %d more", all[0].name, all[len(all)-1].name, n, r, expect[r], unsure[r])
@@ -108,9 +112,11 @@ func form(p Packet, unsummed bool) (string, error) {
 	o := bytes.Clone(p.B)
 	var err error
 	if p.Side == Tunnel {
-		err = mask(o, unsummed)
+		if o, err = laidOpen(o); err == nil {
+			err = mask(o, unsummed)
+		}
 	}
-	return fmt.Sprint(p.Side, p.Link, p.MAC, p.Outer) + string(o), err
+	return fmt.Sprint(p.Side, p.Link, p.MAC, p.Outer, p.pieces) + string(o), err
 }
 
 // mask blanks the choices of an outer packet in place.

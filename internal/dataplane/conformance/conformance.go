@@ -42,6 +42,8 @@ type Packet struct {
 	B     []byte
 	VNet  ip.VNet    // of a sender with offloads; offsets from the IP header
 	Outer core.Chain // of a Signal packet
+	// pieces are the lengths of the fragments that a packet in ESP came in, if there were several.
+	pieces string
 }
 
 // Options of a router.
@@ -53,6 +55,7 @@ type Options struct {
 	ProbeID            uint16
 	Unreachable        bool
 	IPv4               bool // a gateway has an IPv4 address to tunnel from, too: CoA4
+	Secured            bool // the router has the security associations of Security
 }
 
 // Router is one router under test with what surrounds it. Its addresses, links and routes are those of this package; the path
@@ -154,6 +157,8 @@ type bench struct {
 	unsummed bool       // UDP over IPv4 may go without a checksum now
 	mu       sync.Mutex // guards reported
 	reported []core.Reported
+	secured  bool            // its packets are in ESP
+	used     map[uint32]bool // sequence numbers of it
 }
 
 // reports takes what was reported since the last look.

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -50,6 +51,7 @@ func (e encap) head() (n int) {
 }
 
 func (e encap) outermost() core.Layer { return e.chain.Layer[e.chain.N-1] }
+func (e encap) secured() bool         { return e.chain.Layer[0].SA != 0 }
 func (e encap) is4() bool             { return e.outermost().Remote.Addr().Is4() }
 
 // udp: is anything of it a UDP datagram, whose checksum covers what is inside?
@@ -68,14 +70,15 @@ func (e encap) wrap(inner []byte, h hdr, back, up bool) []byte {
 		if back {
 			src, dst = dst, src
 		}
-		inner = wrapLayer(l, src, dst, key, inner, h)
+		inner = wrapLayer(l, src, dst, key, up, inner, h)
 	}
 	return inner
 }
 
 // wrapLayer is one layer: outer IP | UDP | TLV | GRE | packet. RFC 2473 3.1, RFC 2003 3.1, RFC 4213 3.5, RFC 5555 4.1, RFC 2784 2 and RFC 2890 2,
 // RFC 5845 7.2 and, before it, the layout of the drafts of 2007.
-func wrapLayer(l core.Layer, src, dst netip.AddrPort, key uint32, inner []byte, h hdr) []byte {
+// RFC 4303 3.1.2 for ESP in tunnel mode, RFC 3948 2.1 in UDP.
+func wrapLayer(l core.Layer, src, dst netip.AddrPort, key uint32, up bool, inner []byte, h hdr) []byte {
 	four := inner[0]>>4 == 4
 	next, ethertype, old, tos := byte(41), uint16(0x86dd), byte(2), inner[0]<<4|inner[1]>>4
 	if four {
@@ -83,6 +86,15 @@ func wrapLayer(l core.Layer, src, dst netip.AddrPort, key uint32, inner []byte, 
 	}
 	if h.tos == 0 {
 		h.tos = tos
+	}
+	if l.SA != 0 {
+		inner, next, old = SealESP(l.SA, up, next, inner), 50, 4
+	}
+	if l.ESPPort != 0 {
+		next, inner = 17, datagram(ap(src.Addr(), portESP), ap(dst.Addr(), portESP), inner)
+		if src.Addr().Is4() {
+			inner[6], inner[7] = 0, 0
+		}
 	}
 	if l.GRE {
 		g := []byte{0, 0, byte(ethertype >> 8), byte(ethertype)}
@@ -228,7 +240,17 @@ func (s site) emitted(inner []byte, mtu int, static bool) (out []want) {
 	}
 	var f framing
 	f.local, f.remote = s.e.outermost().Local, s.e.outermost().Remote
-	for _, p := range f.cutOuter(s.e.wrap(inner, h, false, s.up()), mtu) {
+	whole := s.e.wrap(inner, h, false, s.up())
+	if s.e.secured() { // padding may be less than the most that there is
+		w := toCore(whole)
+		if len(whole) > mtu {
+			for i, p := range f.cutOuter(whole, mtu) {
+				w.pieces += map[bool]string{true: " "}[i > 0] + fmt.Sprint(len(p))
+			}
+		}
+		return []want{w}
+	}
+	for _, p := range f.cutOuter(whole, mtu) {
 		out = append(out, toCore(p))
 	}
 	return out

@@ -15,18 +15,27 @@ import (
 // built from the RFCs' pictures by the plain code of this package.
 var matrixCases = matrixOf(encapsOf)
 
-// Chained is the matrix of encapsulations of more headers than one.
-func Chained(t *testing.T, f Factory) { run(t, f, matrixOf(chainedOf)) }
+// Chained is the matrix of encapsulations of more headers than one, of ESP, and of bridged mode.
+func Chained(t *testing.T, f Factory) {
+	run(t, f, matrixOf(chainedOf))
+	run(t, f, matrixOf(securedOf))
+	run(t, f, bridgedCases())
+}
 
 func matrixOf(encaps func(dataplane.Role) []encap) (out []testCase) {
 	for _, o := range []Options{anchor, both(gateway), node} {
 		for _, e := range encaps(o.Role) {
 			role := [...]string{"anchor", "gateway", "node"}[o.Role]
+			o.Secured = e.secured()
 			out = append(out, testCase{name: "matrix/" + role + " in " + e.name, o: o, f: func(b *bench) {
+				b.secured = o.Secured
 				s := site{b, e, o.Role}
 				s.begin(0)
-				for _, f := range []func(*sheet){sizes, layers, classes, hops, innerFragments, outerFragments, innerExtensions, outerExtensions, relayed} {
+				for _, f := range []func(*sheet){sizes, layers, classes, hops, innerFragments, outerFragments, innerExtensions, outerExtensions} {
 					s.run(f)
+				}
+				if !o.Secured { // nobody can look into what is quoted
+					s.run(relayed)
 				}
 				s.run(offloads)
 				s.small()

@@ -51,7 +51,7 @@ func (s *sheet) partial(fam family, k kind, src, dst netip.Addr, n int) {
 	proto, _ := k.make(s, src, dst, n-headerLen(src))
 	at := left(src, dst, proto, p.B[headerLen(src):])
 	p.VNet = ip.VNet{NeedsChecksum: true, CsumStart: headerLen(src), CsumOffset: at}
-	if s.e.udp() || s.e.chain.N != 1 {
+	if s.e.udp() || s.e.chain.N != 1 || s.e.secured() {
 		return // nobody could leave one to a device behind such headers
 	}
 	s.outOf(name, hdr{}, func(hop int) []byte { return s.of(k, dst, src, hdr{hop: hop, df: true}, n) })

@@ -33,7 +33,7 @@ type Config struct {
 	Local  []netip.Addr
 	Access []dataplane.Link
 	Now    func() time.Duration
-	// Security has the association conformance.Handle, or is nil. Queues of a TUN device; 0 is for the test to choose.
+	// Security is that of package conformance, or nil. Queues of a TUN device; 0 is for the test to choose.
 	Security mem.Security
 	Queues   int
 }
@@ -117,6 +117,9 @@ func newRouter(t *testing.T, o conformance.Options, open func(Config) (Plane, er
 	must(t, err)
 	must(t, netlink.LinkSetUp(lo))
 	cfg := Config{Options: o, Now: func() time.Duration { return time.Duration(r.clock.Load()) }}
+	if o.Secured {
+		cfg.Security = conformance.Security(t, o.Role == dataplane.Anchor)
+	}
 	r.core = Link(t, outside, inside, "core0")
 	r.core.neighbour(t, conformance.LMAA.Next(), conformance.CoA2, conformance.Alien, conformance.Alien4, conformance.NAT4, markGW, markGW4)
 	var own []netip.Addr

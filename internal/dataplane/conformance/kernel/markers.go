@@ -47,7 +47,7 @@ func (r *router) markers() []core.Op {
 				ops = append(ops, core.SetKey{ID: id, Match: m, Up: true, Down: true})
 			}
 		}
-		return ops
+		return append(ops, r.securedMarkers()...)
 	}
 	for i, h := range []struct {
 		chain core.Chain
@@ -67,6 +67,40 @@ func (r *router) markers() []core.Op {
 		for _, a := range h.keys {
 			ops = append(ops, core.SetKey{ID: id, Match: core.Match{Src: netip.PrefixFrom(a, a.BitLen()), If: ifi, MAC: h.mac}, Up: true, Down: true})
 		}
+	}
+	return append(ops, r.securedMarkers()...)
+}
+
+// securedWays are the ways into a router with security associations: two sockets of each family.
+func (r *router) securedWays() (out []core.Layer) {
+	if !r.o.Secured {
+		return nil
+	}
+	six, four := conformance.CoA1, conformance.CoA4
+	if r.o.Role == dataplane.Anchor {
+		six, four = conformance.LMAA, conformance.LMAA4
+	}
+	for _, port := range []uint16{0, 4500} {
+		for _, a := range [][2]netip.Addr{{six, markGW}, {four, markGW4}} {
+			out = append(out, core.Layer{Local: netip.AddrPortFrom(a[0], 0), Remote: netip.AddrPortFrom(a[1], 0), SA: conformance.MarkerHandle, ESPPort: port})
+		}
+	}
+	return out
+}
+
+// securedMarkers are a session for each of them, each with an address of its own.
+func (r *router) securedMarkers() (ops []core.Op) {
+	for i, l := range r.securedWays() {
+		set := core.SetSession{ID: Markers + 16 + core.ID(i), Chain: core.Chain{N: 1, Layer: [2]core.Layer{l}}}
+		m := core.Match{Src: netip.PrefixFrom(markAddr(16+i, true), 128)}
+		switch r.o.Role {
+		case dataplane.Anchor:
+			m.Src, m.Dst = netip.Prefix{}, m.Src
+		case dataplane.Gateway:
+			set.If, set.MAC = r.native[0].ifi, core.MAC{2, 0, 0, 0, 0, byte(0xe0 + i)}
+			m.If, m.MAC = set.If, set.MAC
+		}
+		ops = append(ops, set, core.SetKey{ID: set.ID, Match: m, Up: true, Down: true})
 	}
 	return ops
 }
@@ -139,6 +173,21 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 	}
 	into := func(w *Wire, dst, src core.MAC, b []byte) { w.frame(r.t, dst, src, b, ip.VNet{}) }
 	c, n := r.core, r.native[0]
+	for i, l := range r.securedWays() {
+		a, up := markAddr(16+i, true), r.o.Role == dataplane.Anchor
+		src, dst := conformance.CN6, a
+		if up {
+			src, dst = a, conformance.CN6
+		}
+		b, proto := conformance.SealESP(l.SA, up, ip.IPv6, mark(src, dst)), uint8(ip.ESP)
+		if l.ESPPort != 0 {
+			var err error
+			b, err = ip.AppendUDP(nil, netip.AddrPortFrom(l.Remote.Addr(), l.ESPPort), netip.AddrPortFrom(l.Local.Addr(), l.ESPPort), b)
+			must(r.t, err)
+			proto = ip.UDP
+		}
+		into(c, c.peer, c.mac, outer(l.Remote.Addr(), l.Local.Addr(), proto, b))
+	}
 	if r.o.Role != dataplane.Gateway {
 		six, four := r.ends()
 		// On an anchor the home addresses are destinations on the native side, on a node sources.

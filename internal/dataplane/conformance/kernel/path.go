@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,8 +9,6 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/conformance"
-	"kedge/internal/dataplane/mem"
-	"kedge/internal/ipsec"
 )
 
 // path is host - gateway - anchor - correspondent node, or node - anchor - correspondent node.
@@ -59,7 +56,7 @@ func newPath(t testing.TB, role dataplane.Role, e conformance.Encap, queues int,
 	below, above := p.config(role), Config{Options: conformance.Options{Role: dataplane.Anchor}, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}, Queues: queues}
 	below.Queues = queues
 	if e.End.Layer[0].SA != 0 {
-		below.Security, above.Security = associations(t)
+		below.Security, above.Security = conformance.Security(t, false), conformance.Security(t, true)
 	}
 	end, top := p.open(p.end, open, below), p.open(p.top, open, above)
 	p.ip(p.top, "route add "+conformance.Pool6.String()+" dev "+top.Device(), "route add "+conformance.Pool4.String()+" dev "+top.Device())
@@ -156,12 +153,4 @@ func streams(t *testing.T, encaps func(dataplane.Role) []conformance.Encap, size
 			})
 		}
 	}
-}
-
-// associations are the tables of a tunnel's two ends.
-func associations(t testing.TB) (below, above mem.Security) {
-	t.Helper()
-	a, b := ipsec.NewData(ipsec.DataConfig{}, nil), ipsec.NewData(ipsec.DataConfig{}, nil)
-	must(t, errors.Join(a.Add(conformance.Association(true)), b.Add(conformance.Association(false))))
-	return a, b
 }

@@ -43,6 +43,9 @@ func New(t *testing.T, o conformance.Options) conformance.Router {
 			cfg.Access = append(cfg.Access, dataplane.Link{If: i, MAC: conformance.RouterMAC, LinkLocal: conformance.LinkLocal})
 		}
 	}
+	if o.Secured {
+		cfg.Security = conformance.Security(t, o.Role == dataplane.Anchor)
+	}
 	e, err := mem.New(cfg)
 	if err != nil {
 		t.Fatal(err)
