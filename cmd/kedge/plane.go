@@ -87,10 +87,14 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	}
 	noPins := pins.Mount()
 	if noPins == nil {
-		if f.place, err = pins.Take(name); err != nil {
+		f.place, err = pins.Take(name)
+		if unusable := new(pins.Unusable); errors.As(err, &unusable) {
+			noPins = unusable
+		} else if err != nil {
 			return err
+		} else {
+			ec.Pin = f.place.Dir()
 		}
-		ec.Pin = f.place.Dir()
 	}
 	p, err := ebpf.New(ec)
 	if err == nil && p.Status().Attach == config.AttachTCX {
@@ -109,7 +113,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	f.said.Why = cmp.Or(map[string]string{config.PlaneEBPF: "dataplane.kind says so"}[d.Kind], "Linux "+st.Kernel+" has what it needs")
 	f.said.Pins = ec.Pin
 	if noPins != nil {
-		f.said.PinsWhy = "forwarding ends with this process: " + noPins.Error()
+		f.said.PinsWhy = "forwarding ends with this process: " + reason(noPins)
 	}
 	return nil
 }

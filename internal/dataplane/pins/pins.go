@@ -35,6 +35,24 @@ func (h *Held) Error() string {
 	return fmt.Sprintf("data plane: another process forwards as %s in this network namespace: end it, or give this daemon another name", h.Name)
 }
 
+// Unusable says that this process may not use the BPF file system: it is another user's, or read-only. Its programs would end with it.
+type Unusable struct{ Err error }
+
+func (u *Unusable) Error() string { return u.Err.Error() }
+func (u *Unusable) Unwrap() error { return u.Err }
+
+// refused makes an error of a directory *Unusable if the process may neither use the directory nor see that it is there. One that it
+// does see may be that of a process of another user, which forwards.
+func refused(dir string, err error) error {
+	if !errors.Is(err, os.ErrPermission) && !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	if _, there := os.Stat(dir); there == nil {
+		return fmt.Errorf("%w: another user's process may forward by this name: end it and remove the directory, or give this daemon another name", err)
+	}
+	return &Unusable{Err: err}
+}
+
 // Place is taken by this process.
 type Place struct {
 	Fresh bool // nobody left anything here
@@ -43,7 +61,7 @@ type Place struct {
 }
 
 // Take takes the place of a name in the network namespace of the calling thread, and makes it if need be. The error is *Held if
-// another process has it.
+// another process has it, *Unusable if there can be no place for this one.
 func Take(name string) (*Place, error) {
 	if strings.ContainsAny(name, "/@.") {
 		return nil, fmt.Errorf("data plane: %q is no name of a directory", name)
@@ -54,20 +72,21 @@ func Take(name string) (*Place, error) {
 	}
 	dir := filepath.Join(root, name+"@"+space)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("data plane: %w", err)
+		return nil, refused(dir, fmt.Errorf("data plane: %w", err))
 	}
 	p, err := lock(dir, unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, &Held{Name: name}
 	}
-	if err == nil && p == nil {
+	if err != nil {
+		return nil, refused(dir, err)
+	}
+	if p == nil {
 		return Take(name) // it was removed in between
 	}
-	if err == nil {
-		_, err := os.Stat(p.Dir())
-		p.Fresh = errors.Is(err, os.ErrNotExist)
-	}
-	return p, err
+	_, err = os.Stat(p.Dir())
+	p.Fresh = errors.Is(err, os.ErrNotExist)
+	return p, nil
 }
 
 // Drop removes what an earlier process left at the place of a name in the network namespace of the calling thread. The error is *Held
@@ -77,12 +96,19 @@ func Drop(name string) error {
 	if err != nil {
 		return err
 	}
-	p, err := lock(filepath.Join(root, name+"@"+space), unix.LOCK_NB)
+	dir := filepath.Join(root, name+"@"+space)
+	p, err := lock(dir, unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return &Held{Name: name}
 	}
-	if err != nil || p == nil {
+	if err != nil {
+		if err = refused(dir, err); errors.As(err, new(*Unusable)) {
+			return nil // nor could an earlier process of this user leave anything
+		}
 		return err
+	}
+	if p == nil {
+		return nil
 	}
 	return p.Remove()
 }
@@ -163,8 +189,8 @@ func Clear(space string) error {
 func Sweep() (swept []string, err error) {
 	err = each(func(dir, name, _ string) error {
 		p, err := lock(dir, unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) || err == nil && p == nil {
-			return nil
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, os.ErrPermission) || err == nil && p == nil {
+			return nil // those of another user are that one's
 		}
 		if err != nil {
 			return err
@@ -180,7 +206,7 @@ func Sweep() (swept []string, err error) {
 
 func each(f func(dir, name, space string) error) error {
 	all, err := os.ReadDir(root)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
 		return nil
 	}
 	if err != nil {

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"kedge/internal/system/netns"
 )
@@ -132,3 +135,57 @@ func TestAvailable(t *testing.T) {
 	netns.Must(t, Mount())
 	netns.Must(t, Available())
 }
+
+// TestAnotherUser: where the BPF file system is another user's there is no place, and nothing to remove or to sweep; a place that is
+// seen to be another user's is an error, for its process may forward.
+func TestAnotherUser(t *testing.T) {
+	elsewhere(t)
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	as := func(user int) {
+		t.Helper()
+		if err := unix.Setfsuid(user); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const stranger = 65534
+	// No directory above may be the obstacle.
+	for _, d := range []string{filepath.Dir(root), filepath.Dir(filepath.Dir(root))} {
+		netns.Must(t, os.Chmod(d, 0o755))
+	}
+	unusable := new(Unusable)
+
+	as(stranger)
+	if _, err := Take("lma1_anchor"); !errors.As(err, &unusable) {
+		t.Errorf("no right to make the root: %v", err)
+	}
+	netns.Must(t, Drop("lma1_anchor"))
+
+	as(0)
+	p, err := Take("lma1_anchor")
+	netns.Must(t, err)
+	netns.Must(t, os.Chmod(root, 0o700))
+	as(stranger)
+	if _, err := Take("lma1_anchor"); !errors.As(err, &unusable) {
+		t.Errorf("no right to look into the root: %v", err)
+	}
+	netns.Must(t, Drop("lma1_anchor"))
+	if swept, err := Sweep(); err != nil || len(swept) > 0 {
+		t.Errorf("no right to look into the root: swept %v, %v", swept, err)
+	}
+
+	as(0)
+	netns.Must(t, os.Chmod(root, 0o755))
+	as(stranger)
+	for what, err := range map[string]error{"take": second(Take("lma1_anchor")), "drop": Drop("lma1_anchor")} {
+		if err == nil || errors.As(err, &unusable) || !strings.Contains(err.Error(), "another user's process") {
+			t.Errorf("%s of another user's place: %v", what, err)
+		}
+	}
+	if swept, err := Sweep(); err != nil || len(swept) > 0 {
+		t.Errorf("another user's place: swept %v, %v", swept, err)
+	}
+	as(0)
+	netns.Must(t, p.Remove())
+}
+
+func second(_ *Place, err error) error { return err }
