@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -164,6 +165,23 @@ func (p *Plane) attachTCX(l netlink.Link, prog string, egress bool) (*hook, erro
 		return nil, err
 	}
 	return h, nil
+}
+
+// holds reports whether a hook is still on its interface: another program may have detached it, or removed the clsact with all that is in it.
+func (p *Plane) holds(l netlink.Link, egress bool, h *hook) bool {
+	if h.tcx != nil {
+		info, err := h.tcx.Info()
+		return err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == l.Attrs().Index
+	}
+	want := p.filter(l, h.prog, egress)
+	all, err := p.nl.FilterList(l, want.Parent)
+	if err != nil {
+		return errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS) // the next look sees
+	}
+	return slices.ContainsFunc(all, func(f netlink.Filter) bool {
+		b, ok := f.(*netlink.BpfFilter)
+		return ok && b.Priority == want.Priority && b.Name == filterName
+	})
 }
 
 func (p *Plane) linkPin(at place) string {

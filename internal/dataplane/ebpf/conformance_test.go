@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 func factory(clsact bool) conformance.Factory {
 	return kernel.Factory(func(c kernel.Config) (kernel.Plane, error) {
 		p, err := New(Config{
-			Sessions: 64, Clsact: clsact, fakeClock: true, slow: func(id core.ID) bool { return id >= kernel.Markers },
+			load: loaded.take, Sessions: 64, Clsact: clsact, fakeClock: true, slow: func(id core.ID) bool { return id >= kernel.Markers },
 			Config: user.Config{
 				Role: c.Role, Local: c.Local, Access: c.Access, LocalRouting: c.LocalRouting, EncapsulationLimit: c.EncapsulationLimit, Home: c.Home,
 				Anchors: c.Anchors, ProbeID: c.ProbeID, Unreachable: c.Unreachable, Now: c.Now, Queues: 1, Security: c.Security,

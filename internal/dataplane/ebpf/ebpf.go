@@ -76,9 +76,10 @@ type Config struct {
 	Clsact       bool // even where there is tcx
 	Probe        Probe
 
-	// For tests: the programs take the time from Now, and sessions that they do not hold.
+	// For tests: the programs take the time from Now, sessions that they do not hold, and what else loads the programs.
 	fakeClock bool
 	slow      func(core.ID) bool
+	load      func(*Config) (*collection, error)
 }
 
 const (
@@ -95,6 +96,7 @@ type Plane struct {
 	k       *collection
 	m       *mirror
 	nl      *netlink.Handle
+	news    *os.File // a socket
 	ns      netns.NsHandle
 	tcx     bool
 	ability Ability
@@ -134,6 +136,9 @@ func New(cfg Config) (_ *Plane, err error) {
 	if cfg.Now == nil {
 		cfg.Now = func() time.Duration { return clockOf(unix.CLOCK_BOOTTIME) }
 	}
+	if cfg.load == nil {
+		cfg.load = load
+	}
 	p := &Plane{cfg: cfg, hooks: map[place]*hook{}, stop: make(chan struct{}), ns: -1}
 	if p.ability = cfg.Probe.Ask(); p.ability.Lacking != nil {
 		return nil, p.ability.Lacking
@@ -148,7 +153,7 @@ func New(cfg Config) (_ *Plane, err error) {
 		return nil, err
 	}
 	_ = rlimit.RemoveMemlock() // kernels before 5.11 count tables against it; the others refuse nothing
-	if p.k, err = load(&p.cfg); err != nil {
+	if p.k, err = p.cfg.load(&p.cfg); err != nil {
 		return nil, err
 	}
 	p.start()
@@ -178,12 +183,11 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err := netlink.LinkSubscribeWithOptions(news, p.stop, netlink.LinkSubscribeOptions{ErrorCallback: func(error) {}}); err != nil {
 		return nil, fmt.Errorf("data plane: interfaces: %w", err)
 	}
-	fd, err := openNews()
-	if err != nil {
+	if p.news, err = openNews(); err != nil {
 		return nil, err
 	}
 	p.done.Add(2)
-	go p.heed(fd)
+	go p.heed(p.news)
 	go p.follow(news)
 	return p, nil
 }
@@ -418,6 +422,9 @@ func (p *Plane) Close() error {
 
 func (p *Plane) shut() (err error) {
 	close(p.stop)
+	if p.news != nil {
+		p.news.Close()
+	}
 	p.done.Wait()
 	p.attaching.Lock()
 	for at, h := range p.hooks {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/conformance"
@@ -80,6 +82,44 @@ func TestInterfaces(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDetachedByOthers: programs that somebody else takes off an interface come back, in each way of attaching.
+func TestDetachedByOthers(t *testing.T) {
+	p := newPath(t, false, func(c *Config) { c.Clsact = c.Role == dataplane.Gateway })
+	p.fast("before", "host", conformance.CN6, "cn")
+	on := func(link string, pl *Plane) func() bool {
+		return func() (yes bool) {
+			p.in(map[*Plane]string{p.gateway: "mag", p.anchor: "lma"}[pl], func() error {
+				n, err := Attached(link)
+				yes = n == 1
+				return err
+			})
+			return yes
+		}
+	}
+	must(t, detachTCX(p.anchor, "core0 core"))
+	p.sh("mag", "tc qdisc del dev acc1 clsact", "tc filter del dev core0 ingress")
+	if on("acc1", p.gateway)() || on("core0", p.gateway)() || on("core0", p.anchor)() {
+		t.Fatal("nothing was taken off")
+	}
+	until(t, "the access link's program", on("acc1", p.gateway))
+	until(t, "the gateway's core link's program", on("core0", p.gateway))
+	until(t, "the anchor's core link's program", on("core0", p.anchor))
+	p.fast("up", "host", conformance.CN6, "cn")
+	p.fast("down", "cn", netip.MustParseAddr(host6), "host")
+}
+
+// detachTCX ends a link in the kernel, as "bpftool link detach" does, and leaves the plane its file.
+func detachTCX(p *Plane, hook string) error {
+	p.attaching.Lock()
+	defer p.attaching.Unlock()
+	for _, h := range p.hooks {
+		if h.name+" "+h.prog == hook {
+			return h.tcx.Detach()
+		}
+	}
+	return unix.ENOENT
 }
 
 // TestDetached: nothing is left on interfaces when a plane has closed.

@@ -41,7 +41,8 @@ type maps struct {
 type collection struct {
 	maps
 	core, access, device *ebpf.Program
-	adopted              bool // the tables of a former process
+	adopted              bool   // the tables of a former process
+	closed               func() // instead of closing it; nil = close
 }
 
 // load loads programs and tables; tables from the directory pin, if they are there and as large.
@@ -125,6 +126,10 @@ func mapped[T any](k *collection, name string, into *[]T) error {
 }
 
 func (k *collection) close() {
+	if k.closed != nil {
+		k.closed()
+		return
+	}
 	for _, b := range k.memory {
 		_ = unix.Munmap(b)
 	}

@@ -73,7 +73,7 @@ func newOracle(t testing.TB, role dataplane.Role) *oracle {
 		o.mac[i], o.index[i] = w.mac("r", n)
 	}
 	w.in("r", func() (err error) {
-		o.p, err = New(Config{Config: cfg, Sessions: 64, Core: []string{"none"}, fakeClock: true})
+		o.p, err = New(Config{load: loaded.take, Config: cfg, Sessions: 64, Core: []string{"none"}, fakeClock: true})
 		return err
 	})
 	t.Cleanup(func() { must(t, o.p.Close()) })
@@ -90,12 +90,7 @@ func newOracle(t testing.TB, role dataplane.Role) *oracle {
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		ns, err := netns.GetFromName(w.name + "r")
-		if err == nil {
-			err = netns.Set(ns)
-			ns.Close()
-		}
-		ready <- err
+		ready <- netns.Set(w.spaces["r"])
 		for f := range o.do {
 			f()
 		}

@@ -17,6 +17,6 @@ func TestChainedStreams(t *testing.T) { kernel.ChainedStreams(t, streams(false))
 
 func streams(clsact bool) func(kernel.Config) (kernel.Plane, error) {
 	return func(c kernel.Config) (kernel.Plane, error) {
-		return New(Config{Sessions: 64, Clsact: clsact, Core: []string{"core*", "net*"}, Config: user.Config{Role: c.Role, Local: c.Local, Access: c.Access, Now: c.Now, Queues: c.Queues, Security: c.Security}})
+		return New(Config{load: loaded.take, Sessions: 64, Clsact: clsact, Core: []string{"core*", "net*"}, Config: user.Config{Role: c.Role, Local: c.Local, Access: c.Access, Now: c.Now, Queues: c.Queues, Security: c.Security}})
 	}
 }

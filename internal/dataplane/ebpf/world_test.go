@@ -27,46 +27,61 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// world is network namespaces that belong to one test.
+// world is network namespaces of one test. They have no names, so that none outlives a process that is killed.
 type world struct {
 	testing.TB
-	name string
+	spaces map[string]netns.NsHandle
 }
 
-var worlds int
-
 func newWorld(t testing.TB, spaces ...string) *world {
-	worlds++
-	w := &world{t, fmt.Sprintf("kedge-bpf-%d-%d-", os.Getpid(), worlds)}
+	w := &world{t, map[string]netns.NsHandle{}}
 	for _, s := range spaces {
-		w.run("ip", "netns", "add", w.name+s)
-		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", w.name+s).Run() })
+		made := make(chan error)
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			ns, err := netns.New()
+			w.spaces[s] = ns
+			made <- err
+		}()
+		if err := <-made; err != nil {
+			t.Fatalf("network namespaces are needed, and root: %v", err)
+		}
+		t.Cleanup(func() { ns := w.spaces[s]; ns.Close() })
 		w.sh(s, "ip link set lo up", "sysctl -qw net.ipv4.conf.all.rp_filter=0", "sysctl -qw net.ipv4.conf.default.rp_filter=0",
 			"sysctl -qw net.ipv6.conf.default.accept_dad=0", "sysctl -qw net.ipv6.conf.all.accept_dad=0")
 	}
 	return w
 }
 
-func (w *world) run(args ...string) {
-	w.Helper()
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		w.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
-	}
-}
-
-// sh runs commands in a namespace.
+// sh runs commands in a namespace: lines of ip one after the other by one process.
 func (w *world) sh(space string, lines ...string) {
 	w.Helper()
-	for _, l := range lines {
-		w.run(append([]string{"ip", "netns", "exec", w.name + space}, strings.Fields(l)...)...)
-	}
+	w.in(space, func() error {
+		for at := 0; at < len(lines); {
+			n := 1
+			c := exec.Command("ip", "-batch", "-")
+			if args := strings.Fields(lines[at]); args[0] == "ip" {
+				for at+n < len(lines) && strings.HasPrefix(lines[at+n], "ip ") {
+					n++
+				}
+				c.Stdin = strings.NewReader(strings.ReplaceAll("\n"+strings.Join(lines[at:at+n], "\n")+"\n", "\nip ", "\n"))
+			} else {
+				c = exec.Command(args[0], args[1:]...)
+			}
+			if out, err := c.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w: %s", strings.Join(lines[at:at+n], "; "), err, out)
+			}
+			at += n
+		}
+		return nil
+	})
 }
 
 // veth joins two namespaces.
 func (w *world) veth(a, an, b, bn string, mtu int) {
 	w.Helper()
-	w.run("ip", "link", "add", an, "netns", w.name+a, "mtu", fmt.Sprint(mtu), "type", "veth", "peer", "name", bn, "netns", w.name+b, "mtu", fmt.Sprint(mtu))
-	w.sh(a, "ip link set "+an+" up")
+	// The peer goes where another thread is: its namespace by number of a file of this process.
+	w.sh(a, fmt.Sprintf("ip link add %s mtu %d type veth peer name %s mtu %d netns /proc/%d/fd/%d", an, mtu, bn, mtu, os.Getpid(), w.spaces[b]), "ip link set "+an+" up")
 	w.sh(b, "ip link set "+bn+" up")
 }
 
@@ -82,11 +97,7 @@ func (w *world) try(space string, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromName(w.name + space)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
+		err := netns.Set(w.spaces[space])
 		if err == nil {
 			err = f()
 		}
@@ -263,7 +274,7 @@ func newPlain(t testing.TB, plain bool) *world {
 func newPath(t testing.TB, over4 bool, change func(*Config)) *chain {
 	p := &chain{world: newPlain(t, false)}
 	open := func(space string, c Config) (pl *Plane) {
-		c.Sessions = 1024
+		c.Sessions, c.load = 1024, loaded.take
 		if change != nil {
 			change(&c)
 		}
@@ -324,12 +335,12 @@ func newNode(t testing.TB, end core.Chain) *chain {
 	p := &chain{world: w}
 	home6, home4 := netip.MustParseAddr(host6), netip.MustParseAddr(host4)
 	p.in("host", func() (err error) {
-		p.gateway, err = New(Config{Sessions: 16, Core: []string{"wlan*"}, Config: user.Config{Role: dataplane.Node, Home: []netip.Addr{home6}, DeviceMTU: 1500}})
+		p.gateway, err = New(Config{load: loaded.take, Sessions: 16, Core: []string{"wlan*"}, Config: user.Config{Role: dataplane.Node, Home: []netip.Addr{home6}, DeviceMTU: 1500}})
 		return err
 	})
 	t.Cleanup(func() { must(t, p.gateway.Close()) })
 	p.in("lma", func() (err error) {
-		p.anchor, err = New(Config{Sessions: 1024, Config: user.Config{Role: dataplane.Anchor, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}}})
+		p.anchor, err = New(Config{load: loaded.take, Sessions: 1024, Config: user.Config{Role: dataplane.Anchor, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}}})
 		return err
 	})
 	t.Cleanup(func() { must(t, p.anchor.Close()) })

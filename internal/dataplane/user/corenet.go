@@ -166,9 +166,17 @@ func (p *Plane) openUDP(a netip.Addr, port uint16, read func(*socket)) error {
 	return nil
 }
 
+var errFaster = errors.New("another way of forwarding takes packets in UDP before")
+
 // offloadUDP lets a socket take and send several datagrams at once, as the engine would have made them.
 func (p *Plane) offloadUDP(fd, family int) error {
-	p.gro = p.try(CoalesceUDP, func() error { return opts(fd, [3]int{unix.IPPROTO_UDP, unix.UDP_GRO, 1}) })
+	if p.cfg.Mirror != nil && family == unix.AF_INET {
+		// The kernel would put together what is for the faster way, and not cut the super packets in UDP that come out of it.
+		p.gro = false
+		p.learn(CoalesceUDP, errFaster)
+	} else {
+		p.gro = p.try(CoalesceUDP, func() error { return opts(fd, [3]int{unix.IPPROTO_UDP, unix.UDP_GRO, 1}) })
+	}
 	p.segment.Store(p.try(SegmentUDP, func() error { return opts(fd, [3]int{unix.IPPROTO_UDP, unix.UDP_SEGMENT, 0}) }))
 	if family == unix.AF_INET {
 		return opts(fd, [3]int{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer},
