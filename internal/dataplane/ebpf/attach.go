@@ -86,7 +86,7 @@ func (p *Plane) reconcile() error {
 		}
 		at := place{a.Index, egress}
 		there[at] = true
-		if h := p.hooks[at]; h != nil && h.prog == prog {
+		if h := p.hooks[at]; h != nil && h.prog == prog && p.holds(l, egress, h) {
 			h.name = a.Name
 			continue
 		} else if h != nil {
