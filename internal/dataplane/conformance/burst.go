@@ -133,6 +133,8 @@ func mask(b []byte, unsummed bool) error {
 		}
 	case len(b) > 48 && b[6] == 44:
 		copy(b[44:], anyID)
+	case len(b) > 72 && (b[6] == 43 || b[6] == 60) && b[40] == 44 && b[41] == 2: // behind a header of route optimization
+		copy(b[68:], anyID)
 	}
 	return nil
 }
@@ -144,6 +146,8 @@ func ident(b []byte) uint32 {
 		return uint32(binary.BigEndian.Uint16(b[4:]))
 	case len(b) > 48 && b[6] == 44:
 		return binary.BigEndian.Uint32(b[44:])
+	case len(b) > 72 && (b[6] == 43 || b[6] == 60) && b[40] == 44 && b[41] == 2:
+		return binary.BigEndian.Uint32(b[68:])
 	}
 	return 0
 }

@@ -10,3 +10,5 @@ import (
 func TestConformance(t *testing.T) { conformance.Run(t, oracle.New) }
 
 func TestChained(t *testing.T) { conformance.Chained(t, oracle.New) }
+
+func TestOptimized(t *testing.T) { conformance.Optimized(t, oracle.New) }
