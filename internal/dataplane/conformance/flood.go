@@ -44,8 +44,93 @@ var floodCases = func() (out []testCase) {
 			}})
 		}
 	}
-	return out
+	return append(out, strangeHeaders()...)
 }()
+
+// strangeHeaders are floods of GRE keys and of ESP that no session has: of peers that are known, which anybody may claim to be.
+func strangeHeaders() (out []testCase) {
+	for _, o := range []Options{anchor, both(gateway), node} {
+		role := [...]string{"anchor", "gateway", "node"}[o.Role]
+		for _, e := range append(chainedOf(o.Role)[:4], securedOf(o.Role)...) {
+			o := o
+			o.Secured = e.secured()
+			out = append(out, testCase{name: "flood/" + role + " in " + e.name, o: o, f: func(b *bench) {
+				b.secured = o.Secured
+				s := site{b, e, o.Role}
+				s.begin(0)
+				if o.Secured {
+					s.floodESP()
+				} else {
+					s.floodGRE()
+				}
+			}})
+		}
+	}
+	return out
+}
+
+func (s site) floodGRE() {
+	src, dst := s.ends(families[0])
+	back := udpPacket(dst, src, hdr{}, 100)
+	s.flood("unknown keys", true, func(i int) Packet {
+		e := s.e
+		l := &e.chain.Layer[0]
+		l.KeyUp = 0x10000 + uint32(i)*2654435761>>4
+		l.KeyDown = l.KeyUp
+		return fromCore(e.wrap(back, hdr{id: 9}, true, !s.up()))
+	}, strange...)
+	s.flood("broken GRE headers", false, func(i int) Packet {
+		b := s.e.wrap(back, hdr{id: 9}, true, !s.up())
+		b[headerLen(s.e.outermost().Local.Addr())+1] |= 1 + byte(i%7) // a version that there is not
+		return fromCore(b)
+	}, wire.BadGRE)
+}
+
+func (s site) floodESP() {
+	src, dst := s.ends(families[0])
+	back := udpPacket(dst, src, hdr{}, 100)
+	// What of a good packet a stranger changes, behind the outer headers.
+	changed := func(change func(esp []byte, i int)) func(int) Packet {
+		return func(i int) Packet {
+			b := s.e.wrap(back, hdr{id: 9}, true, !s.up())
+			at := outerESP(b)
+			change(b[at:], i)
+			if a, z, proto := addresses(b); proto == 17 && a.Is6() {
+				copy(b[at-2:], []byte{0, 0})
+				binary.BigEndian.PutUint16(b[at-2:], pseudoSum(a, z, 17, b[at-8:]))
+			}
+			return fromCore(b)
+		}
+	}
+	s.flood("unknown SPIs", false, changed(func(esp []byte, i int) {
+		binary.BigEndian.PutUint32(esp, 0xc0000000|uint32(i)*2654435761>>2)
+	}), wire.UnknownSPI)
+	s.flood("forged ESP", false, changed(func(esp []byte, i int) { esp[16+i%(len(esp)-16)] ^= 0x40 }), wire.BadICV)
+	s.flood("forged sequence numbers", false, changed(func(esp []byte, i int) { binary.BigEndian.PutUint32(esp[4:], 1<<30+uint32(i)*64) }), wire.BadICV)
+	s.flood("ESP cut short", false, func(i int) Packet {
+		b := s.e.wrap(back, hdr{id: 9}, true, !s.up())
+		at := outerESP(b)
+		l := s.e.outermost()
+		esp := b[at : at+8+i%26]
+		proto := byte(50)
+		if l.ESPPort != 0 {
+			proto, esp = 17, datagram(ap(l.Remote.Addr(), portESP), ap(l.Local.Addr(), portESP), esp)
+		}
+		return fromCore(packet(l.Remote.Addr(), l.Local.Addr(), proto, hdr{id: 9}, esp))
+	}, wire.Truncated, wire.Malformed)
+	one := s.e.wrap(back, hdr{id: 9}, true, !s.up())
+	s.r.Send(fromCore(one))
+	if got := s.r.Drain(); len(got) != 1 {
+		s.Errorf("a good packet: %s", dump(got))
+	}
+	s.flood("a packet again and again", false, func(int) Packet { return fromCore(one) }, wire.Replayed)
+	// Good ones of an association that no session has between these two.
+	s.flood("another association", true, func(int) Packet {
+		e := s.e
+		e.chain.Layer[0].SA = MarkerHandle
+		return fromCore(e.wrap(back, hdr{id: 9}, true, !s.up()))
+	}, strange...)
+}
 
 // flood pours packets into the router and wants all of them counted for one of some reasons. reports: it tells of some.
 func (s site) flood(name string, reports bool, make func(i int) Packet, reasons ...wire.Reason) {

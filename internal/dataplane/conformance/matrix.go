@@ -26,6 +26,7 @@ func matrixOf(encaps func(dataplane.Role) []encap) (out []testCase) {
 	for _, o := range []Options{anchor, both(gateway), node} {
 		for _, e := range encaps(o.Role) {
 			role := [...]string{"anchor", "gateway", "node"}[o.Role]
+			o := o
 			o.Secured = e.secured()
 			out = append(out, testCase{name: "matrix/" + role + " in " + e.name, o: o, f: func(b *bench) {
 				b.secured = o.Secured
