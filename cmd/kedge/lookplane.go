@@ -33,6 +33,9 @@ func writePlane(e *env, d *api.Dataplane) {
 			fmt.Fprintf(e.stdout, "    what is forwarded goes %s: %s\n", way, d.StackWhy)
 		}
 	}
+	if len(d.Offloads) > 0 {
+		fmt.Fprintf(e.stdout, "    offloads of this process: %s\n", strings.Join(d.Offloads, ", "))
+	}
 	for _, n := range append([]string{d.PinsWhy, d.Failing}, d.Notes...) {
 		if n != "" {
 			fmt.Fprintf(e.stdout, "    note: %s\n", n)

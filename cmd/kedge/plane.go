@@ -31,6 +31,7 @@ type plane interface {
 type forwarding struct {
 	plane
 	fast  *ebpf.Plane // nil: back end user
+	slow  *user.Plane // the whole of it, or beside fast
 	place *pins.Place // nil: the programs end with the process
 	said  api.Dataplane
 }
@@ -64,7 +65,7 @@ func openPlane(cfg *config.Config, role string, uc user.Config) (*forwarding, er
 	if err != nil {
 		return nil, err
 	}
-	f.plane = p
+	f.plane, f.slow = p, p
 	return f, nil
 }
 
@@ -107,7 +108,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 		f.place = nil
 		return err
 	}
-	f.plane, f.fast = p, p
+	f.plane, f.fast, f.slow = p, p, p.Plane
 	st := p.Status()
 	f.said.Kind, f.said.Sessions = config.PlaneEBPF, ec.Sessions
 	f.said.Why = cmp.Or(map[string]string{config.PlaneEBPF: "dataplane.kind says so"}[d.Kind], "Linux "+st.Kernel+" has what it needs")
@@ -175,6 +176,13 @@ func sweepPins(log *slog.Logger) {
 // status is what the plane is and how it does.
 func (f *forwarding) status() api.Dataplane {
 	out := f.said
+	for _, o := range f.slow.Status().Offloads {
+		if o.On {
+			out.Offloads = append(out.Offloads, o.Offload.String())
+		} else {
+			out.Notes = append(out.Notes, fmt.Sprintf("without %s: %s", o.Offload, o.Why))
+		}
+	}
 	if f.fast == nil {
 		return out
 	}

@@ -182,7 +182,7 @@ func TestKernelWithoutBPF(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	code, out, errs := kedge(t, "status", "-s", cfg.API.Socket)
-	if code != 0 || !strings.Contains(out, "data plane: user (auto): kernel 4.4.0-test has no classifier programs (BPF)") {
+	if code != 0 || !strings.Contains(out, "data plane: user (auto): kernel 4.4.0-test has no classifier programs (BPF)") || !strings.Contains(out, "    offloads of this process: tun-super, ") {
 		t.Errorf("%d %s%s", code, out, errs)
 	}
 	if code, out, _ := kedge(t, "status", "-o", "json", "-s", cfg.API.Socket); code != 0 || !strings.Contains(out, `"asked": "auto"`) {
@@ -249,13 +249,16 @@ func TestWritePlane(t *testing.T) {
 	e := &env{stdout: &out}
 	writePlane(e, &api.Dataplane{Kind: "ebpf", Asked: "auto", Why: "Linux 6.18 has what it needs", Attach: "tcx", Links: []string{"core0 core", "kedge0 device"},
 		Sessions: 65536, Adopted: true, ThroughStack: true, StackWhy: "rules of netfilter: nftables f onward", Failing: "eth7: no such device", Notes: []string{"more sessions"}})
-	writePlane(e, &api.Dataplane{Kind: "user", Asked: "user", Why: "dataplane.kind says so"})
+	writePlane(e, &api.Dataplane{Kind: "user", Asked: "user", Why: "dataplane.kind says so", Offloads: []string{"tun-super", "segment-udp"},
+		Notes: []string{"without tun-queues: the kernel refuses: invalid argument"}})
 	same(t, "data planes", `  data plane: ebpf by tcx (auto): Linux 6.18 has what it needs
     programs: core0 core, kedge0 device; tables: for 65536 sessions, taken over from an earlier process
     what is forwarded goes through netfilter: rules of netfilter: nftables f onward
     note: eth7: no such device
     note: more sessions
   data plane: user (user): dataplane.kind says so
+    offloads of this process: tun-super, segment-udp
+    note: without tun-queues: the kernel refuses: invalid argument
 `, out.String())
 	for n, want := range map[uint64]string{0: "0 B", 999: "999 B", 1000: "1 kB", 1234567: "1.23 MB", 999_999: "1 MB", 5e18: "5 EB"} {
 		if got := octets(n); got != want {

@@ -74,6 +74,7 @@ type Dataplane struct {
 	Pins         string   `json:"pins,omitempty"`     // where it all outlives the process
 	PinsWhy      string   `json:"pins_why,omitempty"` // why it does not
 	Failing      string   `json:"failing,omitempty"`  // what could not be attached
+	Offloads     []string `json:"offloads,omitempty"` // that this process uses for the packets that it forwards
 	Notes        []string `json:"notes,omitempty"`    // what somebody should know
 }
 
