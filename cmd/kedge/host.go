@@ -63,7 +63,7 @@ func planeFindings(cfgs []*config.Config) []system.Finding {
 		switch {
 		case able.Lacking != nil:
 			programs.Severity, programs.Detail = missing, reason(able.Lacking)
-			programs.Do = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.11 or later with CONFIG_BPF_SYSCALL; without, packets are forwarded in the process"
+			programs.Do = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.12 or later with CONFIG_BPF_SYSCALL; without, packets are forwarded in the process"
 		case !mayCompare():
 			programs.Severity, programs.Detail = missing, "the process has neither CAP_PERFMON nor CAP_SYS_ADMIN: the kernel refuses programs that compare pointers"
 			programs.Do = "run as root, or add CAP_PERFMON; without, packets are forwarded in the process"
