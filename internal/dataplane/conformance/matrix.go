@@ -88,6 +88,8 @@ func (s *sheet) longest() int {
 func (s *sheet) add(t trial) { s.all = append(s.all, t) }
 
 // fill is n octets that no other packet has, if they are enough.
+//
+//go:norace
 func (s *sheet) fill(n int) []byte {
 	b := filling(n)
 	for i := range b {
