@@ -117,7 +117,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 }
 
 /* forward sends a packet that left a tunnel on: by plain routing, or as the daemon would, into the kernel. */
-static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos)
+static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos, __u64 now)
 {
 	struct hop *next;
 	int found;
@@ -133,7 +133,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 	if (in->ttl <= 1)
 		return PASS;
 	next = hop_at(HOPS);
-	found = next ? route(skb, &next->f, in->is4, in->src, in->dst, in->seg, tos) : 0;
+	found = next ? plain(skb, &next->f, in, tos, now) : 0;
 	if (!found || !bare(skb, o, in, tos, 1))
 		return PASS;
 	count(from, in, 0);
@@ -177,7 +177,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	if (role == GATEWAY)
 		return host(skb, o, i, s, in, tos);
 	if (role == NODE)
-		return forward(skb, c, o, i, in, tos);
+		return forward(skb, c, o, i, in, tos, now);
 	if (bpf_map_lookup_elem(&locals, &in->dst))
 		return PASS;
 	j = find(in->dst, is4, 0, &known, &many);
@@ -187,7 +187,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	}
 	if (known || many)
 		return PASS;
-	return forward(skb, c, o, i, in, tos);
+	return forward(skb, c, o, i, in, tos, now);
 }
 
 /* datagram reads UDP over IPv4, and verifies its checksum as far as the inner one does not. */

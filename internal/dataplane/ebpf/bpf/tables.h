@@ -124,6 +124,7 @@ struct counter {
 
 #define LINKS 256   /* access links, with 0 */
 #define HOPS 1024   /* tunnels that a processor remembers the way of, a power of 2; behind them is a place to work */
+#define ASKED 256  /* neighbours that a processor tells apart, a power of 2 */
 #define LIMITS 4096 /* buckets of the limiter, a power of 2 */
 
 /* The sizes that the daemon changes are 1 here. */
@@ -138,6 +139,7 @@ MAP(hosts, BPF_MAP_TYPE_HASH, 1, struct host, __u8, BPF_F_NO_PREALLOC); /* on ac
 MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of this router, a node's those of its tunnels */
 MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
 MAP(hops, BPF_MAP_TYPE_PERCPU_ARRAY, HOPS + 1, __u32, struct hop, 0);
+MAP(asked, BPF_MAP_TYPE_PERCPU_ARRAY, ASKED, __u32, __u64, 0); /* ns of the clock: when the kernel is to hear of a neighbour again */
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
 
 /* Set when the programs are loaded. */

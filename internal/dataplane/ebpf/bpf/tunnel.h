@@ -46,7 +46,7 @@ static __always_inline struct hop *hop_at(__u32 i)
 
 /*
  * way_of is route to the other end of tunnel i, asked of the kernel once a second, and when the daemon heard that something changed.
- * Only what has its neighbour's address is remembered.
+ * Only what has its neighbour's address is remembered. The packet that asks leaves by the kernel's own neighbour code, as in plain.
  */
 static __always_inline int way_of(struct __sk_buff *skb, const struct control *c, struct hop *h, const struct tunnel *t, int is4, __u32 len, __u8 tos,
 				  __u64 now)
@@ -62,6 +62,23 @@ static __always_inline int way_of(struct __sk_buff *skb, const struct control *c
 	h->until = found == 1 ? now + REMEMBER : 0;
 	h->news = news;
 	h->tos = tos;
+	return found ? 2 : 0;
+}
+
+/*
+ * plain is route for a packet that is in no tunnel. A lookup does not tell the kernel that a neighbour is in use, so it would never
+ * verify one whose address became stale (RFC 4861 7.3.3); one packet a second to each leaves by its own neighbour code, which does.
+ */
+static __always_inline int plain(struct __sk_buff *skb, struct bpf_fib_lookup *f, const struct info *in, __u8 tos, __u64 now)
+{
+	int found = route(skb, f, in->is4, in->src, in->dst, in->seg, tos);
+	__u32 i = (f->ifindex ^ f->dmac[3] ^ f->dmac[4] ^ f->dmac[5] * 7) & (ASKED - 1);
+	__u64 *next = bpf_map_lookup_elem(&asked, &i);
+
+	if (found == 1 && next && now >= *next) {
+		*next = now + REMEMBER;
+		return 2;
+	}
 	return found;
 }
 
