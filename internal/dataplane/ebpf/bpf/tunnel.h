@@ -12,7 +12,12 @@
 #define AF_INET_ 2
 #define AF_INET6_ 10
 
-/* route finds where a packet leaves, and the addresses of the frame. 0: nowhere that this program knows. */
+/*
+ * route finds where a packet leaves, and the addresses of the frame. 0: nowhere that this program knows, or to a neighbour whose address
+ * the kernel has yet to find. A packet that waits for that belongs to its socket still, and TCP sends nothing again that is in a queue of
+ * its host (skb_still_in_host_queue): it would wait for a router that was left behind, whatever the way is by then. The daemon's packets
+ * are its own.
+ */
 static __always_inline int route(struct __sk_buff *skb, struct bpf_fib_lookup *f, int is4, struct addr src, struct addr dst, __u32 len, __u8 tos)
 {
 	long r;
@@ -31,8 +36,6 @@ static __always_inline int route(struct __sk_buff *skb, struct bpf_fib_lookup *f
 		__builtin_memcpy(f->ipv6_dst, &dst, 16);
 	}
 	r = bpf_fib_lookup(skb, f, sizeof(*f), 0);
-	if (r == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return 2;
 	/* a device without Ethernet addresses has other frames */
 	return r == BPF_FIB_LKUP_RET_SUCCESS && (f->dmac[0] | f->dmac[1] | f->dmac[2] | f->dmac[3] | f->dmac[4] | f->dmac[5]);
 }
@@ -46,7 +49,7 @@ static __always_inline struct hop *hop_at(__u32 i)
 
 /*
  * way_of is route to the other end of tunnel i, asked of the kernel once a second, and when the daemon heard that something changed.
- * Only what has its neighbour's address is remembered. The packet that asks leaves by the kernel's own neighbour code, as in plain.
+ * The packet that asks leaves by the kernel's own neighbour code, as in plain.
  */
 static __always_inline int way_of(struct __sk_buff *skb, const struct control *c, struct hop *h, const struct tunnel *t, int is4, __u32 len, __u8 tos,
 				  __u64 now)
@@ -59,7 +62,7 @@ static __always_inline int way_of(struct __sk_buff *skb, const struct control *c
 		return 1;
 	found = route(skb, &h->f, is4, t->local, t->remote, len, tos);
 	h->secret = t->secret;
-	h->until = found == 1 ? now + REMEMBER : 0;
+	h->until = found ? now + REMEMBER : 0;
 	h->news = news;
 	h->tos = tos;
 	return found ? 2 : 0;
@@ -75,7 +78,7 @@ static __always_inline int plain(struct __sk_buff *skb, struct bpf_fib_lookup *f
 	__u32 i = (f->ifindex ^ f->dmac[3] ^ f->dmac[4] ^ f->dmac[5] * 7) & (ASKED - 1);
 	__u64 *next = bpf_map_lookup_elem(&asked, &i);
 
-	if (found == 1 && next && now >= *next) {
+	if (found && next && now >= *next) {
 		*next = now + REMEMBER;
 		return 2;
 	}
