@@ -16,9 +16,10 @@ import (
 // they are named again.
 func newMirror(cfg *Config, k *collection) *mirror {
 	m := &mirror{
-		domain: cfg.Domain, slow: cfg.slow, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
+		role: cfg.Role, domain: cfg.Domain, slow: cfg.slow, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
 		tunnels: newSlots(uint32(len(k.tunnels)), restTunnel),
 		links:   map[int]uint16{}, foreign: map[core.ID]bool{}, hosts: map[host]int{}, locals: map[addr]int{},
+		bridges: map[tunnelName]uint32{}, ways: map[uint32][2]tunnelName{},
 	}
 	m.mono = m.now
 	if !cfg.fakeClock { // the programs have the monotonic clock only
@@ -47,6 +48,7 @@ func newMirror(cfg *Config, k *collection) *mirror {
 			m.oldTun[t.name()] = uint32(i)
 		}
 	}
+	m.adoptBridges()
 	m.sessions.adopt(used)
 	m.tunnels.adopt(usedTun)
 	m.kept[0] = append(m.kept[0], k.control.six[:min(k.control.n6, maxLengths)]...)
@@ -88,6 +90,7 @@ func (m *mirror) sweep(e *mem.Engine) error {
 	for _, a := range left {
 		_ = m.is.locals.Delete(&a)
 	}
+	m.sweepBridges()
 	for _, slot := range m.old {
 		m.is.sessions[slot] = session{}
 		m.sessions.give(slot, m.at)
@@ -97,5 +100,6 @@ func (m *mirror) sweep(e *mem.Engine) error {
 	}
 	m.old, m.oldTun, m.kept = nil, nil, [2][]length{}
 	m.tellGRE()
+	m.tellBridged()
 	return nil
 }

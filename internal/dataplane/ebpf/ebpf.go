@@ -5,8 +5,7 @@
 //
 // Fast are protocols 4 and 41 in IPv6 and in IPv4, UDP 4191 in IPv4 (RFC 5213, 5844, 5555), and GRE with and without keys in both
 // (RFC 2784, 2890, 5845), with TCP super packets and UDP_SEGMENT. Slow are sessions of other chains (two layers, TLV, ESP, route
-// optimization) and in bridged mode; while there are some in bridged mode, what no key explains is left to the engine, not dropped in
-// the kernel. Slow are also signalling (always), packets that are too big for the tunnel, fragments, IP options and extension headers, ESP,
+// optimization) and an anchor's in bridged mode. Slow are also signalling (always), packets that are too big for the tunnel, fragments, IP options and extension headers, ESP,
 // what an ICMP error has to be sent about, UDP over IPv6, and the first packets of strangers: so many that the plane reports them, the
 // others are dropped and counted in the kernel.
 //
@@ -225,9 +224,12 @@ func (p *Plane) start() {
 	}
 	clear(p.k.peers)
 	var h host
+	var bridged uint32
 	var hs []host
-	for all := p.k.hosts.Iterate(); all.Next(&h, new(uint8)); {
-		hs = append(hs, h)
+	for all := p.k.hosts.Iterate(); all.Next(&h, &bridged); {
+		if bridged == 0 { // of the others, keys tell
+			hs = append(hs, h)
+		}
 	}
 	for _, h := range hs {
 		_ = p.k.hosts.Delete(&h)

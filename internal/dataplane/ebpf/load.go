@@ -19,7 +19,7 @@ import (
 var object []byte
 
 // layout is the version of bpf/tables.h: what another one pinned is not adopted.
-const layout = "2"
+const layout = "3"
 
 // maps are the tables of the programs, arrays as memory that is shared with them.
 type maps struct {
@@ -27,6 +27,7 @@ type maps struct {
 	keys     *ebpf.Map
 	locals   *ebpf.Map
 	hosts    *ebpf.Map
+	bridges  *ebpf.Map
 	drops    *ebpf.Map
 	control  *control
 	sessions []session
@@ -56,7 +57,7 @@ func load(c *Config) (_ *collection, err error) {
 	for peers < 4*sessions {
 		peers *= 2
 	}
-	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "hosts": sessions, "peers": peers} {
+	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "hosts": sessions, "bridges": sessions, "peers": peers} {
 		spec.Maps[name].MaxEntries = n
 	}
 	for name, v := range map[string]any{
@@ -87,7 +88,7 @@ func load(c *Config) (_ *collection, err error) {
 		return nil, fmt.Errorf("data plane: load programs: %w", err)
 	}
 	k := &collection{adopted: len(old) > 0, core: loaded.Programs["core"], access: loaded.Programs["access"], device: loaded.Programs["device"]}
-	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], hosts: loaded.Maps["hosts"], drops: loaded.Maps["drops"]}
+	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], hosts: loaded.Maps["hosts"], bridges: loaded.Maps["bridges"], drops: loaded.Maps["drops"]}
 	defer func() {
 		if err != nil {
 			k.close()

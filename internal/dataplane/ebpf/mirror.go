@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"kedge/internal/core"
+	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/mem"
 )
 
@@ -25,6 +26,7 @@ const (
 // mirror keeps the programs' tables as the engine's. Records of sessions and tunnels are written in place, in an order in which each
 // state is a valid one; one store of session.tun is a handover. Keys are written by flush, in the order of their changes.
 type mirror struct {
+	role   dataplane.Role
 	domain core.Domain
 	slow   func(core.ID) bool   // sessions that are not held; nil = all are
 	now    func() time.Duration // of the engine
@@ -46,8 +48,9 @@ type mirror struct {
 	hosts    map[host]int // sessions of each
 	locals   map[addr]int // tuples of each; the configured addresses have one more
 	refused  bool
-	bridged  int // sessions in bridged mode
-	gre      int // sessions in GRE, twice those that were in another before
+	bridges  map[tunnelName]uint32    // what arrives for sessions in bridged mode
+	ways     map[uint32][2]tunnelName // their names: of the present and the previous tunnel
+	gre      int                      // sessions in GRE, twice those that were in another before
 }
 
 type change struct {
@@ -154,7 +157,7 @@ func (m *mirror) Tunnel(local, remote netip.AddrPort, secret uint64) uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	name := nameOf(local, remote)
-	rec := tunnel{local: name.local, remote: name.remote, kind: name.kind, rport: name.rport}
+	rec := tunnel{local: name.Local, remote: name.Remote, kind: name.Kind, rport: name.Port}
 	if slot := m.oldTun[name]; slot != 0 {
 		delete(m.oldTun, name)
 		atomic.StoreUint64(&m.is.tunnels[slot].secret, secret)
@@ -196,7 +199,8 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 	if s.Slow {
 		atomic.StoreUint32(&m.is.control.nested, 1) // nobody says when the last one ends
 	}
-	if s.Slow || m.slow != nil && m.slow(s.ID) {
+	carried := !s.Slow && (m.slow == nil || !m.slow(s.ID))
+	if !carried && !s.Bridged { // of those in bridged mode no key says that it is the engine that has them
 		return 0
 	}
 	now := m.at
@@ -205,7 +209,7 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		if slot = m.old[uint64(s.ID)]; slot != 0 {
 			adopted = true
 			delete(m.old, uint64(s.ID))
-			m.is.sessions[slot].counted = 0
+			m.is.sessions[slot].counted &= isBridged
 		} else if slot = m.sessions.take(now); slot == 0 {
 			m.refuse()
 			return 0
@@ -215,12 +219,18 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 		}
 	}
 	r := &m.is.sessions[slot]
-	m.bridge(r, s.Bridged)
-	if s.Bridged { // its slot says only when it ends
-		s.Tunnel, s.Previous, s.GRE, s.PreviousGRE, s.If, s.MAC = 0, 0, false, false, 0, core.MAC{}
-	}
 	tun, key := wayOf(s.Tunnel, s.GRE, s.KeyIn)
 	prev, prevKey := wayOf(s.Previous, s.PreviousGRE, s.PreviousKeyIn)
+	of := uint32(0)
+	if s.Bridged {
+		of = slot
+	}
+	if s.Bridged || len(m.ways) > 0 {
+		m.bridge(slot, r, s.Bridged, m.arriving(tun, key), m.arriving(prev, prevKey))
+	}
+	if s.Bridged && (!carried || m.role != dataplane.Gateway) {
+		tun, key, prev, prevKey = 0, 0, 0, 0
+	}
 	// A session that a restart finds as it was keeps what it lets in besides.
 	if !adopted || uint32(r.way) != tun || r.key != key {
 		until := uint64(0)
@@ -243,8 +253,10 @@ func (m *mirror) Session(s mem.MirrorSession) uint32 {
 	r.twin, r.mtu = port(s.Twin), s.MTU
 	atomic.StoreUint32(&r.key, key)
 	if h := (host{m.links[s.If], s.MAC}); adopted || h != (host{r.link, r.mac}) {
-		m.host(host{r.link, r.mac}, !adopted, false)
-		m.host(h, true, true)
+		if !adopted {
+			m.leave(host{r.link, r.mac}, of)
+		}
+		m.enter(h, of)
 		r.link, r.mac = h.Link, h.MAC
 	}
 	way := uint64(tun)
@@ -262,10 +274,14 @@ func (m *mirror) DropSession(slot uint32) {
 	r := &m.is.sessions[slot]
 	delete(m.foreign, core.ID(r.id))
 	m.uncount(r, wayCounted|prevCounted)
-	m.bridge(r, false)
+	of := uint32(0)
+	if r.counted&isBridged != 0 {
+		of = slot
+		m.bridge(slot, r, false, tunnelName{}, tunnelName{})
+	}
 	atomic.StoreUint64(&r.way, 0)
 	atomic.StoreUint64(&r.until, 0)
-	m.host(host{r.link, r.mac}, true, false)
+	m.leave(host{r.link, r.mac}, of)
 	r.id, r.link, r.mac = 0, 0, [6]byte{}
 	m.dying = append(m.dying, slot)
 }
@@ -292,37 +308,28 @@ func (m *mirror) Key(d core.Domain, p netip.Prefix, k mem.MirrorKey) {
 	}
 }
 
-// bridge counts a session in bridged mode in or out. While there is one, hosts and packets that the programs do not know are the
-// daemon's business: no key says whose they are.
-func (m *mirror) bridge(r *session, is bool) {
-	switch was := r.counted&bridgeCounted != 0; {
-	case is && !was:
-		r.counted |= bridgeCounted
-		m.bridged++
-	case was && !is:
-		r.counted &^= bridgeCounted
-		m.bridged--
-	default:
+// enter counts a session of a host in; of is the session in bridged mode that has all of the host, or 0.
+func (m *mirror) enter(h host, of uint32) {
+	if h.Link == 0 {
 		return
 	}
-	m.tellPartial()
+	if m.hosts[h]++; (m.hosts[h] == 1 || of != 0) && m.is.hosts.Update(&h, &of, ebpf.UpdateAny) != nil && of != 0 {
+		m.refuse() // of the others, drops have another name
+	}
 }
 
-// host counts a session of a host in or out.
-func (m *mirror) host(h host, counted, in bool) {
-	if h.Link == 0 || !counted {
+// leave counts it out.
+func (m *mirror) leave(h host, of uint32) {
+	if h.Link == 0 {
 		return
 	}
-	if in {
-		if m.hosts[h]++; m.hosts[h] == 1 {
-			one := uint8(1)
-			_ = m.is.hosts.Update(&h, &one, ebpf.UpdateAny) // else its drops have another name
-		}
-		return
-	}
-	if m.hosts[h]--; m.hosts[h] <= 0 {
+	routed := uint32(0)
+	switch m.hosts[h]--; {
+	case m.hosts[h] <= 0:
 		delete(m.hosts, h)
 		_ = m.is.hosts.Delete(&h)
+	case of != 0:
+		_ = m.is.hosts.Update(&h, &routed, ebpf.UpdateAny)
 	}
 }
 
@@ -334,7 +341,7 @@ func (m *mirror) refuse() {
 
 func (m *mirror) tellPartial() {
 	v := uint32(0)
-	if m.refused || len(m.foreign) > 0 || m.bridged > 0 {
+	if m.refused || len(m.foreign) > 0 {
 		v = 1
 	}
 	atomic.StoreUint32(&m.is.control.partial, v)

@@ -36,9 +36,7 @@ func TestWays(t *testing.T) {
 		once()
 		return once()
 	}
-	if got := to(); got != (core.MAC{2, 0, 0, 0, 0, 0x99}) {
-		t.Fatalf("to %v", got)
-	}
+	until(t, "a link that carries", func() bool { return to() == core.MAC{2, 0, 0, 0, 0, 0x99} })
 	for _, c := range []struct {
 		name, change string
 		want         core.MAC

@@ -19,7 +19,7 @@ const (
 	kindUDP, kindGRE = 1, 2
 	inGRE            = 1 << 31
 
-	wayCounted, prevCounted, bridgeCounted = 1, 2, 4
+	wayCounted, prevCounted, isBridged = 1, 2, 4
 )
 
 // reasons are those of drops that the programs make, in the order of enum reason.
@@ -77,7 +77,8 @@ type control struct {
 	tun, peersMask            uint32
 	n4, n6                    uint32
 	partial, gre              uint32
-	through, news, nested, _  uint32
+	through, news, nested     uint32
+	bridged                   uint32
 	four, six                 [maxLengths]length
 }
 
@@ -101,7 +102,7 @@ type session struct {
 	prev, key, prevKey        uint32
 	twin, prevTwin, mtu, link uint16
 	mac                       [6]byte
-	counted                   uint8 // wayCounted, prevCounted: of this process
+	counted                   uint8 // wayCounted, prevCounted: of this process; isBridged
 	_                         [5]byte
 }
 
@@ -132,16 +133,16 @@ func mix(x uint64) uint64 {
 
 // tunnelName is what tells one tunnel from another, as the programs have it.
 type tunnelName struct {
-	local, remote addr
-	kind, rport   uint16
-	key           uint32 // of GRE that is taken
+	Local, Remote addr
+	Kind, Port    uint16
+	Key           uint32 // of GRE that is taken
 }
 
 // nameOf is the name of a tunnel: of UDP if there is a local port, else plain.
 func nameOf(local, remote netip.AddrPort) tunnelName {
-	n := tunnelName{local: addrOf(local.Addr()), remote: addrOf(remote.Addr())}
+	n := tunnelName{Local: addrOf(local.Addr()), Remote: addrOf(remote.Addr())}
 	if local.Port() != 0 {
-		n.kind, n.rport = kindUDP, port(remote.Port())
+		n.Kind, n.Port = kindUDP, port(remote.Port())
 	}
 	return n
 }
@@ -153,8 +154,8 @@ func (t *tunnel) inGRE(key uint32) tunnelName { return tunnelName{t.local, t.rem
 
 // hash is that of what arrives in the tunnel.
 func (n *tunnelName) hash(seed uint64) uint64 {
-	x := mix(mix(mix(mix(seed^n.local.Hi)^n.local.Lo)^n.remote.Hi) ^ n.remote.Lo)
-	return mix(x ^ (uint64(n.key)<<32 | uint64(n.kind)<<16 | uint64(n.rport)))
+	x := mix(mix(mix(mix(seed^n.Local.Hi)^n.Local.Lo)^n.Remote.Hi) ^ n.Remote.Lo)
+	return mix(x ^ (uint64(n.Key)<<32 | uint64(n.Kind)<<16 | uint64(n.Port)))
 }
 
 func (k *key) prefix() netip.Prefix {

@@ -53,6 +53,10 @@ func newWorld(t testing.TB, spaces ...string) *world {
 	return w
 }
 
+func batched(line string) bool {
+	return strings.HasPrefix(line, "ip ") && !strings.HasPrefix(line, "ip -")
+}
+
 // sh runs commands in a namespace: lines of ip one after the other by one process.
 func (w *world) sh(space string, lines ...string) {
 	w.Helper()
@@ -60,8 +64,8 @@ func (w *world) sh(space string, lines ...string) {
 		for at := 0; at < len(lines); {
 			n := 1
 			c := exec.Command("ip", "-batch", "-")
-			if args := strings.Fields(lines[at]); args[0] == "ip" {
-				for at+n < len(lines) && strings.HasPrefix(lines[at+n], "ip ") {
+			if args := strings.Fields(lines[at]); batched(lines[at]) {
+				for at+n < len(lines) && batched(lines[at+n]) {
 					n++
 				}
 				c.Stdin = strings.NewReader(strings.ReplaceAll("\n"+strings.Join(lines[at:at+n], "\n")+"\n", "\nip ", "\n"))

@@ -113,10 +113,11 @@ type Engine struct {
 	report atomic.Pointer[func(core.Reported)]
 	fragID atomic.Uint32
 
-	serial   uint32       // of the newest carrier; mu guards it
-	bridges  int          // sessions in bridged mode; mu guards it
-	carriers atomic.Int32 // how many there are
-	pairs    atomic.Int32 // keys of route optimization
+	serial   uint32        // of the newest carrier; mu guards it
+	bridges  int           // sessions in bridged mode; mu guards it
+	parted   atomic.Uint64 // paths that ended
+	carriers atomic.Int32  // how many there are
+	pairs    atomic.Int32  // keys of route optimization
 
 	seed       maphash.Seed
 	errors     limiter // ICMP errors, by destination

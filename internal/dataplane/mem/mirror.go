@@ -36,7 +36,7 @@ type MirrorSession struct {
 	If                 int
 	MAC                core.MAC
 	// Slow: the chain or mode is one that only the engine carries, and nothing else here says it. A mirror gives such a session no
-	// slot; one that it had before was dropped by then.
+	// slot unless it is in bridged mode; one that it had before was dropped by then.
 	Slow bool
 	// Bridged: the mode. All that comes from the host If, MAC (on an anchor: from the link If) goes into the tunnel, and all that comes
 	// out of the tunnel goes there, untouched; there are no keys.
@@ -108,7 +108,7 @@ func (e *Engine) mirrorSession(s *session) {
 		m.PreviousGRE, m.PreviousKeyIn = true, p.key
 	}
 	m.Bridged, m.Slow = s.mode == core.Bridged, !s.tun.simple()
-	if m.Slow && m.Slot != 0 {
+	if m.Slow && !m.Bridged && m.Slot != 0 {
 		e.cfg.Mirror.DropSession(m.Slot)
 		m.Slot = 0
 	}

@@ -287,8 +287,12 @@ func (e *Engine) along(t tuple) *path {
 func (e *Engine) part(p *path) {
 	if p.refs--; p.refs == 0 {
 		delete(e.tables.paths, p.ends)
+		e.parted.Add(1)
 		if e.cfg.Mirror != nil && p.slot != 0 {
 			e.cfg.Mirror.DropTunnel(p.slot)
 		}
 	}
 }
+
+// Parted counts the ends that are forgotten because no session uses them any more: what SetPathMTU said of them is, too.
+func (e *Engine) Parted() uint64 { return e.parted.Load() }

@@ -24,6 +24,7 @@ type routes struct {
 
 	mu    sync.Mutex // guards the handle and known
 	known map[[2]netip.AddrPort]bool
+	gone  uint64 // tunnels that the engine had forgotten when known was right
 }
 
 const (
@@ -47,6 +48,10 @@ func (r *routes) look(ops []core.Op) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if n := r.engine.Parted(); n != r.gone {
+		clear(r.known) // one of these may be new again
+		r.gone = n
+	}
 	for _, op := range ops {
 		if s, ok := op.(core.SetSession); ok && s.Chain.N == 1 {
 			t := [2]netip.AddrPort{s.Chain.Layer[0].Local, s.Chain.Layer[0].Remote}

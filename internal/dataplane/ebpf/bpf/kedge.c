@@ -49,14 +49,14 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 }
 
 /* host sends a packet to a host on an access link. */
-static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos)
+static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos, int hop)
 {
 	struct eth *e;
 	struct access_link *l = link_at(s->link);
 
-	if (!l || !l->ifindex || in->ttl <= 1 || in->seg > l->mtu)
+	if (!l || !l->ifindex || (hop && in->ttl <= 1) || in->seg > l->mtu)
 		return PASS;
-	if (!bare(skb, o, in, tos, 1))
+	if (!bare(skb, o, in, tos, hop))
 		return PASS;
 	e = at(skb, 0, ETH_LEN);
 	if (!e)
@@ -144,12 +144,24 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4, __u64 now, struct info *in)
 {
 	struct session *s, *to;
-	int many, tos;
+	int many, tos, bridged = 0;
 	__u32 i, j, known;
 
 	if (!inner(skb, o->off, o->end, is4, in))
 		return PASS;
-	i = find(role == ANCHOR ? in->src : in->dst, is4, role == ANCHOR, &known, &many);
+	if (c->bridged) {
+		struct frame f = { o->local, o->remote, o->kind, o->port, o->key };
+		__u32 *of = bpf_map_lookup_elem(&bridges, &f);
+
+		bridged = of != 0;
+		i = of ? *of : 0;
+	}
+	if (bridged) {
+		many = 0;
+		known = i;
+	} else {
+		i = find(role == ANCHOR ? in->src : in->dst, is4, role == ANCHOR, &known, &many);
+	}
 	s = session_at(i);
 	if (many || (i && (!s || !s->way)))
 		return PASS;
@@ -169,13 +181,14 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		}
 		return suspect(c, now, o->remote, why);
 	}
-	tos = congestion(in->tos, o->tos);
+	/* In bridged mode DSCP is the host's own. */
+	tos = congestion(in->tos, bridged ? (in->tos & 0xfc) | (o->tos & 3) : o->tos);
 	if (tos < 0)
 		return PASS;
 	if (o->kind == UDP && gso_size(skb) && in->proto == P_UDP)
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
 	if (role == GATEWAY)
-		return host(skb, o, i, s, in, tos);
+		return host(skb, o, i, s, in, tos, !bridged);
 	if (role == NODE)
 		return forward(skb, c, o, i, in, tos, now);
 	if (bpf_map_lookup_elem(&locals, &in->dst))
@@ -317,9 +330,10 @@ int access(struct __sk_buff *skb)
 	struct access_link *l;
 	struct addr who = {};
 	struct info in;
+	struct host from = {};
 	struct eth *e;
-	int is4, many;
-	__u32 i, j, known;
+	int is4, many, bridged = 0;
+	__u32 i, j, known, *of = 0;
 	__u64 now;
 
 	if (!c || skb->vlan_present)
@@ -330,7 +344,21 @@ int access(struct __sk_buff *skb)
 	is4 = skb->protocol == ETH_V4;
 	if ((!is4 && skb->protocol != ETH_V6) || !inner(skb, ETH_LEN, skb->len, is4, &in))
 		return PASS;
-	i = find(in.src, is4, 1, &known, &many);
+	if (c->bridged) {
+		e = at(skb, 0, ETH_LEN);
+		if (!e)
+			return PASS;
+		from.link = link_of(skb->ifindex);
+		__builtin_memcpy(from.mac, e->src, 6);
+		of = bpf_map_lookup_elem(&hosts, &from);
+		bridged = of && *of;
+	}
+	if (bridged) {
+		many = 0;
+		i = known = *of;
+	} else {
+		i = find(in.src, is4, 1, &known, &many);
+	}
 	s = session_at(i);
 	e = at(skb, 0, ETH_LEN);
 	if (many || !e || (e->src[0] & 1) || (e->dst[0] & 1) || (i && (!s || !s->way)))
@@ -348,12 +376,12 @@ int access(struct __sk_buff *skb)
 	for (int k = 0; k < 6; k++)
 		if (!l || l->mac[k] != e->dst[k])
 			return PASS;
-	if (local_routing) {
+	if (local_routing && !bridged) {
 		j = find(in.dst, is4, 0, &known, &many);
 		if (j || known)
 			return PASS;
 	}
-	return encapsulate(skb, c, i, s, &in, ETH_LEN, 1, now);
+	return encapsulate(skb, c, i, s, &in, ETH_LEN, !bridged, now);
 }
 
 SEC("tc")

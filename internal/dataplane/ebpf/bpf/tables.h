@@ -39,7 +39,7 @@ struct control {
 	__u32 through; /* what an anchor forwards goes through the kernel, as the daemon's packets do */
 	__u32 news;    /* another number after each change of routes, neighbours, links, addresses and rules */
 	__u32 nested;  /* there were sessions that only the daemon carries: what is in a tunnel for this router may be a tunnel */
-	__u32 pad;
+	__u32 bridged; /* sessions in bridged mode */
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -60,6 +60,8 @@ struct where {
 
 #define IN_GRE (1u << 31) /* packets in a tunnel have a GRE header; keys are in network order, 0 = none */
 
+#define BRIDGED 4 /* all that comes from the host is sent, all that comes in the tunnel is the host's, as it is */
+
 struct session {
 	__u64 id;
 	__u64 until;           /* ns of the clock: so long prev is let in */
@@ -70,7 +72,8 @@ struct session {
 	__u16 mtu;             /* of the path as configured, 0 = the tunnel's */
 	__u16 link;            /* access link, 0 = none */
 	__u8 mac[6];           /* of the host there */
-	__u8 pad[6];           /* to 64, so that it is one line of the cache */
+	__u8 flags;            /* of the daemon's, but BRIDGED */
+	__u8 pad[5];           /* to 64, so that it is one line of the cache */
 };
 
 struct access_link {
@@ -98,6 +101,13 @@ struct tunnel {
 struct host {
 	__u16 link;
 	__u8 mac[6];
+};
+
+/* What arrives in a tunnel. */
+struct frame {
+	struct addr local, remote;
+	__u16 kind, rport; /* as of a tunnel, or GRE */
+	__u32 key;         /* of GRE */
 };
 
 /* What a processor knows of the way to a tunnel's other end. */
@@ -135,7 +145,8 @@ MAP(tunnels, BPF_MAP_TYPE_ARRAY, 1, __u32, struct tunnel, BPF_F_MMAPABLE);
 MAP(access_links, BPF_MAP_TYPE_ARRAY, LINKS, __u32, struct access_link, BPF_F_MMAPABLE);
 MAP(counters, BPF_MAP_TYPE_ARRAY, 1, __u32, struct counter, BPF_F_MMAPABLE);
 MAP(peers, BPF_MAP_TYPE_ARRAY, 1, __u32, __u64, BPF_F_MMAPABLE); /* sessions in tuples of a hash: 0 = none knows the tuple */
-MAP(hosts, BPF_MAP_TYPE_HASH, 1, struct host, __u8, BPF_F_NO_PREALLOC); /* on access links: those that sessions are of */
+MAP(hosts, BPF_MAP_TYPE_HASH, 1, struct host, __u32, BPF_F_NO_PREALLOC); /* on access links: those that sessions are of; the one in bridged mode */
+MAP(bridges, BPF_MAP_TYPE_HASH, 1, struct frame, __u32, BPF_F_NO_PREALLOC); /* sessions in bridged mode */
 MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of this router, a node's those of its tunnels */
 MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
 MAP(hops, BPF_MAP_TYPE_PERCPU_ARRAY, HOPS + 1, __u32, struct hop, 0);

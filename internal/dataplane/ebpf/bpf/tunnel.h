@@ -213,7 +213,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		h->src = unmapped(t->local);
 		h->dst = unmapped(t->remote);
 		/* RFC 2003 3.1; RFC 4213 3.2 */
-		if (in->is4 ? in->df : (!s->mtu && mtu - head >= MIN_MTU6)) {
+		if (s->flags & BRIDGED ? 0 : in->is4 ? in->df : (!s->mtu && mtu - head >= MIN_MTU6)) {
 			h->frag = bpf_htons(0x4000);
 			h->id = bpf_htons(mark(t, in->seg + head));
 		} else {
