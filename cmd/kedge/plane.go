@@ -12,6 +12,7 @@ import (
 	"kedge/internal/api"
 	"kedge/internal/config"
 	"kedge/internal/core"
+	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/ebpf"
 	"kedge/internal/dataplane/pins"
 	"kedge/internal/dataplane/user"
@@ -33,6 +34,7 @@ type forwarding struct {
 	fast  *ebpf.Plane // nil: back end user
 	slow  *user.Plane // the whole of it, or beside fast
 	place *pins.Place // nil: the programs end with the process
+	stays string      // an anchor's device that outlives the process, as the programs do
 	said  api.Dataplane
 }
 
@@ -97,6 +99,11 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 			ec.Pin = f.place.Dir()
 		}
 	}
+	// Programs that go on without the process need the device where packets pass netfilter. The others need its routes: what no program
+	// takes would go by the default route, plain, to whom it is not meant for.
+	if f.place != nil && uc.Role == dataplane.Anchor {
+		ec.Persist, f.stays = true, uc.Device
+	}
 	p, err := ebpf.New(ec)
 	if err == nil && p.Status().Attach == config.AttachTCX {
 		if err = ebpf.Detach(uc.Role); err != nil { // an earlier process attached by clsact, and those would go on
@@ -105,7 +112,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	}
 	if err != nil {
 		f.leave(true)
-		f.place = nil
+		f.place, f.stays = nil, ""
 		return err
 	}
 	f.plane, f.fast, f.slow = p, p, p.Plane
@@ -134,6 +141,9 @@ func (f *forwarding) leave(end bool) {
 	switch {
 	case f.place == nil:
 	case end:
+		if f.stays != "" {
+			_ = user.RemoveDevice(f.stays) // it is no device of ours if this fails, or gone
+		}
 		_ = f.place.Remove() // the next process with this name adopts or removes what this leaves
 	default:
 		_ = f.place.Leave()

@@ -90,6 +90,9 @@ func TestPlaneLives(t *testing.T) {
 		}
 		for _, how := range []os.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 			end(p, how)
+			if out, err := ns.Run(t.Context(), "ip", "-6", "route", "get", "2001:db8:1000:1::a"); err != nil || !strings.Contains(string(out), "dev kedge0") {
+				t.Errorf("%s: after %v packets to home addresses go another way: %v, %s", attach, how, err, out)
+			}
 			if n := attached(t, ns, "core0"); n != 1 {
 				t.Errorf("%s: after %v %d programs are on core0", attach, how, n)
 			}
@@ -106,6 +109,9 @@ func TestPlaneLives(t *testing.T) {
 		netns.Must(t, p.cmd.Wait())
 		if n := attached(t, ns, "core0"); n != 0 {
 			t.Errorf("%s: after kedge stop %d programs are on core0", attach, n)
+		}
+		if out, err := ns.Run(t.Context(), "ip", "link", "show", "kedge0"); err == nil {
+			t.Errorf("%s: after kedge stop there is %s", attach, out)
 		}
 		p = start(plane)
 		if d := p.plane(); d.Adopted {

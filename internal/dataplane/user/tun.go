@@ -41,7 +41,7 @@ func (p *Plane) openTUN() error {
 	if err := p.offloadTUN(fd); err != nil {
 		return fail("offloads", err)
 	}
-	if node {
+	if node || p.cfg.Persist || adopted && old.Attrs().Alias == Tag {
 		persist := 0
 		if p.cfg.Persist {
 			persist = 1
@@ -213,7 +213,7 @@ func (p *Plane) deviceMTU() int {
 	return ip.MaxPacket
 }
 
-// RemoveDevice removes a node's persistent device with its addresses and routes; a plane that has it fails. It is no error if
+// RemoveDevice removes a persistent device with its addresses and routes; a plane that has it fails. It is no error if
 // there is none, but one if the interface is not Kedge's.
 func RemoveDevice(name string) error {
 	link, err := netlink.LinkByName(name)

@@ -70,7 +70,7 @@ type Config struct {
 	EncapsulationLimit uint8 // RFC 2473 4.1.1; 0 = none
 	// DeviceMTU of a TUN device that is made, octets; 0 = the largest on an anchor, 1,280 on a node. An adopted one keeps its own.
 	DeviceMTU int
-	// Persist leaves a node's device there when the plane closes or the process dies; RemoveDevice ends it.
+	// Persist leaves the device there when the plane closes or the process dies; RemoveDevice ends it.
 	Persist     bool
 	Home        []netip.Addr // of a node, as what follows: mem.Config
 	Anchors     []netip.Addr
