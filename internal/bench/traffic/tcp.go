@@ -20,6 +20,10 @@ const block = 256 << 10
 // WarmUp is how long streams run before anything counts: they leave slow start.
 const WarmUp = 60 * time.Millisecond
 
+// congestion control of the streams, which every kernel has and allows: it sends what the receiver's window and losses allow. Those that
+// estimate a bandwidth (bbr) measure their own estimates in a chain without delay, and two samples of one way differ by half.
+const congestion = "reno"
+
 // TCP is a sample of streams.
 type TCP struct {
 	From, At *netns.NS
@@ -113,7 +117,7 @@ func (t TCP) connect() (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err = timeouts(fd, 5*time.Second); err == nil {
+	if err = errors.Join(timeouts(fd, 5*time.Second), unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)); err == nil {
 		err = unix.Connect(fd, sockaddr(t.To))
 	}
 	if err == unix.EINTR { // it goes on nevertheless
