@@ -17,6 +17,7 @@ import (
 	"kedge/internal/dataplane/conformance"
 	"kedge/internal/dataplane/user"
 	"kedge/wire"
+	"kedge/wire/ip"
 )
 
 // TestBridgedOracle shows a gateway's programs the corpus that all back ends are shown, whole and changed, with the host's session in
@@ -176,4 +177,22 @@ func (p *Plane) bridgedNow() (tunnels, hosts int) {
 		}
 	}
 	return tunnels, hosts
+}
+
+// TestPlainBesideGRE: what comes plain from the other end of a tunnel of GRE comes in no tunnel.
+func TestPlainBesideGRE(t *testing.T) {
+	o := newOracle(t, dataplane.Anchor)
+	c := inGREOf(tunnelOf(conformance.LMAA, conformance.Alien, 0), 1, 2)
+	ops := []core.Op{core.Drop{ID: 1}, core.SetSession{ID: 1, Chain: c}, core.SetKey{ID: 1, Match: core.Match{Dst: conformance.HNP1}, Up: true, Down: true}}
+	must(t, o.p.Update(ops))
+	must(t, o.e.Update(ops))
+	in := udp6(conformance.Nobody, conformance.CN6)
+	b, err := (&ip.Header{Src: conformance.Alien, Dst: conformance.LMAA, Proto: ip.IPv6, TTL: 64}).Append(nil, len(in))
+	must(t, err)
+	for range 300 { // more than the engine is shown
+		o.check(t, append(slices.Clone(b), in...), false)
+	}
+	if o.seen["dropped"] < 50 || o.p.dropped(wire.WrongTunnel) == 0 {
+		t.Errorf("%v; %d for %s", o.seen, o.p.dropped(wire.WrongTunnel), wire.WrongTunnel)
+	}
 }

@@ -39,18 +39,22 @@ type mirror struct {
 	sessions slots
 	tunnels  slots
 	changes  []change
-	dying    []uint32    // sessions that keys may lead to until write
-	kept     [2][]length // lengths that a former process had in use, of IPv6 and IPv4, until Sync
-	old      map[uint64]uint32
-	oldTun   map[tunnelName]uint32
-	links    map[int]uint16 // by the index that the engine uses
-	foreign  map[core.ID]bool
-	hosts    map[host]int // sessions of each
-	locals   map[addr]int // tuples of each; the configured addresses have one more
-	refused  bool
-	bridges  map[tunnelName]uint32    // what arrives for sessions in bridged mode
-	ways     map[uint32][2]tunnelName // their names: of the present and the previous tunnel
-	gre      int                      // sessions in GRE, twice those that were in another before
+	batch    struct {
+		keys   []key
+		values []where
+	}
+	dying   []uint32    // sessions that keys may lead to until write
+	kept    [2][]length // lengths that a former process had in use, of IPv6 and IPv4, until Sync
+	old     map[uint64]uint32
+	oldTun  map[tunnelName]uint32
+	links   map[int]uint16 // by the index that the engine uses
+	foreign map[core.ID]bool
+	hosts   map[host]int // sessions of each
+	locals  map[addr]int // tuples of each; the configured addresses have one more
+	refused bool
+	bridges map[tunnelName]uint32    // what arrives for sessions in bridged mode
+	ways    map[uint32][2]tunnelName // their names: of the present and the previous tunnel
+	gre     int                      // sessions in GRE, twice those that were in another before
 }
 
 type change struct {
@@ -72,7 +76,7 @@ func (m *mirror) begin() {
 // clock is a time of the engine's as the programs have it.
 func (m *mirror) clock(t time.Duration) uint64 { return uint64(max(t+m.ahead, 0)) }
 
-func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
+func (m *mirror) Peer(local, remote netip.AddrPort, gre, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if known {
@@ -80,8 +84,10 @@ func (m *mirror) Peer(local, remote netip.AddrPort, known bool) {
 	} else {
 		m.local(local.Addr(), -1)
 	}
-	name := nameOf(local, remote)
-	m.peer(&name, known)
+	if !gre {
+		name := nameOf(local, remote)
+		m.peer(&name, known)
+	}
 }
 
 func (m *mirror) peer(n *tunnelName, known bool) {
@@ -421,10 +427,11 @@ func (m *mirror) write() {
 }
 
 func (m *mirror) put(run []change) {
-	keys, values := make([]key, len(run)), make([]where, len(run))
-	for i, c := range run {
-		keys[i], values[i] = c.k, c.w
+	keys, values := m.batch.keys[:0], m.batch.values[:0]
+	for i := range run {
+		keys, values = append(keys, run[i].k), append(values, run[i].w)
 	}
+	m.batch.keys, m.batch.values = keys, values
 	done := 0
 	if len(run) > 1 {
 		done, _ = m.is.keys.BatchUpdate(keys, values, nil)
@@ -439,10 +446,11 @@ func (m *mirror) put(run []change) {
 }
 
 func (m *mirror) remove(run []change) {
-	keys := make([]key, len(run))
-	for i, c := range run {
-		keys[i] = c.k
+	keys := m.batch.keys[:0]
+	for i := range run {
+		keys = append(keys, run[i].k)
 	}
+	m.batch.keys = keys
 	done := 0
 	if len(run) > 1 {
 		done, _ = m.is.keys.BatchDelete(keys, nil)

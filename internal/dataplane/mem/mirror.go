@@ -14,7 +14,8 @@ import (
 // mirror's own names for what it holds, 0 = nothing: it may refuse anything, for the engine forwards all by itself.
 type Mirror interface {
 	// Peer says that sessions begin or end to take packets from a tuple, directly or in the other framing.
-	Peer(local, remote netip.AddrPort, known bool)
+	// gre: only in GRE, with which keys sessions say.
+	Peer(local, remote netip.AddrPort, gre, known bool)
 	Tunnel(local, remote netip.AddrPort, secret uint64) (slot uint32)
 	// PathMTU says what the route carries, octets, 0 = unknown; and what ICMP errors said, for until then.
 	PathMTU(tunnel uint32, route, learned int, until time.Duration)

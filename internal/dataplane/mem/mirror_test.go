@@ -31,7 +31,7 @@ func (r *reflection) slot(used int) uint32 {
 	return r.next
 }
 
-func (r *reflection) Peer(local, remote netip.AddrPort, known bool) {
+func (r *reflection) Peer(local, remote netip.AddrPort, gre, known bool) {
 	t := tuple{local, remote}
 	if r.peers[t] == known {
 		r.t.Errorf("tuple %v is told twice to be known: %v", t, known)

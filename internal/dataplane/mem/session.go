@@ -269,7 +269,7 @@ func (e *Engine) uncarry(c *carrier) {
 // peer tells the mirror of ends that packets are taken from.
 func (e *Engine) peer(f *frame, known bool) {
 	if e.cfg.Mirror != nil && f.kind&leaving == 0 {
-		e.cfg.Mirror.Peer(f.local, f.remote, known)
+		e.cfg.Mirror.Peer(f.local, f.remote, f.kind&inGRE != 0, known)
 	}
 }
 
