@@ -93,6 +93,7 @@ type Segmenter struct {
 	hdr      int // octets of all headers
 	size, at int
 	n        uint16
+	pseudo   uint64 // sum of the pseudo header, but for the length
 }
 
 // NewSegmenter prepares segments of at most size octets of payload. kind is a GSO type that must fit the packet. pkt starts with
@@ -129,25 +130,30 @@ func NewSegmenter(pkt []byte, kind uint8, size int) (Segmenter, error) {
 	default:
 		return s, errGSOType
 	}
-	s.at = s.hdr
+	s.at, s.pseudo = s.hdr, pseudo(h.Src, h.Dst, u.Proto, 0)
 	return s, nil
 }
 
 // Next appends the next segment to b; false when there is none. A packet without payload is one segment.
 func (s *Segmenter) Next(b []byte) ([]byte, bool) {
+	b, payload, ok := s.Head(b)
+	return append(b, payload...), ok
+}
+
+// Head does so with the headers alone. The payload that follows them is a part of the super packet.
+func (s *Segmenter) Head(b []byte) (head, payload []byte, ok bool) {
 	if s.n != 0 && s.at >= len(s.pkt) {
-		return b, false
+		return b, nil, false
 	}
 	end := min(s.at+s.size, len(s.pkt))
 	start := len(b)
-	b = append(b, s.pkt[:s.hdr]...)
-	b = append(b, s.pkt[s.at:end]...)
+	b, payload = append(b, s.pkt[:s.hdr]...), s.pkt[s.at:end]
 	seg := b[start:]
-	up := seg[s.u.Off:]
+	up, n := seg[s.u.Off:], s.hdr-s.u.Off+len(payload)
 	field := 16
 	if s.u.Proto == UDP {
 		field = 6
-		binary.BigEndian.PutUint16(up[4:], uint16(len(up)))
+		binary.BigEndian.PutUint16(up[4:], uint16(n))
 	} else {
 		binary.BigEndian.PutUint32(up[4:], binary.BigEndian.Uint32(up[4:])+uint32(s.at-s.hdr))
 		if end < len(s.pkt) {
@@ -158,19 +164,26 @@ func (s *Segmenter) Next(b []byte) ([]byte, bool) {
 		}
 	}
 	if s.h.Is4() {
-		binary.BigEndian.PutUint16(seg[2:], uint16(len(seg)))
+		binary.BigEndian.PutUint16(seg[2:], uint16(s.hdr+len(payload)))
 		binary.BigEndian.PutUint16(seg[4:], s.h.ID+s.n)
 		seg[10], seg[11] = 0, 0
 		binary.BigEndian.PutUint16(seg[10:], Checksum(seg[:s.h.HdrLen]))
 	} else {
-		binary.BigEndian.PutUint16(seg[4:], uint16(len(seg)-IPv6Len))
+		binary.BigEndian.PutUint16(seg[4:], uint16(s.hdr-IPv6Len+len(payload)))
 	}
 	up[field], up[field+1] = 0, 0
-	sum := PseudoChecksum(s.h.Src, s.h.Dst, s.u.Proto, up)
+	// Headers have an even length, so the payload's sum is as it would be behind them.
+	sum := ^fold(sum(sum(s.pseudo+uint64(n), up), payload))
 	if sum == 0 && field == 6 {
 		sum = 0xffff
 	}
 	binary.BigEndian.PutUint16(up[field:], sum)
 	s.at, s.n = end, s.n+1
-	return b, true
+	return b, payload, true
+}
+
+// Sum is the sum of a whole segment, of which only the headers are given, with other numbers in the IP header perhaps: what its
+// own checksum covers is known to add up.
+func (s *Segmenter) Sum(head []byte, length int) uint16 {
+	return fold(sum(uint64(^fold(s.pseudo+uint64(length-s.u.Off))), head[:s.u.Off]))
 }

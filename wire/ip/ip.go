@@ -178,20 +178,25 @@ func (h *Header) Append(b []byte, payload int) ([]byte, error) {
 // AppendUDP appends a UDP header with its checksum, and the payload (RFC 768, RFC 8200 8.1). Only the datagram: append the IP
 // header first, with UDPLen+len(payload) octets of payload.
 func AppendUDP(b []byte, src, dst netip.AddrPort, payload []byte) ([]byte, error) {
-	n := UDPLen + len(payload)
-	if n > MaxPacket {
+	b, err := AppendUDPHead(b, src, dst, len(payload), fold(sum(0, payload)))
+	if err == nil {
+		b = append(b, payload...)
+	}
+	return b, err
+}
+
+// AppendUDPHead appends the header alone, of a datagram with n octets of payload whose Internet sum is known.
+func AppendUDPHead(b []byte, src, dst netip.AddrPort, n int, payload uint16) ([]byte, error) {
+	if n += UDPLen; n > MaxPacket {
 		return b, errTooLong
 	}
-	start := len(b)
-	b = binary.BigEndian.AppendUint16(b, src.Port())
-	b = binary.BigEndian.AppendUint16(b, dst.Port())
-	b = binary.BigEndian.AppendUint16(b, uint16(n))
-	b = append(b, 0, 0)
-	b = append(b, payload...)
-	sum := PseudoChecksum(src.Addr(), dst.Addr(), UDP, b[start:])
+	acc := pseudo(src.Addr(), dst.Addr(), UDP, n) + uint64(src.Port()) + uint64(dst.Port()) + uint64(n) + uint64(payload)
+	sum := ^fold(acc)
 	if sum == 0 { // 0 says "no checksum"
 		sum = 0xffff
 	}
-	binary.BigEndian.PutUint16(b[start+6:], sum)
-	return b, nil
+	b = binary.BigEndian.AppendUint16(b, src.Port())
+	b = binary.BigEndian.AppendUint16(b, dst.Port())
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	return binary.BigEndian.AppendUint16(b, sum), nil
 }

@@ -53,7 +53,7 @@ func (e *Engine) forwardBridged(now time.Duration, s *session, pkt []byte, h *ip
 	if s.stack != nil {
 		ok = e.wrap(k, pkt, h, w, out)
 	} else {
-		ok = e.encapsulate(s.exit, pkt, h, w, out)
+		ok = e.encapsulate(s.exit, pkt, nil, h, w, out)
 	}
 	if ok {
 		s.sent(pkt)

@@ -75,10 +75,28 @@ func (e *Engine) forward(now time.Duration, s *session, pkt []byte, h *ip.Header
 	if hop {
 		ip.DecrementTTL(pkt)
 	}
-	if e.encapsulate(s.tun, pkt, h, w, out) {
-		s.count.pOut.Add(1)
-		s.count.oOut.Add(uint64(len(pkt)))
+	if !e.encapsulate(s.tun, pkt, nil, h, w, out) {
+		return
 	}
+	packets, octets := uint64(1), uint64(len(pkt))
+	for out.whole && len(pkt) <= w.mtu-overhead {
+		// None of the segments that follow is longer, so the same becomes of them: nothing is left to decide.
+		start := len(out.buf)
+		b, payload, ok := out.super.Head(out.buf)
+		if !ok {
+			break
+		}
+		out.buf = b
+		head := b[start:]
+		if hop {
+			ip.DecrementTTL(head)
+		}
+		if e.encapsulate(s.tun, head, payload, h, w, out) {
+			packets, octets = packets+1, octets+uint64(len(head)+len(payload))
+		}
+	}
+	s.count.pOut.Add(packets)
+	s.count.oOut.Add(octets)
 }
 
 // loops: a packet that is already between the tunnel's ends does not enter it (RFC 2473 4.1.2), nor does one of IPv4 that comes
@@ -104,13 +122,15 @@ func (e *Engine) pathMTU(s *session, now time.Duration) int {
 	return mtu
 }
 
-// encapsulate writes the outer packet, or its fragments (RFC 2473 7.1 (b), 7.2 (b), RFC 4213 3.2).
-func (e *Engine) encapsulate(t *tunnel, pkt []byte, h *ip.Header, w wrapping, out *Out) bool {
+// encapsulate writes the outer packet, or its fragments (RFC 2473 7.1 (b), 7.2 (b), RFC 4213 3.2). tail follows the headers of a
+// segment of out.super, and stays where it is.
+func (e *Engine) encapsulate(t *tunnel, pkt, tail []byte, h *ip.Header, w wrapping, out *Out) bool {
 	o := ip.Header{Src: t.local.Addr(), Dst: t.remote.Addr(), Proto: ip.IPv6, TOS: ip.Encapsulate(h.TOS), TTL: e.cfg.HopLimit}
 	if h.Is4() {
 		o.Proto = ip.IPv4
 	}
-	n, id := len(pkt), uint32(0)
+	size, id := len(pkt)+len(tail), uint32(0)
+	n := size
 	if t.udp() {
 		n, o.Proto = n+ip.UDPLen, ip.UDP
 	}
@@ -136,7 +156,11 @@ func (e *Engine) encapsulate(t *tunnel, pkt []byte, h *ip.Header, w wrapping, ou
 		if t.udp() {
 			// With a checksum, though IPv4 and RFC 3948 could do without: translators on the way to IPv6-only networks drop
 			// datagrams that have none (RFC 7915 4.5), and a pass over octets that are being copied anyway costs little.
-			b, err = ip.AppendUDP(b, t.local, t.remote, pkt)
+			if tail == nil {
+				b, err = ip.AppendUDP(b, t.local, t.remote, pkt)
+			} else if b, err = ip.AppendUDPHead(b, t.local, t.remote, size, out.super.Sum(pkt, size)); err == nil {
+				b = append(b, pkt...)
+			}
 		} else {
 			b = append(b, pkt...)
 		}
@@ -147,8 +171,8 @@ func (e *Engine) encapsulate(t *tunnel, pkt []byte, h *ip.Header, w wrapping, ou
 	}
 	out.buf = b
 	whole := out.buf[start:]
-	if len(whole) <= w.mtu {
-		out.add(dataplane.ToTunnel, whole)
+	if len(whole)+len(tail) <= w.mtu {
+		out.Packets = append(out.Packets, Packet{To: dataplane.ToTunnel, B: whole, Tail: tail})
 		return true
 	}
 	return e.fragment(whole, w.mtu, id, Packet{To: dataplane.ToTunnel}, out)

@@ -47,7 +47,7 @@ func (e *Engine) sendError(now time.Duration, p ip.Problem, info uint32, pkt []b
 		}
 		limit := e.cfg.EncapsulationLimit
 		w := wrapping{mtu: e.pathMTU(to.s, now), limit: limit, limited: limit != 0 && !to.s.tun.is4()}
-		if e.encapsulate(to.s.tun, msg, &eh, w, out) {
+		if e.encapsulate(to.s.tun, msg, nil, &eh, w, out) {
 			to.s.sent(msg)
 		}
 	case e.cfg.Role == dataplane.Node: // to itself, or to its mobile network

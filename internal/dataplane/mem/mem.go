@@ -190,11 +190,19 @@ type Packet struct {
 	// Outer is the chain that a ToSignal packet came in, as an answer needs it: Local is this router's side.
 	Outer core.Chain
 	B     []byte
+	Tail  []byte // what follows B: a part of the input. Only of an Out that splits
 }
+
+// Len is how many octets the packet has.
+func (p *Packet) Len() int { return len(p.B) + len(p.Tail) }
 
 // Out collects what leaves. Reset it before each input; it is reused, so that nothing is allocated.
 type Out struct {
 	Packets []Packet
+	// Split lets packets leave in two parts, so that what a super packet carries is not copied.
+	Split   bool
+	super   ip.Segmenter // what remains of it
+	whole   bool         // what becomes of its first segment is decided for all
 	buf     []byte
 	news    core.Reported
 	hasNews bool

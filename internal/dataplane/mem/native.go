@@ -34,17 +34,19 @@ func (e *Engine) Native(now time.Duration, in Native, out *Out) {
 		e.drops[badInner].Add(1)
 		return
 	}
+	out.super, out.whole = s, out.Split
 	for {
 		// A segment may leave by reference, so each needs a place of its own.
 		start := len(out.buf)
-		b, ok := s.Next(out.buf)
+		b, ok := out.super.Next(out.buf)
 		if !ok {
-			return
+			break
 		}
 		out.buf, in.B = b, b[start:]
 		e.native(now, in, out)
 		e.deliver(out)
 	}
+	out.whole = false
 }
 
 func (e *Engine) native(now time.Duration, in Native, out *Out) {

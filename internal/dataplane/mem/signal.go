@@ -54,7 +54,7 @@ func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, ou
 		k := e.stackOf(&chain, p)
 		fits = (!probe || h.Len+k.over <= mtu) && e.wrap(k, pkt[:h.Len], &h, w, out)
 	} else {
-		fits = (!probe || h.Len+way.head() <= mtu) && e.encapsulate(&tunnel{frame: frame{tuple: way.tuple}, path: p}, pkt[:h.Len], &h, w, out)
+		fits = (!probe || h.Len+way.head() <= mtu) && e.encapsulate(&tunnel{frame: frame{tuple: way.tuple}, path: p}, pkt[:h.Len], nil, &h, w, out)
 	}
 	if !fits {
 		return fmt.Errorf("signalling of %d octets to %v: %w", h.Len, way.remote, core.ErrTooLarge)

@@ -169,7 +169,7 @@ func bindLink(fd int, l Link, index int, proto uint16) error {
 
 // readAccess takes the frames of one access link.
 func (p *Plane) readAccess(s *socket, l *accessLink) {
-	out, b := new(mem.Out), p.newSendBatch()
+	out, b := &mem.Out{Split: true}, p.newSendBatch()
 	now := p.now()
 	s.recv(func(i int, raw []byte) {
 		if i == 0 {

@@ -14,6 +14,8 @@ import (
 const (
 	// maxSuper is how long a packet is made at most, octets: with the headers of a tunnel further on it still fits into 65,535.
 	maxSuper = ip.MaxPacket - 512
+	// maxDatagram is how long one is that the kernel cuts, octets with its header: with those of IPv4 65,535.
+	maxDatagram = ip.MaxPacket - ip.IPv4Len
 	// maxSegments of one packet: what Linux before 6.9 takes at once (UDP_MAX_SEGMENTS).
 	maxSegments = 64
 	// maxOpen is how many flows of a batch are watched for more of theirs.

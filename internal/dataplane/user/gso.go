@@ -104,15 +104,15 @@ func segments(run []mem.Packet) int {
 			return 1
 		}
 	}
-	n, total := 1, len(a)-off
+	n, size, total := 1, run[0].Len(), run[0].Len()-off
 	for n < len(run) && n < maxSegments {
-		b := run[n].B
-		total += len(b) - off - ip.UDPLen
-		if len(b) > len(a) || len(b) <= off+ip.UDPLen || total > maxSuper || !alike(a, b, off) || upper(b) != ip.UDP || !bytes.Equal(tupleOf(a, off), tupleOf(b, off)) {
+		b, this := run[n].B, run[n].Len()
+		total += this - off - ip.UDPLen
+		if this > size || this <= off+ip.UDPLen || total > maxDatagram || !alike(a, b, off) || upper(b) != ip.UDP || !bytes.Equal(tupleOf(a, off), tupleOf(b, off)) {
 			break
 		}
 		n++
-		if len(b) < len(a) { // only the last may be shorter
+		if this < size { // only the last may be shorter
 			break
 		}
 	}
@@ -152,14 +152,14 @@ func (b *sendBatch) sendSegments(s *socket, run []mem.Packet) error {
 		m.control(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, unsafe.Pointer(&tclass), 4)
 	}
 	off += ip.UDPLen
-	size := uint16(len(a) - off)
+	size := uint16(run[0].Len() - off)
 	m.control(unix.IPPROTO_UDP, unix.UDP_SEGMENT, unsafe.Pointer(&size), 2)
+	n := 0
 	for i := range run {
-		m.iovs[i].Base = &run[i].B[off]
-		m.iovs[i].SetLen(len(run[i].B) - off)
+		n += parts(m.iovs[n:], run[i].B[off:], run[i].Tail)
 	}
 	h.Iov = &m.iovs[0]
-	h.SetIovlen(len(run))
+	h.SetIovlen(n)
 	h.Control = (*byte)(unsafe.Pointer(&m.ctrl))
 	h.SetControllen(m.at)
 	for tries := 0; ; tries++ {
@@ -180,7 +180,7 @@ func (b *sendBatch) sendSegments(s *socket, run []mem.Packet) error {
 // segmentBatch is room for one sendmsg(2) with UDP_SEGMENT.
 type segmentBatch struct {
 	hdr  unix.Msghdr
-	iovs [maxSegments]unix.Iovec
+	iovs [2 * maxSegments]unix.Iovec
 	ctrl [12]uint64
 	at   int // octets of ctrl in use
 	poll [1]unix.PollFd

@@ -37,11 +37,11 @@ var errOld = errors.New("this kernel is old")
 
 // TestStreamsWithQueues: the same with a queue for each core, and with none of the offloads.
 func TestStreamsWithQueues(t *testing.T) {
-	kernel.Streams(t, planesWith(func(c *Config) { c.Queues = 3 }))
+	kernel.ShortStreams(t, planesWith(func(c *Config) { c.Queues = 3 }))
 }
 
 func TestStreamsWithoutOffloads(t *testing.T) {
-	kernel.Streams(t, planesWith(func(c *Config) { c.Lacks = func(Offload) error { return errOld } }))
+	kernel.ShortStreams(t, planesWith(func(c *Config) { c.Lacks = func(Offload) error { return errOld } }))
 }
 
 // TestOffloadsLacking: whatever the kernel refuses, the plane opens, and says what is off and why.

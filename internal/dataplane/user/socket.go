@@ -155,7 +155,7 @@ type sendBatch struct {
 	gro      coalescer
 	segments segmentBatch
 	hdrs     [batchSize]mmsghdr
-	iovs     [batchSize]unix.Iovec
+	iovs     [batchSize][2]unix.Iovec
 	six      [batchSize]unix.RawSockaddrInet6
 	four     [batchSize]unix.RawSockaddrInet4
 	link     [batchSize]unix.RawSockaddrLinklayer
@@ -168,7 +168,7 @@ type sendBatch struct {
 func (b *sendBatch) outer6(run []mem.Packet, source bool) int {
 	for i := range run {
 		b.six[i] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: [16]byte(run[i].B[24:40])}
-		b.set(i, unsafe.Pointer(&b.six[i]), unsafe.Sizeof(b.six[i]), run[i].B)
+		b.set(i, unsafe.Pointer(&b.six[i]), unsafe.Sizeof(b.six[i]), &run[i])
 		if source {
 			info := unix.Inet6Pktinfo{Addr: [16]byte(run[i].B[8:24])}
 			b.control(i, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unsafe.Pointer(&info), unix.SizeofInet6Pktinfo)
@@ -181,7 +181,7 @@ func (b *sendBatch) outer6(run []mem.Packet, source bool) int {
 func (b *sendBatch) outer4(run []mem.Packet, source bool) int {
 	for i := range run {
 		b.four[i] = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: [4]byte(run[i].B[16:20])}
-		b.set(i, unsafe.Pointer(&b.four[i]), unsafe.Sizeof(b.four[i]), run[i].B)
+		b.set(i, unsafe.Pointer(&b.four[i]), unsafe.Sizeof(b.four[i]), &run[i])
 		if source {
 			info := unix.Inet4Pktinfo{Spec_dst: [4]byte(run[i].B[12:16])}
 			b.control(i, unix.IPPROTO_IP, unix.IP_PKTINFO, unsafe.Pointer(&info), unix.SizeofInet4Pktinfo)
@@ -201,15 +201,25 @@ func (b *sendBatch) control(i int, level, kind int32, data unsafe.Pointer, n int
 	b.hdrs[i].hdr.SetControllen(unix.CmsgSpace(n))
 }
 
-func (b *sendBatch) set(i int, name unsafe.Pointer, size uintptr, body []byte) {
+func (b *sendBatch) set(i int, name unsafe.Pointer, size uintptr, p *mem.Packet) {
 	h := &b.hdrs[i].hdr
 	h.Name, h.Namelen = (*byte)(name), uint32(size)
-	b.iovs[i].Base = &body[0]
-	b.iovs[i].SetLen(len(body))
-	h.Iov = &b.iovs[i]
-	h.SetIovlen(1)
+	h.Iov = &b.iovs[i][0]
+	h.SetIovlen(parts(b.iovs[i][:], p.B, p.Tail))
 	h.Control = nil
 	h.SetControllen(0)
+}
+
+// parts puts the parts of a packet into iovs, and says how many there are.
+func parts(iovs []unix.Iovec, head, tail []byte) int {
+	iovs[0].Base = &head[0]
+	iovs[0].SetLen(len(head))
+	if len(tail) == 0 {
+		return 1
+	}
+	iovs[1].Base = &tail[0]
+	iovs[1].SetLen(len(tail))
+	return 2
 }
 
 // send sends messages at to n and returns how many went. With an error the message behind them is the one that failed.

@@ -38,14 +38,15 @@ func (p *Plane) readTUN(q *tunQueue) {
 	if err != nil {
 		return
 	}
-	out, b := new(mem.Out), p.newSendBatch()
-	buf := make([]byte, ip.VNetLen+ip.MaxPacket+1)
+	out, b := &mem.Out{Split: true}, p.newSendBatch() // what super packets carry leaves from where it was read to
+	const one = ip.VNetLen + ip.MaxPacket + 1
+	buf := make([]byte, 3*one)
 	gone := false
 	read := func(fd uintptr) bool {
 		out.Reset()
-		got := 0
-		for now := p.now(); got < batchSize && len(out.Packets) < batchSize; got++ {
-			n, err := unix.Read(int(fd), buf)
+		got, rest := 0, buf
+		for now := p.now(); got < batchSize && len(out.Packets) < batchSize && len(rest) >= one; got++ {
+			n, err := unix.Read(int(fd), rest)
 			if errors.Is(err, unix.EBADFD) {
 				gone = true
 				break
@@ -56,8 +57,8 @@ func (p *Plane) readTUN(q *tunQueue) {
 				}
 				break
 			}
-			// Whatever an anchor sends of it is a copy, so the buffer is free again.
-			p.fromTUN(now, buf[:n], out)
+			p.fromTUN(now, rest[:n:n], out)
+			rest = rest[n:]
 		}
 		_ = p.send(out, b) // counted
 		return got > 0 || gone
