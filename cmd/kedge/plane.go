@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"slices"
 	"strings"
 
@@ -34,6 +35,7 @@ type forwarding struct {
 	fast  *ebpf.Plane // nil: back end user
 	slow  *user.Plane // the whole of it, or beside fast
 	place *pins.Place // nil: the programs end with the process
+	core  []string    // of the config
 	stays string      // an anchor's device that outlives the process, as the programs do
 	said  api.Dataplane
 }
@@ -115,7 +117,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 		f.place, f.stays = nil, ""
 		return err
 	}
-	f.plane, f.fast, f.slow = p, p, p.Plane
+	f.plane, f.fast, f.slow, f.core = p, p, p.Plane, d.Core
 	st := p.Status()
 	f.said.Kind, f.said.Sessions = config.PlaneEBPF, ec.Sessions
 	f.said.Why = cmp.Or(map[string]string{config.PlaneEBPF: "dataplane.kind says so"}[d.Kind], "Linux "+st.Kernel+" has what it needs")
@@ -200,11 +202,28 @@ func (f *forwarding) status() api.Dataplane {
 	slices.Sort(st.Links)
 	out.Attach, out.Links, out.Partial, out.Adopted, out.Failing = st.Attach, st.Links, st.Partial, st.Adopted, st.LastFail
 	out.ThroughStack, out.StackWhy = st.ThroughStack, st.StackWhy
+	for _, pattern := range unmatched(f.core, st.Links) {
+		out.Notes = append(out.Notes, fmt.Sprintf("no program is on a core link %s: there is no such interface, or it is a bridge's or bond's, or has no Ethernet; this process forwards what it carries", pattern))
+	}
 	if !st.Cross {
 		out.Notes = append(out.Notes, "IPv4 in IPv6 and IPv6 in IPv4 leave tunnels by this process: the kernel can take off only what it is of the same family before Linux 6.4")
 	}
 	if st.Partial {
 		out.Notes = append(out.Notes, fmt.Sprintf("some sessions are forwarded by this process: the tables hold %d; raise dataplane.sessions", out.Sessions))
+	}
+	return out
+}
+
+// unmatched are the patterns of core links that none with a program has, of links as in ebpf.Status.
+func unmatched(core, links []string) (out []string) {
+	for _, pattern := range core {
+		if !slices.ContainsFunc(links, func(l string) bool {
+			name, prog, _ := strings.Cut(l, " ")
+			ok, err := path.Match(pattern, name)
+			return prog == "core" && ok && err == nil
+		}) {
+			out = append(out, pattern)
+		}
 	}
 	return out
 }

@@ -137,6 +137,25 @@ func TestPlaneLives(t *testing.T) {
 	}
 }
 
+// TestCoreLinkWithoutProgram: status names what dataplane.core says and no program is on: a wrong name, a port of a bridge.
+func TestCoreLinkWithoutProgram(t *testing.T) {
+	ns := lonely(t)
+	p := daemonIn(t, ns, t.TempDir(), "lma1", fmt.Sprintf(lonelyAnchor, `{ kind: ebpf, core: ["core*", cor0], sessions: 16 }`))
+	if d := p.plane(); len(d.Notes) != 1 || !strings.Contains(d.Notes[0], "core link cor0:") {
+		t.Errorf("%q", d.Notes)
+	}
+	for _, c := range []string{"link add br0 type bridge", "link set core0 master br0"} {
+		_, err := ns.Run(t.Context(), "ip", strings.Fields(c)...)
+		netns.Must(t, err)
+	}
+	until(t, 5*time.Second, func() error {
+		if d := p.plane(); len(d.Notes) != 2 || !strings.Contains(d.Notes[0], "core link core*:") {
+			return fmt.Errorf("%q", d.Notes)
+		}
+		return nil
+	})
+}
+
 // TestSecondDaemon: one of the same name, with another socket, leaves the first alone.
 func TestSecondDaemon(t *testing.T) {
 	ns, dir := lonely(t), t.TempDir()
