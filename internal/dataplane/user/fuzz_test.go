@@ -90,7 +90,7 @@ func FuzzPath(f *testing.F) {
 				p.native(t, o, bytes.Clone(msg))
 			}
 			for _, out := range p.out.Packets {
-				out.B = bytes.Clone(out.B)
+				out.B, out.Tail = bytes.Clone(out.B), bytes.Clone(out.Tail)
 				run = append(run, out)
 			}
 		}
@@ -199,6 +199,7 @@ func (p *fuzzed) did(t *testing.T) (drops map[wire.Reason]uint64, n core.Counter
 // native gives msg, a virtio-net header and a packet, to p, and what a device would have made of it to o.
 func (p *fuzzed) native(t *testing.T, o *fuzzed, msg []byte) {
 	p.out.Reset()
+	p.out.Split = true // as the readers of devices and links have it; o has each packet in one part
 	o.out.Reset()
 	v, err := ip.ParseVNet(msg)
 	if err != nil {
@@ -324,6 +325,7 @@ func put(b []byte, sum uint16, udp bool) {
 // tunnel gives an outer packet to p as its sockets would, and to o as a whole.
 func (p *fuzzed) tunnel(t *testing.T, o *fuzzed, msg []byte) {
 	p.out.Reset()
+	p.out.Split = false
 	o.out.Reset()
 	if len(msg) < ip.VNetLen {
 		return
@@ -371,7 +373,7 @@ func (p *fuzzed) tunnel(t *testing.T, o *fuzzed, msg []byte) {
 func forms(all []mem.Packet) []string {
 	out := []string{}
 	for _, p := range all {
-		b := bytes.Clone(p.B)
+		b := slices.Concat(p.B, p.Tail)
 		for at := b; len(at) >= 20; {
 			at = blanked(at)
 		}
@@ -450,7 +452,7 @@ func leaves(t *testing.T, r Role, all []mem.Packet) {
 			want, got := map[string][]string{}, map[string][]string{}
 			for _, p := range run {
 				k := flowOf(p.B)
-				want[k] = append(want[k], settled(p.B))
+				want[k] = append(want[k], settled(slices.Concat(p.B, p.Tail)))
 			}
 			for _, s := range coalesce(t, run, link) {
 				for _, b := range s {
@@ -494,9 +496,9 @@ func datagrams(t *testing.T, run []mem.Packet) {
 		if n < 1 || i+n > len(run) || n > maxSegments {
 			t.Fatalf("%d segments of %d", n, len(run)-i)
 		}
-		a := run[i].B
+		a := slices.Concat(run[i].B, run[i].Tail)
 		for j := 1; n > 1 && j < n; j++ {
-			b := run[i+j].B
+			b := slices.Concat(run[i+j].B, run[i+j].Tail)
 			off := map[bool]int{true: ip.IPv4Len, false: ip.IPv6Len}[is4(a)]
 			// By the kernel: the first one's headers, the length and checksums, a Identification that counts up.
 			made := slices.Concat(a[:off+6], b[off+6:])
