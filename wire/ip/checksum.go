@@ -6,27 +6,36 @@ import (
 	"net/netip"
 )
 
-// sum adds b as 16-bit words to acc without folding; an odd last octet counts as the high one. The carry of each addition of
-// eight octets is added back, so that acc never overflows (RFC 1071 2).
+// sum adds b as 16-bit words to acc without folding; an odd last octet counts as the high one. The words are added as the machine
+// has them, eight octets at once, and their sum is swapped (RFC 1071 2 (B)); carries come back in, so that nothing overflows.
 func sum(acc uint64, b []byte) uint64 {
-	var c uint64
-	for len(b) >= 32 {
-		acc, c = bits.Add64(acc, binary.BigEndian.Uint64(b), 0)
-		acc, c = bits.Add64(acc, binary.BigEndian.Uint64(b[8:]), c)
-		acc, c = bits.Add64(acc, binary.BigEndian.Uint64(b[16:]), c)
-		acc, c = bits.Add64(acc, binary.BigEndian.Uint64(b[24:]), c)
-		acc, c = bits.Add64(acc, 0, c)
-		acc += c
-		b = b[32:]
+	var n, c uint64
+	le := binary.LittleEndian
+	for len(b) >= 64 {
+		n, c = bits.Add64(n, le.Uint64(b), 0)
+		n, c = bits.Add64(n, le.Uint64(b[8:]), c)
+		n, c = bits.Add64(n, le.Uint64(b[16:]), c)
+		n, c = bits.Add64(n, le.Uint64(b[24:]), c)
+		n, c = bits.Add64(n, le.Uint64(b[32:]), c)
+		n, c = bits.Add64(n, le.Uint64(b[40:]), c)
+		n, c = bits.Add64(n, le.Uint64(b[48:]), c)
+		n, c = bits.Add64(n, le.Uint64(b[56:]), c)
+		n, c = bits.Add64(n, 0, c)
+		n += c
+		b = b[64:]
 	}
 	for len(b) >= 8 {
-		acc, c = bits.Add64(acc, binary.BigEndian.Uint64(b), 0)
-		acc += c
+		n, c = bits.Add64(n, le.Uint64(b), 0)
+		n += c
 		b = b[8:]
 	}
-	var last [8]byte
-	copy(last[:], b)
-	acc, c = bits.Add64(acc, binary.BigEndian.Uint64(last[:]), 0)
+	if len(b) != 0 {
+		var last [8]byte
+		copy(last[:], b)
+		n, c = bits.Add64(n, le.Uint64(last[:]), 0)
+		n += c
+	}
+	acc, c = bits.Add64(acc, uint64(bits.ReverseBytes16(fold(n))), 0)
 	return acc + c
 }
 
