@@ -59,7 +59,8 @@ func TestHandoverLosesNothing(t *testing.T) {
 			t.Errorf("only %d handovers", handovers)
 		}
 	}
-	if _, out := slow(p.anchor, 1); out > n/100 {
+	// Some go the slow way while the kernel looks for the neighbour of a way that is new; none may be lost for it.
+	if _, out := slow(p.anchor, 1); out > n/20 {
 		t.Errorf("%d packets went the slow way", out)
 	}
 }
