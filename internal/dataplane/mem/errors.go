@@ -62,8 +62,8 @@ func (e *Engine) errorSource(is4 bool, host hostKey) netip.Addr {
 	if is4 {
 		return e.icmp4
 	}
-	if l := e.links[host.ifi].LinkLocal; host != (hostKey{}) && l.IsValid() {
-		return l.WithZone("")
+	if l := e.links[host.ifi]; l != nil && l.LinkLocal.IsValid() {
+		return l.LinkLocal.WithZone("")
 	}
 	return e.icmp6
 }

@@ -103,11 +103,12 @@ var noIPv6 = netip.MustParseAddr("fe80::1")
 // caller.
 type Engine struct {
 	cfg          Config
-	links        map[int]dataplane.Link
+	links        map[int]*accessLink
 	icmp4, icmp6 netip.Addr
 
-	mu     sync.RWMutex // guards tables
-	tables tables
+	mu      sync.RWMutex // guards tables
+	tables  tables
+	version atomic.Uint64 // of tables, of which forwarding remembers something; written with mu held
 
 	drops  [nReasons]atomic.Uint64
 	report atomic.Pointer[func(core.Reported)]
@@ -134,7 +135,7 @@ type Engine struct {
 // New makes an engine. It fails without a valid IPv6 address to tunnel from, but on a node, whose addresses come and go, and with
 // addresses or links that contradict.
 func New(cfg Config) (*Engine, error) {
-	e := &Engine{cfg: cfg, links: map[int]dataplane.Link{}, icmp4: noIPv4, seed: maphash.MakeSeed()}
+	e := &Engine{cfg: cfg, links: map[int]*accessLink{}, icmp4: noIPv4, seed: maphash.MakeSeed()}
 	for _, a := range slices.Backward(cfg.Local) {
 		switch {
 		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "":
@@ -167,7 +168,8 @@ func New(cfg Config) (*Engine, error) {
 		if l.MTU == 0 {
 			l.MTU = 1500
 		}
-		e.links[l.If] = l
+		e.links[l.If] = &accessLink{Link: l}
+		e.links[l.If].now.Store(int64(l.MTU))
 	}
 	if cfg.Now == nil {
 		start := time.Now()
@@ -203,6 +205,7 @@ type Out struct {
 	Split   bool
 	super   ip.Segmenter // what remains of it
 	whole   bool         // what becomes of its first segment is decided for all
+	fate    fate
 	buf     []byte
 	news    core.Reported
 	hasNews bool

@@ -194,7 +194,7 @@ func (e *Engine) toHost(now time.Duration, to *binding, pkt []byte, h *ip.Header
 		e.sendError(now, ip.TimeExceeded, 0, pkt, h, c, out)
 		return false
 	}
-	if mtu := e.links[to.at.ifi].MTU; len(pkt) > mtu {
+	if mtu := e.links[to.at.ifi].mtu(); len(pkt) > mtu {
 		if !h.Is4() || h.DF {
 			e.drops[tooBig].Add(1)
 			e.sendError(now, ip.TooBig, uint32(mtu), pkt, h, c, out)

@@ -37,9 +37,7 @@ func TestSuperPacketFromTunnel(t *testing.T) {
 			}
 			e := newEngine(t, role, cfg)
 			if role == dataplane.Gateway { // a link that carries whole tunnel packets
-				one := e.links[1]
-				one.MTU = 1500
-				e.links[1] = one
+				e.SetLinkMTU(1, 1500)
 			}
 			var out Out
 			e.Decapsulate(time.Hour, o, append(pkt, seg...), &out)

@@ -118,6 +118,9 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 		e.keepalives.Add(1)
 		return
 	}
+	if e.again(&o, pkt, out) {
+		return
+	}
 	var h ip.Header
 	var u ip.Upper
 	for {
@@ -146,6 +149,7 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 		}
 	}
 	most := e.cfg.MTU - tuple{o.Local, o.Remote}.head()
+	e.ask(&o, pkt, &h, &u, most, out)
 	if !o.Offload || !ip.CompletePartial(pkt, &h, &u) || len(pkt) <= most || u.Proto != ip.TCP {
 		e.decapsulate(now, o, pkt, &h, &u, out)
 		e.deliver(out)
@@ -161,6 +165,7 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 		e.drops[badInner].Add(1)
 		return
 	}
+	out.fate.asked = false
 	for {
 		start := len(out.buf)
 		b, ok := s.Next(out.buf)
@@ -244,6 +249,7 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 	case dark:
 		e.drops[deprecated].Add(1)
 	case e.cfg.Forwarded:
+		e.settle(from.s, tun, toNative, h.TOS, false, out)
 		out.add(dataplane.ToNative, pkt)
 	case h.TTL <= 1:
 		e.drops[hopLimit].Add(1)
@@ -285,12 +291,14 @@ func (e *Engine) downlink(now time.Duration, tun *tunnel, o Outer, pkt []byte, h
 	}
 	if e.cfg.Role == dataplane.Node {
 		// It has arrived: its hop limit counts no more. What goes on to a mobile network the kernel forwards.
+		e.settle(to.s, tun, toNative, h.TOS, false, out)
 		out.add(dataplane.ToNative, pkt)
 		to.s.count.pIn.Add(1)
 		to.s.count.oIn.Add(uint64(len(pkt)))
 		return
 	}
 	if e.toHost(now, to, pkt, h, u, cause{domain: tun.domain}, out) {
+		e.settle(to.s, tun, Packet{To: dataplane.ToNative, If: to.at.ifi, MAC: to.at.mac}, h.TOS, true, out)
 		to.s.count.pIn.Add(1)
 		to.s.count.oIn.Add(uint64(len(pkt)))
 	}

@@ -24,10 +24,12 @@ func (e *Engine) Update(ops []core.Op) error {
 		e.mu.Lock()
 		for i, op := range ops[at:min(at+batch, len(ops))] {
 			if err := e.apply(op, now); err != nil {
+				e.changed()
 				e.mu.Unlock()
 				return &core.OpError{Index: at + i, Err: err}
 			}
 		}
+		e.changed()
 		e.mu.Unlock()
 	}
 	return nil
@@ -73,6 +75,7 @@ func (e *Engine) Sync(all iter.Seq[core.Op]) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.changed()
 	for id, s := range e.tables.sessions {
 		if !sessions[id] {
 			e.dropSession(s)
