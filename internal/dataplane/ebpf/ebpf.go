@@ -6,8 +6,8 @@
 // Fast are protocols 4 and 41 in IPv6 and in IPv4, UDP 4191 in IPv4 (RFC 5213, 5844, 5555), and GRE with and without keys in both
 // (RFC 2784, 2890, 5845), with TCP super packets and UDP_SEGMENT. Slow are sessions of other chains (two layers, TLV, ESP, route
 // optimization) and an anchor's in bridged mode. Slow are also signalling (always), packets that are too big for the tunnel, fragments, IP options and extension headers, ESP,
-// what an ICMP error has to be sent about, UDP over IPv6, and the first packets of strangers: so many that the plane reports them, the
-// others are dropped and counted in the kernel.
+// what an ICMP error has to be sent about, UDP over IPv6, packets to a neighbour whose address the kernel has yet to find, and the first packets of
+// strangers: so many that the plane reports them, the others are dropped and counted in the kernel.
 //
 // A packet on the fast path passes no netfilter rule, no connection tracking and no reverse path filter of this host. On an anchor
 // with Config.ThroughStack, or while Config.Netfilter names rules, inner packets pass all of it in both directions: the kernel
@@ -206,9 +206,6 @@ func (p *Plane) resolveAccess() error {
 			return fmt.Errorf("data plane: access link %s (index %d): %w", l.Name, l.If, err)
 		}
 		l.If, l.Name = found.Index, found.Name
-		if l.MTU == 0 {
-			l.MTU = found.MTU
-		}
 		access[i] = l
 	}
 	p.cfg.Access = access
