@@ -32,7 +32,7 @@ type Link struct {
 	If        int        // interface index; 0 = looked up by Name
 	MAC       core.MAC   // router's MAC: only frames to it are forwarded, and frames to hosts come from it
 	LinkLocal netip.Addr // router's address: source of ICMPv6 errors to hosts
-	MTU       int        // octets of the largest IP packet on the link; 0 = the interface's, or 1500
+	MTU       int        // octets of the largest IP packet on the link; 0 = what the interface has at the time, or 1500
 }
 
 // To says where a packet leaves.

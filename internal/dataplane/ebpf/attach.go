@@ -113,11 +113,15 @@ func (p *Plane) reconcile() error {
 		if i+1 >= maxLinks {
 			break // the others' sessions have no link here: the daemon forwards them
 		}
-		r, index := &p.k.links[i+1], uint32(0)
+		r, index, mtu := &p.k.links[i+1], uint32(0), acc.MTU
 		if l := byName[acc.Name]; l != nil {
 			index = uint32(l.Attrs().Index)
+			if mtu == 0 {
+				mtu = l.Attrs().MTU
+			}
 		}
-		r.mtu, r.mac = uint32(acc.MTU), acc.MAC
+		r.mac = acc.MAC
+		atomic.StoreUint32(&r.mtu, uint32(mtu))
 		atomic.StoreUint32(&r.ifindex, index)
 	}
 	return errors.Join(errs...)

@@ -60,9 +60,10 @@ func (p *Plane) openAccess(links []Link) (err error) {
 // accessLink is a link, by its name, and the socket on it.
 type accessLink struct {
 	Link
-	index atomic.Int32 // its present index, 0 = it is not there
-	socks []*linkSocket
-	undo  undo
+	follows bool         // its MTU is the interface's
+	index   atomic.Int32 // its present index, 0 = it is not there
+	socks   []*linkSocket
+	undo    undo
 }
 
 // linkSocket is a packet socket on a link. One of all protocols gets a packet before the programs on the link's ingress see it, one

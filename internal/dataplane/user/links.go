@@ -106,6 +106,9 @@ func (p *Plane) reconcileLinks() (again bool) {
 		index := 0
 		if i, err := p.watch.nl.LinkByName(l.Name); err == nil {
 			index = i.Attrs().Index
+			if l.follows { // packets that fit no more are answered, not lost in the interface
+				p.SetLinkMTU(l.If, i.Attrs().MTU)
+			}
 		}
 		if int(l.index.Load()) == index && (index == 0 || !l.unbound()) {
 			continue

@@ -138,8 +138,8 @@ func New(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range access {
-		p.links[l.If] = &accessLink{Link: l}
+	for i, l := range access {
+		p.links[l.If] = &accessLink{Link: l, follows: cfg.Access[i].MTU == 0}
 	}
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
