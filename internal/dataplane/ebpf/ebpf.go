@@ -206,6 +206,9 @@ func (p *Plane) resolveAccess() error {
 			return fmt.Errorf("data plane: access link %s (index %d): %w", l.Name, l.If, err)
 		}
 		l.If, l.Name = found.Index, found.Name
+		if l.MTU == 0 {
+			l.MTU = found.MTU
+		}
 		access[i] = l
 	}
 	p.cfg.Access = access
