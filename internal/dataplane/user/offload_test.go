@@ -143,48 +143,77 @@ func TestPersistentDeviceOfOneQueue(t *testing.T) {
 	must(t, RemoveDevice(DefaultDevice))
 }
 
-// TestForwardingAllocatesNothing: packets out of the device into a tunnel in UDP and out of one into the device, small and large.
+// TestForwardingAllocatesNothing: packets out of the device or of an access link into a tunnel, and out of one to there, small,
+// large, and many in one.
 func TestForwardingAllocatesNothing(t *testing.T) {
-	namespaces(t)
-	p, err := New(Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}, MTU: 1500, Queues: 2})
-	must(t, err)
-	defer p.Close()
+	outside, inside := namespaces(t)
+	link(t, outside, inside, "acc1")
 	host := netip.MustParsePrefix("2001:db8:1000:1::/64")
-	for i, port := range []uint16{0, 4191} {
-		id := core.ID(i + 1)
-		must(t, p.Update([]core.Op{
-			core.SetSession{ID: id, Chain: layer(conformance.LMAA, conformance.CoA1, port, port)},
-			core.SetKey{ID: id, Match: core.Match{Dst: host}, Up: true, Down: true},
-		}))
-		remote, proto := netip.AddrPortFrom(conformance.CoA1, port), uint8(ip.IPv6)
-		if port != 0 {
-			proto = ip.UDP
+	mac := core.MAC{2, 0, 0, 0, 9, 9}
+	for _, role := range []Role{Anchor, Gateway} {
+		cfg := Config{Role: role, UDP: true, Local: []netip.Addr{conformance.LMAA, conformance.LMAA4}, MTU: 1500, Queues: 2}
+		if role == Gateway {
+			cfg.Access = []Link{{Name: "acc1", MAC: conformance.RouterMAC}}
 		}
-		for _, size := range []int{16, 1300} {
-			down, up := segment{n: size, udp: size == 16}, segment{n: size, udp: size == 16}
-			in := append(make([]byte, ip.VNetLen), down.packet()...)
-			back := up.packet()
-			copy(back[8:], down.packet()[24:40])
-			copy(back[24:], down.packet()[8:24])
-			out, b := new(mem.Out), p.newSendBatch()
-			now := p.now()
-			was := p.Dropped("send-failed")
-			work := func() {
-				out.Reset()
-				for range 10 {
-					p.fromTUN(now, in, out)
-				}
-				for range 10 {
-					p.Decapsulate(now, mem.Outer{Local: netip.AddrPortFrom(conformance.LMAA, port), Remote: remote, Proto: proto}, back, out)
-				}
-				_ = p.send(out, b) // there is no route to the gateway: that costs nothing either
-			}
-			work()
-			if n := testing.AllocsPerRun(50, work); n != 0 || len(out.Packets) != 20 {
-				t.Errorf("port %d, %d octets: %v allocations for %d packets, %d not sent", port, size, n, len(out.Packets), p.Dropped("send-failed")-was)
-			}
+		p, err := New(cfg)
+		must(t, err)
+		at := 0
+		for at = range p.links {
 		}
-		must(t, p.Update([]core.Op{core.Drop{ID: id}}))
+		for i, c := range []struct {
+			near, far netip.Addr
+			port      uint16
+		}{
+			{conformance.LMAA, conformance.CoA1, 0}, {conformance.LMAA, conformance.CoA1, 4191},
+			{conformance.LMAA4, conformance.CoA4, 0}, {conformance.LMAA4, conformance.CoA4, 4191},
+		} {
+			id := core.ID(i + 1)
+			set, key := core.SetSession{ID: id, Chain: layer(c.near, c.far, c.port, c.port)}, core.Match{Dst: host}
+			if role == Gateway {
+				set.If, set.MAC = at, mac
+				key = core.Match{Src: host, If: at, MAC: mac}
+			}
+			must(t, p.Update([]core.Op{set, core.SetKey{ID: id, Match: key, Up: true, Down: true}}))
+			o := mem.Outer{Local: netip.AddrPortFrom(c.near, c.port), Remote: netip.AddrPortFrom(c.far, c.port), Proto: ip.IPv6, Offload: true}
+			if c.port != 0 {
+				o.Proto = ip.UDP
+			}
+			for _, size := range []int{16, 1300, 26000} {
+				to := segment{n: size, udp: size == 16}.packet()
+				back := bytes.Clone(to)
+				copy(back[8:], to[24:40])
+				copy(back[24:], to[8:24])
+				if role == Gateway {
+					to, back = back, to
+				}
+				in, packets := mem.Native{If: at, MAC: mac, B: to}, 20
+				if size == 26000 {
+					in.VNet, back, packets = ip.VNet{Type: ip.GSOTCP6, Size: 1300}, back[:0], 200
+				}
+				out, b := &mem.Out{Split: true}, p.newSendBatch()
+				now, was := p.now(), p.Dropped("send-failed")
+				work := func() {
+					out.Reset()
+					for range 10 {
+						to[7] = 60
+						p.Native(now, in, out)
+					}
+					for range 10 {
+						if len(back) != 0 {
+							back[7] = 60
+							p.Decapsulate(now, o, back, out)
+						}
+					}
+					_ = p.send(out, b) // there is no route to the other end: that costs nothing either
+				}
+				work()
+				if n := testing.AllocsPerRun(50, work); n != 0 || len(out.Packets) != packets {
+					t.Errorf("role %d, %v port %d, %d octets: %v allocations for %d packets, %d not sent", role, c.near, c.port, size, n, len(out.Packets), p.Dropped("send-failed")-was)
+				}
+			}
+			must(t, p.Update([]core.Op{core.Drop{ID: id}}))
+		}
+		must(t, p.Close())
 	}
 }
 
