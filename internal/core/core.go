@@ -171,10 +171,10 @@ type (
 		Ref Ref
 	}
 	// Persist writes one record; Val nil deletes. Lazy records (a refresh: lifetime, ordering state) may be written
-	// behind, and no Send waits for them.
+	// behind, and no Send waits for them. Prompt ones of them are written as soon as their round is carried out.
 	Persist struct {
-		Key, Val []byte
-		Lazy     bool
+		Key, Val     []byte
+		Lazy, Prompt bool
 	}
 	Ask struct {
 		Ref  Ref

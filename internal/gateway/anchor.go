@@ -1,10 +1,8 @@
 package gateway
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"kedge/internal/access"
@@ -113,6 +111,7 @@ func (m *Machine) reregister(a *anchor) {
 		case e.anchor != a || !e.state.bound():
 		default:
 			e.lost, e.checking, e.tried = true, false, nil
+			m.touch(e)
 			m.arm(e, tRefresh, m.now.Boot+m.spread(over))
 		}
 	}
@@ -194,49 +193,6 @@ func (m *Machine) dhcpMode(e *entry, r *request, b *mobility.BindingAck) {
 
 func (m *Machine) emitPeer(a *anchor, from, to, why string) {
 	m.emit(core.Emit{Name: "peer", From: from, To: to, Why: why, Fields: map[string]any{"peer": a.Name, "address": a.Address.String()}})
-}
-
-// Records of the store.
-const (
-	restartKey    = "gateway/restart"
-	learnedPrefix = "gateway/learned/"
-	recordVersion = 1
-)
-
-// restored takes what an earlier run, or another gateway that shares the store, left: the restart counter, and the IPv4
-// home addresses of hosts.
-func (m *Machine) restored(ev *core.Restored) {
-	key := string(ev.Key)
-	switch {
-	case ev.Last:
-		m.started()
-	case key == restartKey && len(ev.Val) == 5 && ev.Val[0] == recordVersion:
-		m.stored = binary.BigEndian.Uint32(ev.Val[1:])
-	case strings.HasPrefix(key, learnedPrefix) && len(ev.Val) == 6 && ev.Val[0] == recordVersion:
-		a, _ := netip.AddrFromSlice(ev.Val[1:5])
-		if p := prefix4(a, ev.Val[5]); usableIPv4(p) {
-			m.known.set(strings.TrimPrefix(key, learnedPrefix), p)
-		}
-	case key == restartKey || strings.HasPrefix(key, learnedPrefix):
-		m.count(wire.Malformed)
-	}
-}
-
-// started counts the restart: the Binding Update List never outlives the process. The anchors hear of it at once
-// (RFC 5847 3.2).
-func (m *Machine) started() {
-	if m.stored > 0 {
-		m.restart = m.stored + 1
-	}
-	val := binary.BigEndian.AppendUint32([]byte{recordVersion}, m.restart)
-	m.out = append(m.out, core.Persist{Key: []byte(restartKey), Val: val})
-	m.monitor = heartbeat.New(m.cfg.Heartbeat, m.restart, m.rand)
-	if m.stored == 0 || m.cfg.HeartbeatOff {
-		return
-	}
-	for _, a := range m.anchors {
-		m.out = append(m.out, core.Send{Path: m.path(a), Body: m.monitor.Announcement()})
-	}
 }
 
 // memory holds, for identifiers whose hosts may have left, what the profile learned: the last IPv4 home address, and what

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -130,47 +129,6 @@ func TestAnchorAnnouncesRestart(t *testing.T) {
 	b.until(b.now.Boot + sec/2)
 	b.answer(b.pbu(), reply{})
 	b.state(macA, active)
-}
-
-// Our own counter: one more than the stored one, stored before anything else, told to all anchors, and in every response.
-func TestOwnRestart(t *testing.T) {
-	spec.Covers(t, "RFC5847-3.2")
-	first := newBench(t, heartbeatConfig())
-	if len(first.heartbeats(0)) != 0 {
-		t.Error("a first start is no restart")
-	}
-	m, err := New(heartbeatConfig(), zeros{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bench{t: t, m: m, now: core.Now{Wall: wall}}
-	b.do(core.Restored{Key: []byte("gateway/restart"), Val: []byte("nonsense")})
-	for _, p := range first.persisted {
-		b.do(core.Restored{Key: p.Key, Val: p.Val})
-	}
-	b.do(core.Restored{Last: true})
-	hbs := b.heartbeats(0)
-	if len(hbs) != 1 || !hbs[0].Unsolicited || !hbs[0].Response {
-		t.Fatalf("announcements %+v", hbs)
-	}
-	if c, _ := hbs[0].Options.RestartCounter(); c.Value != 2 {
-		t.Errorf("counter %d, want 2", c.Value)
-	}
-	if p, s := slices.Index(b.order, "core.Persist"), slices.Index(b.order, "core.Send"); p < 0 || p > s {
-		t.Errorf("order %v: want the counter durable before it is told", b.order)
-	}
-	b.receive(lmaa2, &mobility.Heartbeat{Sequence: 9})
-	hbs = b.heartbeats(1)
-	if len(hbs) != 1 || hbs[0].Sequence != 9 || !hbs[0].Response {
-		t.Fatalf("reply %+v", hbs)
-	}
-	if c, _ := hbs[0].Options.RestartCounter(); c.Value != 2 {
-		t.Errorf("counter %d in the reply, want 2", c.Value)
-	}
-	b.mld(3, macA)
-	if e := b.m.hosts[macA]; e.id>>32 != 2 {
-		t.Errorf("session id %x could be one of the last run", e.id)
-	}
 }
 
 func TestAnchorDead(t *testing.T) {

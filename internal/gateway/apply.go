@@ -56,6 +56,7 @@ func (m *Machine) install(e *entry, r *request, tx transmission, b *mobility.Bin
 		m.dhcpMode(e, r, b)
 	}
 	m.setState(e, active, "accepted")
+	m.touch(e)
 	m.arm(e, tRefresh, e.refreshAt)
 	m.arm(e, tExpire, max(e.expires, m.now.Boot+10*time.Millisecond))
 	m.disarm(e, tRetry)
@@ -101,6 +102,7 @@ func (e *entry) match(k netip.Prefix) core.Match {
 func (m *Machine) forward(e *entry) { m.forwardFor(e, nil) }
 
 func (m *Machine) forwardFor(e *entry, h *handover) {
+	m.touch(e)
 	keys := e.keys()
 	if len(keys) == 0 {
 		m.unforward(e)
@@ -149,6 +151,7 @@ func (m *Machine) sessionOp(e *entry) core.SetSession {
 
 // unforward takes a session out of the data plane.
 func (m *Machine) unforward(e *entry) {
+	m.touch(e)
 	if len(e.forwarded) > 0 {
 		m.out = append(m.out, core.Forward{Ops: []core.Op{core.Drop{ID: e.id}}})
 		for _, k := range e.forwarded {

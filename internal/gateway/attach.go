@@ -145,6 +145,7 @@ func (m *Machine) attach(l *link, mac core.MAC, s sighting) *entry {
 		return m.takeOver(old, l, mac, s)
 	}
 	e := m.newEntry(l, mac, mn)
+	e.named = s.id != ""
 	if len(m.byID[mn]) > 1 {
 		// Another interface of the host is here and stays: this one is certainly new (RFC 5213 6.9.1.1).
 		e.handoff = mobility.HandoffNewInterface
@@ -252,6 +253,7 @@ func (m *Machine) leaving(mn string, mac core.MAC) *entry {
 func (m *Machine) takeOver(e *entry, l *link, mac core.MAC, s sighting) *entry {
 	delete(m.hosts, e.mac)
 	m.hosts[mac] = e
+	e.named, e.linkLocal = s.id != "", netip.Addr{}
 	m.moveTo(e, l, mac, s.by, "another interface of the host")
 	m.rehandoff(e, s)
 	return e
@@ -283,6 +285,7 @@ func (m *Machine) moveTo(e *entry, l *link, mac core.MAC, by, why string) {
 	e.mac, e.link = mac, l
 	l.hosts++
 	e.trigger, e.by, e.checking = m.now.Boot, by, false
+	m.touch(e)
 	if len(e.forwarded) > 0 {
 		ops := []core.Op{m.sessionOp(e)}
 		for _, k := range e.forwarded {

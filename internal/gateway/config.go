@@ -86,7 +86,8 @@ type Config struct {
 
 	HeartbeatOff bool
 	Heartbeat    heartbeat.Config
-	// Restart is the restart counter when nothing was ever stored; else it is the stored one plus 1 (RFC 5847 3.2).
+	// Restart is the restart counter when nothing was ever stored; else it is the stored one, or that plus 1 if sessions
+	// were lost (RFC 5847 3.2). It must be more than that of any earlier run whose store is lost: session ids begin with it.
 	Restart uint32
 
 	Timers Timers

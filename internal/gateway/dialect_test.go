@@ -200,16 +200,10 @@ func TestLearnedAddress(t *testing.T) {
 	cfg.Anchors[0].Dialect = Draft02
 	b := newBench(t, cfg)
 	b.bind(3, macA)
+	b.do(core.Command{Body: core.Detach{If: "acc0", MAC: macA}})
+	b.answer(b.pbu(), reply{})
 	cfg.Address = netip.MustParseAddr("2001:db8:a::12")
-	m, err := New(cfg, zeros{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	next := &bench{t: t, m: m, now: core.Now{Wall: wall}}
-	for _, p := range b.persisted {
-		next.do(core.Restored{Key: p.Key, Val: p.Val})
-	}
-	next.do(core.Restored{Last: true})
+	next := b.restart(cfg, zeros{}, b.stored(), 0)
 	next.mld(3, macA)
 	us := next.pbus()
 	if len(us) != 1 || us[0].v4() != hoa {

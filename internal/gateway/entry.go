@@ -64,6 +64,7 @@ const never = time.Duration(1<<63 - 1)
 type entry struct {
 	id      core.ID
 	mn      string // MN-Identifier
+	named   bool   // by the API, whatever the link's identities say
 	mac     core.MAC
 	link    *link
 	anchor  *anchor
@@ -109,6 +110,10 @@ type entry struct {
 	arrived   time.Duration        // when the host last showed what hosts show at an arrival
 	revoking  *mobility.Revocation // waits for a sign of the host
 
+	linkLocal netip.Addr // of the host, for the next run
+	stored    []byte     // its record, nil = none
+	changed   bool       // in Machine.changed
+
 	at    [timers]time.Duration
 	next  time.Duration
 	index int // in Machine.due
@@ -145,7 +150,7 @@ func (e *entry) has() (f access.Families) {
 func (m *Machine) newEntry(l *link, mac core.MAC, mn string) *entry {
 	m.sessions++
 	e := &entry{
-		id: core.ID(m.restart)<<32 | core.ID(m.sessions), mn: mn, mac: mac, link: l, since: m.now.Wall, handoff: m.cfg.FirstHandoff,
+		id: core.ID(m.run)<<32 | core.ID(m.sessions), mn: mn, mac: mac, link: l, since: m.now.Wall, handoff: m.cfg.FirstHandoff,
 		seq: uint16(m.random()), index: -1, next: never, heard: m.now.Boot, confirmed: m.now.Boot,
 		updates: bucket{rate: min(m.cfg.Limits.Triggers, MaxUpdateRate), burst: MaxUpdateRate},
 		moves:   bucket{rate: m.cfg.Limits.Triggers, burst: m.cfg.Limits.Triggers},
@@ -199,6 +204,7 @@ func (m *Machine) setState(e *entry, to state, why string) {
 		m.serve(e.anchor, to.bound())
 	}
 	e.state, e.since = to, m.now.Wall
+	m.touch(e)
 	m.emit(core.Emit{Name: "session", ID: e.id, From: from.String(), To: to.String(), Why: why, Fields: m.fields(e)})
 	m.past(e.mn, from.String()+" -> "+to.String(), "", why)
 }

@@ -22,8 +22,9 @@ type Machine struct {
 	links   []*link
 	anchors []*anchor
 	monitor *heartbeat.Monitor
-	restart uint32
-	stored  uint32 // restart counter of the last run, 0 = none
+	restart uint32 // counter of RFC 5847 3.2
+	run     uint32 // in session ids: another one at every start
+	before  before
 
 	seed     uint32
 	profiles map[string]Profile
@@ -41,6 +42,7 @@ type Machine struct {
 	past_   history
 	refs    core.Ref
 	waiting map[core.Ref]*handover // Forward effects whose result is not there yet
+	changed []*entry               // whose records may be out of date
 	counts  map[string]uint64
 	strict  bool // panic at an illegal change of state: tests
 
@@ -69,7 +71,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{
-		cfg: cfg, rand: rand, restart: cfg.Restart,
+		cfg: cfg, rand: rand, restart: cfg.Restart, run: cfg.Restart,
 		hosts: map[core.MAC]*entry{}, byID: map[string][]*entry{}, owners: map[netip.Prefix]*entry{}, waiting: map[core.Ref]*handover{}, counts: map[string]uint64{},
 		past_: newHistory(),
 	}
@@ -128,6 +130,7 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	case core.Restored:
 		m.restored(&ev)
 	}
+	m.record()
 	out = m.out
 	m.out = nil
 	return out

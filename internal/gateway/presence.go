@@ -12,6 +12,10 @@ import (
 // present notes that a host is there.
 func (m *Machine) present(e *entry) {
 	e.heard, e.probes = m.now.Boot, 0
+	if a := e.link.home.LinkLocal(e.mac); a != e.linkLocal && a.IsValid() {
+		e.linkLocal = a
+		m.touch(e)
+	}
 	if e.checking {
 		e.checking = false
 		m.extend(e)

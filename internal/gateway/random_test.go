@@ -3,6 +3,8 @@ package gateway
 import (
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/heartbeat"
+	"kedge/wire"
 	"kedge/wire/mobility"
 )
 
@@ -49,7 +52,7 @@ func TestRandomEvents(t *testing.T) {
 			mac := rapid.SampledFrom(macs).Draw(r, "mac")
 			link := rapid.IntRange(3, 4).Draw(r, "link")
 			name := []string{"acc0", "acc1"}[link-3]
-			switch rapid.IntRange(0, 17).Draw(r, "what") {
+			switch rapid.IntRange(0, 18).Draw(r, "what") {
 			case 0:
 				b.mld(link, mac)
 			case 1:
@@ -91,6 +94,12 @@ func TestRandomEvents(t *testing.T) {
 					x.more = []mobility.Value{mobility.IPv4HomeAddressRequest{PrefixLen: 16, Addr: netip.AddrFrom4([4]byte{10, 20, 0, mac[5]})}}
 				}
 				b.receive(lmaa, x.message())
+			case 15:
+				had := b.m
+				b.failForward = nil
+				b = b.restart(cfg, &seed, b.stored(), time.Duration(rapid.IntRange(0, 30_000).Draw(r, "down ms"))*ms)
+				out = nil
+				b.sameSessions(r, had)
 			default:
 				out = append(out, b.pbus()...)
 				if len(out) == 0 {
@@ -123,6 +132,25 @@ func TestRandomEvents(t *testing.T) {
 				b.m.pending, b.keys(), b.m.anchors[0].sessions)
 		}
 	})
+}
+
+// sameSessions holds that a restart brings all sessions back, with the forwarding of those that had not ended.
+func (b *bench) sameSessions(r *rapid.T, had *Machine) {
+	for mac, old := range had.hosts {
+		e := b.m.hosts[mac]
+		if !old.state.bound() || old.expires <= b.now.Boot {
+			if e != nil && e.state.bound() {
+				r.Fatalf("%v was %v until %v and is %v at %v", mac, old.state, old.expires, e.state, b.now.Boot)
+			}
+			continue
+		}
+		if e == nil || !e.state.bound() || e.id != old.id || !slices.Equal(e.forwarded, old.forwarded) || e.expires != old.expires || e.lost != old.lost {
+			r.Fatalf("%v was %+v and is %+v", mac, old, e)
+		}
+	}
+	if b.m.counts[string(wire.StoreFailed)] > 0 {
+		r.Fatalf("records are refused: %+v", b.emitted("failed"))
+	}
 }
 
 // check holds what must be true after every event.
@@ -169,6 +197,28 @@ func (b *bench) check(r *rapid.T) {
 	}
 	if pending != m.pending || states != m.states || bound != m.anchors[0].sessions {
 		r.Fatalf("pending %d counted %d, states %v counted %v, bound %d counted %d", pending, m.pending, states, m.states, bound, m.anchors[0].sessions)
+	}
+	for k, val := range b.stored() {
+		if !strings.HasPrefix(k, sessionPrefix) {
+			continue
+		}
+		bound--
+		rec, err := decode([]byte(k), val)
+		if err != nil {
+			r.Fatalf("record %x: %v", val, err)
+		}
+		e := m.hosts[rec.mac]
+		if e == nil || e.id != rec.id || !slices.Equal(e.prefixes, rec.prefixes) || e.ipv4 != rec.ipv4 || e.link.Link.Name != rec.link || e.mn != rec.mn {
+			r.Fatalf("record %+v of entry %+v", rec, e)
+		}
+		if leaving := rec.flags&fLeaving != 0; leaving != (e.state == deregistering) || !leaving && !e.state.bound() {
+			r.Fatalf("record %+v of a session that is %v", rec, e.state)
+		} else if leaving {
+			bound++
+		}
+	}
+	if bound != 0 {
+		r.Fatalf("%d bound sessions have no record", bound)
 	}
 	for i, n := range perLink {
 		if n != m.links[i].hosts || n > m.cfg.Limits.HostsPerAccess {

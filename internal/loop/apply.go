@@ -28,7 +28,8 @@ type Applier struct {
 	// Committed is told how long a commit took; may be nil.
 	Committed func(took time.Duration)
 
-	lazy map[string][]byte // newest written-behind records, by key
+	lazy   map[string][]byte // newest written-behind records, by key
+	prompt bool              // some of them are not to wait for the next flush
 	syncing
 }
 
@@ -38,8 +39,8 @@ type syncing struct {
 	ops []core.Op
 }
 
-// Apply carries out the groups of one round: one commit, then forwarding and host changes, then the messages. It returns
-// the results that were asked for. A message whose group failed before it stays unsent.
+// Apply carries out the groups of one round: one commit, then forwarding and host changes, then the messages, then the
+// prompt records. It returns the results that were asked for. A message whose group failed before it stays unsent.
 func (a *Applier) Apply(ctx context.Context, round []Group) []core.Event {
 	var done []core.Event
 	failed := make([]error, len(round))
@@ -51,6 +52,12 @@ func (a *Applier) Apply(ctx context.Context, round []Group) []core.Event {
 		if failed[i] != nil && !tells(g) {
 			done = append(done, core.Done{Err: failed[i]})
 		}
+	}
+	if a.prompt {
+		if err := a.Flush(ctx); err != nil {
+			done = append(done, core.Done{Err: fmt.Errorf("store: %w", err)}) // the next flush tries again
+		}
+		a.prompt = false
 	}
 	return done
 }
@@ -85,6 +92,7 @@ func (a *Applier) commit(ctx context.Context, round []Group, failed []error) {
 					a.lazy = make(map[string][]byte)
 				}
 				a.lazy[string(p.Key)] = p.Val
+				a.prompt = a.prompt || p.Prompt
 			default:
 				if older, ok := a.lazy[string(p.Key)]; ok {
 					overtaken[string(p.Key)] = older

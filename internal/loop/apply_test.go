@@ -213,3 +213,31 @@ func TestFailureIsAlwaysTold(t *testing.T) {
 		}
 	}
 }
+
+// TestPromptRecords: a prompt record is written as soon as its round is carried out, with all that waits; no message waits for
+// it, and a store that fails is told and tried again.
+func TestPromptRecords(t *testing.T) {
+	j := &journal{}
+	a := applier(j)
+	behind := func(k, v string, prompt bool) core.Persist {
+		return core.Persist{Key: []byte(k), Val: []byte(v), Lazy: true, Prompt: prompt}
+	}
+	a.Apply(t.Context(), []Group{{behind("a", "1", false)}})
+	a.Apply(t.Context(), []Group{{behind("a", "2", true), forward(1, 0), core.Send{Body: frame("answer")}}})
+	if want := []string{"forward 1", "send answer", "commit a=2"}; !slices.Equal(j.lines, want) {
+		t.Errorf("did %q, want %q", j.lines, want)
+	}
+	j.failCommit = errors.New("disk full")
+	done := a.Apply(t.Context(), []Group{{behind("b", "1", true), core.Send{Body: frame("sent"), Ref: 3}}})
+	if len(done) != 2 || done[0] != (core.Done{Ref: 3}) || !errors.Is(done[1].(core.Done).Err, j.failCommit) {
+		t.Errorf("results %v", done)
+	}
+	j.lines, j.failCommit = nil, nil
+	a.Apply(t.Context(), []Group{{core.Send{Body: frame("other")}}})
+	if err := a.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"send other", "commit b=1"}; !slices.Equal(j.lines, want) {
+		t.Errorf("did %q, want %q", j.lines, want)
+	}
+}
