@@ -68,7 +68,7 @@ func openGateway(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	if mtu == 0 {
 		mtu = pathMTU(g.Anchors[0].Address)
 	}
-	// Without a durable store the wall clock makes a counter that grows at each start (RFC 5847 3.2).
+	// Where the store has nothing, the wall clock makes a counter that is greater than that of any earlier run (RFC 5847 3.2).
 	gc, err := gatewayConfig(cfg, mtu, uint32(time.Now().Unix()))
 	if err != nil {
 		return nil, err

@@ -20,6 +20,9 @@
 //	        gone <── deregistering <── (a host leaves: from any state)
 //	        gone <── (an anchor revokes a session: from any state)
 //
+// Bound sessions, and those that are being deregistered, are in the store (record.go). They outlive the process: a restart
+// forwards at once what it finds there (restore.go), asks the hosts whether they are still there, and refreshes.
+//
 // How the code is spread: attach.go and presence.go say which hosts are there, update.go builds requests and answer.go
 // judges what comes back, apply.go makes it work on the link and in forwarding, dialect.go knows the two formats of IPv4
 // options, anchor.go watches the anchors, revoke.go obeys them, command.go answers people.
