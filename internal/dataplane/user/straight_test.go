@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -121,19 +120,35 @@ func (d *direct) packetSockets(n netns.NsHandle) (count int) {
 // record records what passes the router until stop, which gives the file.
 func (d *direct) record() (stop func() string) {
 	d.t.Helper()
-	file := filepath.Join(d.t.TempDir(), "net0.pcap")
-	cmd := exec.Command("tcpdump", "-i", "net0", "-s", "200", "-U", "--immediate-mode", "-w", file, "ip6")
+	cmd := exec.Command("tcpdump", "-i", "net0", "-s", "200", "-U", "--immediate-mode", "-w", "-", "ip6")
 	said, err := cmd.StderrPipe()
 	must(d.t, err)
+	data, err := cmd.StdoutPipe()
+	must(d.t, err)
 	d.must(d.router, cmd.Start)
-	lines := bufio.NewScanner(said)
-	for lines.Scan() && !strings.Contains(lines.Text(), "listening on") {
+	for lines := bufio.NewScanner(said); lines.Scan() && !strings.Contains(lines.Text(), "listening on"); {
 	}
+	const end = "the end of the capture"
+	seen := make(chan []byte, 1)
+	go func() {
+		var all []byte
+		b := make([]byte, 1<<16)
+		for {
+			n, err := data.Read(b)
+			all = append(all, b[:n]...)
+			if err != nil || bytes.Contains(all[max(0, len(all)-n-len(end)):], []byte(end)) {
+				seen <- all
+				return
+			}
+		}
+	}()
 	return func() string {
 		d.t.Helper()
-		must(d.t, cmd.Process.Signal(unix.SIGINT))
-		_, _ = io.Copy(io.Discard, said)
-		must(d.t, cmd.Wait())
+		d.from(message(netip.MustParseAddr("2001:db8:c::1"), conformance.CN6, 59, []byte(end))) // no next header: nobody answers
+		file := filepath.Join(d.t.TempDir(), "net0.pcap")
+		must(d.t, os.WriteFile(file, <-seen, 0o600))
+		must(d.t, cmd.Process.Kill())
+		_ = cmd.Wait() // killed
 		return file
 	}
 }
