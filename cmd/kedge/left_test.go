@@ -116,8 +116,8 @@ func TestOtherAnchor(t *testing.T) {
 			}
 			p.kill()
 			q = daemonIn(t, ns, qdir, "lma2", second("kedge1"))
-			if d := q.plane(); len(d.Notes) == 0 || !strings.Contains(strings.Join(d.Notes, "; "), "programs of lma1_anchor, which no process has, forward") || !strings.Contains(q.log.String(), "lma1_anchor") {
-				t.Errorf("%q; %s", d.Notes, q.log)
+			if d := q.plane(); len(d.Notes) == 0 || !strings.Contains(strings.Join(d.Notes, "; "), "programs of lma1_anchor, which no process has, forward") {
+				t.Errorf("%q", d.Notes)
 			}
 			if n := attached(t, ns, "core0"); n != 2 {
 				t.Errorf("beside one that is down %d programs on core0", n)
@@ -144,6 +144,10 @@ func TestOtherAnchor(t *testing.T) {
 			netns.Must(t, ns.Do(func() error { what, _ = again.CombinedOutput(); return nil }))
 			if again.ProcessState.ExitCode() != exitFailed || !strings.Contains(string(what), "no daemon lma1 has left anything") {
 				t.Errorf("a second time: %s", what)
+			}
+			netns.Must(t, q.api.Stop(t.Context()))
+			if err := q.ended(); err != nil || !strings.Contains(q.log.String(), "runs no more forward in this network namespace\" name=lma1_anchor") {
+				t.Errorf("%v: %s", err, q.log)
 			}
 		})
 	}
@@ -205,5 +209,30 @@ func TestPlaceNames(t *testing.T) {
 	}
 	if daemonOf("a_b_gateway") != "a_b" || daemonOf("lma1") != "" {
 		t.Error("names of places")
+	}
+}
+
+// TestRoleRemoved: what a role left forwarding that the config of its daemon no longer has ends at the next start, with its device.
+func TestRoleRemoved(t *testing.T) {
+	ns := lonely(t)
+	p := daemonIn(t, ns, t.TempDir(), "both", fmt.Sprintf(lonelyAnchor, "{ kind: ebpf, core: [core0], sessions: 16 }"))
+	p.plane()
+	p.kill()
+	_, err := ns.Run(t.Context(), "ip", "link", "add", "acc0", "type", "veth", "peer", "name", "acc0h")
+	netns.Must(t, err)
+	for _, c := range []string{"link set acc0 up", "link set acc0h up", "addr add 2001:db8:a::11/64 dev core0 nodad"} {
+		_, err := ns.Run(t.Context(), "ip", strings.Fields(c)...)
+		netns.Must(t, err)
+	}
+	q := daemonIn(t, ns, t.TempDir(), "both", `dataplane: { kind: ebpf, core: [core0], sessions: 16 }
+security: { peers: [ { name: lma1, addresses: ["2001:db8:a::1"], protection: none } ] }
+gateway:
+  address: "2001:db8:a::11"
+  anchors: [ { name: lma1, address: "2001:db8:a::1" } ]
+  access: [ { interface: acc0, identity: { realm: example.net }, families: [v6] } ]
+`)
+	q.plane()
+	if out, err := ns.Run(t.Context(), "ip", "link", "show", "kedge0"); err == nil || attached(t, ns, "core0") != 1 || abandoned(t, ns) != "" {
+		t.Errorf("%d programs on core0, left %q, %s", attached(t, ns, "core0"), abandoned(t, ns), out)
 	}
 }
