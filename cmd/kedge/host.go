@@ -65,7 +65,7 @@ func planeFindings(cfgs []*config.Config) []system.Finding {
 			programs.Severity, programs.Detail = missing, reason(able.Lacking)
 			programs.Do = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.12 or later with CONFIG_BPF_SYSCALL; without, packets are forwarded in the process"
 		case !mayCompare():
-			programs.Severity, programs.Detail = missing, "the process has neither CAP_PERFMON nor CAP_SYS_ADMIN: the kernel refuses programs that compare pointers"
+			programs.Severity, programs.Detail = missing, noPerfmon
 			programs.Do = "run as root, or add CAP_PERFMON; without, packets are forwarded in the process"
 		case tcx && able.Attach != config.AttachTCX:
 			programs.Severity, programs.Do = missing, "write attach: auto, or run Linux 6.6 or later"
@@ -84,6 +84,8 @@ func planeFindings(cfgs []*config.Config) []system.Finding {
 	}
 	return append(out, system.CheckForwarding()...) // back end ebpf leaves to user what its programs do not know
 }
+
+const noPerfmon = "the process has neither CAP_PERFMON nor CAP_SYS_ADMIN: the kernel refuses programs that compare pointers"
 
 // mayCompare reports whether the verifier takes programs that compare pointers, as those of the fast path do.
 func mayCompare() bool {

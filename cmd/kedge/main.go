@@ -151,7 +151,11 @@ func (c *runCmd) Run(e *env) error {
 	}
 	err = runDaemon(e.ctx, cfg, warnings)
 	if errors.Is(err, os.ErrPermission) && !errors.As(err, new(config.Errors)) {
-		err = fmt.Errorf("%w; run as root, or with CAP_NET_ADMIN and CAP_NET_RAW: \"kedge check --here %s\" says what is missing", err, c.Config)
+		need := "CAP_NET_ADMIN and CAP_NET_RAW"
+		if cfg.Dataplane.Kind == config.PlaneEBPF {
+			need = "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+		}
+		err = fmt.Errorf("%w; run as root, or with %s: \"kedge check --here %s\" says what is missing", err, need, c.Config)
 	}
 	return err
 }

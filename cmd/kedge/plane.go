@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"kedge/internal/api"
 	"kedge/internal/config"
 	"kedge/internal/core"
@@ -37,7 +39,12 @@ type forwarding struct {
 	place *pins.Place // nil: the programs end with the process
 	core  []string    // of the config
 	stays string      // an anchor's device that outlives the process, as the programs do
-	said  api.Dataplane
+	name  string      // of its place
+	uses  user.Config
+	// former is the place of an earlier process, which this one, of back end user, has until it ends that.
+	former *pins.Place
+	left   []pins.Dead // that others left to forward in this network namespace
+	said   api.Dataplane
 }
 
 // kernel asks the kernel that runs. Tests put others in its place.
@@ -47,8 +54,8 @@ var kernel ebpf.Probe
 // in this process.
 func openPlane(cfg *config.Config, role string, uc user.Config) (*forwarding, error) {
 	d := &cfg.Dataplane
-	f := &forwarding{said: api.Dataplane{Role: role, Asked: d.Kind, Kind: config.PlaneUser}}
-	name := cfg.Name + "_" + role
+	name := placeName(cfg.Name, role)
+	f := &forwarding{name: name, uses: uc, said: api.Dataplane{Role: role, Asked: d.Kind, Kind: config.PlaneUser}}
 	if d.Kind == config.PlaneUser {
 		f.said.Why = "dataplane.kind says so"
 	} else {
@@ -61,16 +68,36 @@ func openPlane(cfg *config.Config, role string, uc user.Config) (*forwarding, er
 		}
 		f.said.Why = reason(err)
 	}
-	// What an earlier process has left in the kernel would forward beside this one.
-	if err := errors.Join(pins.Drop(name), ebpf.Detach(uc.Role)); err != nil {
+	var err error
+	if f.former, err = pins.Find(name); err != nil {
 		return nil, err
 	}
 	p, err := user.New(uc)
 	if err != nil {
+		f.leaveFormer()
 		return nil, err
 	}
 	f.plane, f.slow = p, p
 	return f, nil
+}
+
+// takeOver ends what an earlier process has left in the kernel, which would forward beside this one. A start that may still fail
+// leaves it alone.
+func (f *forwarding) takeOver() (err error) {
+	if f.fast != nil {
+		return nil
+	}
+	if f.former != nil {
+		err, f.former = f.former.Remove(), nil
+	}
+	return errors.Join(err, ebpf.Detach(f.name)) // of one without a place
+}
+
+func (f *forwarding) leaveFormer() {
+	if f.former != nil {
+		_ = f.former.Leave()
+		f.former = nil
+	}
 }
 
 // openFast makes a data plane in the kernel.
@@ -83,7 +110,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	if d.Attach == config.AttachTCX && able.Attach != d.Attach {
 		return &ebpf.Unsupported{Feature: "tcx (Linux 6.6), which dataplane.attach asks for", Kernel: able.Kernel, Err: errors.ErrUnsupported}
 	}
-	ec := ebpf.Config{Config: uc, Core: d.Core, Sessions: tableSize(cfg), Hold: d.Hold, Clsact: d.Attach == config.AttachClsact, Probe: kernel}
+	ec := ebpf.Config{Config: uc, Name: name, Core: d.Core, Sessions: tableSize(cfg), Hold: d.Hold, Clsact: d.Attach == config.AttachClsact, Probe: kernel}
 	switch d.ThroughStack {
 	case config.Auto:
 		ec.Netfilter = system.ForwardRules
@@ -108,13 +135,16 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	}
 	p, err := ebpf.New(ec)
 	if err == nil && p.Status().Attach == config.AttachTCX {
-		if err = ebpf.Detach(uc.Role); err != nil { // an earlier process attached by clsact, and those would go on
+		if err = ebpf.Detach(name); err != nil { // an earlier process attached by clsact, and those would go on
 			p.End()
 		}
 	}
 	if err != nil {
-		f.leave(true)
+		f.leave(f.fresh())
 		f.place, f.stays = nil, ""
+		if errors.Is(err, unix.EACCES) && !mayCompare() {
+			return fmt.Errorf("data plane: %s: %w", noPerfmon, unix.EACCES) // and not what the verifier writes
+		}
 		return err
 	}
 	f.plane, f.fast, f.slow, f.core = p, p, p.Plane, d.Core
@@ -140,6 +170,7 @@ func (f *forwarding) close(end bool) (goesOn bool) {
 }
 
 func (f *forwarding) leave(end bool) {
+	f.leaveFormer()
 	switch {
 	case f.place == nil:
 	case end:
@@ -195,6 +226,7 @@ func (f *forwarding) status() api.Dataplane {
 			out.Notes = append(out.Notes, fmt.Sprintf("without %s: %s", o.Offload, o.Why))
 		}
 	}
+	out.Notes = append(out.Notes, leftNotes(f.left)...)
 	if f.fast == nil {
 		return out
 	}

@@ -115,6 +115,12 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 		control.AddRole(api.Role{Name: name, Commander: r, Counters: r.data.Counters})
 	}
 
+	for _, r := range roles {
+		if err := r.data.takeOver(); err != nil {
+			return err
+		}
+	}
+	roles[0].data.left = endPredecessors(cfg, roles, log)
 	running = true
 	g, ctx := errgroup.WithContext(ctx)
 	if early() { // from here on a signal finds machines that can end in order

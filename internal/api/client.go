@@ -234,15 +234,18 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 	return nil, e
 }
 
+// ErrNoDaemon is in the errors of requests that found nobody at the socket.
+var ErrNoDaemon = errors.New("no daemon")
+
 // unreachable says what to do when nobody answers.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("no answer on %s: %w", c.socket, ctx.Err())
 	case errors.Is(err, syscall.ENOENT):
-		return fmt.Errorf("no daemon: there is no socket %s: start one with \"kedge run CONFIG\", or name its socket with --socket", c.socket)
+		return fmt.Errorf("%w: there is no socket %s: start one with \"kedge run CONFIG\", or name its socket with --socket", ErrNoDaemon, c.socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon listens on %s: it ended without cleaning up: start it again with \"kedge run CONFIG\"; \"kedge stop\" then takes back what a mobile node has set", c.socket)
+		return fmt.Errorf("%w listens on %s: it ended without cleaning up: start it again with \"kedge run CONFIG\"; \"kedge stop\" then takes back what a mobile node has set", ErrNoDaemon, c.socket)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("you may not use %s: become root, or a member of the socket's group", c.socket)
 	}

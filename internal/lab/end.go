@@ -152,7 +152,7 @@ func (r *Run) shutdown() error {
 			}
 			if d.running() {
 				d.killed = true
-				if err := d.proc.stop(10 * time.Second); err != nil {
+				if err := d.proc.interrupt(10 * time.Second); err != nil {
 					errs = append(errs, fmt.Errorf("%s: end: %w\n%s", n.name, err, tail(d.log, 12)))
 				}
 			}

@@ -100,9 +100,14 @@ func (p *process) signal(s syscall.Signal) {
 }
 
 // stop asks nicely and then kills. It reports whether the process ended by itself, and how.
-func (p *process) stop(patience time.Duration) error {
+func (p *process) stop(patience time.Duration) error { return p.ask(syscall.SIGTERM, patience) }
+
+// interrupt does it as somebody at a terminal would: after SIGTERM a daemon leaves its forwarding to the next one, after SIGINT nothing.
+func (p *process) interrupt(patience time.Duration) error { return p.ask(syscall.SIGINT, patience) }
+
+func (p *process) ask(sig syscall.Signal, patience time.Duration) error {
 	p.signal(syscall.SIGCONT)
-	p.signal(syscall.SIGTERM)
+	p.signal(sig)
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
@@ -110,7 +115,7 @@ func (p *process) stop(patience time.Duration) error {
 		return p.err
 	case <-t.C:
 		p.kill()
-		return fmt.Errorf("%s did not end within %v of SIGTERM", p.name, patience)
+		return fmt.Errorf("%s did not end within %v of %v", p.name, patience, sig)
 	}
 }
 

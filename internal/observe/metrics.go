@@ -17,8 +17,6 @@ type Source struct {
 	Role string
 	// Status is a machine's: sessions by state, and pools.
 	Status func() (core.Status, bool)
-	// Tunnel is the data plane's traffic by encapsulation ("ip4-in-ip6").
-	Tunnel func() map[string]core.Counter
 	// Bindings are a mobile node's. What is told of them has no address.
 	Bindings func() ([]core.Binding, bool)
 	// Drops are the data plane's, by text of a wire.Reason.
@@ -53,8 +51,6 @@ var (
 	descPaths       = desc("path_changes_total", "What a mobile node found out about its path to the home agent: dead, alive, udp.", "role", "to", "reason")
 	descRestored    = desc("restored_total", "Rules, routes, addresses and settings that were put back because another program had removed them.", "role", "kind")
 	descCareOf      = desc("care_of", "Bindings of a mobile node by the family of its care-of address and the framing of packets.", "family", "framing")
-	descTunnelPkts  = desc("tunnel_packets_total", "Packets in tunnels.", "encap", "dir")
-	descTunnelBytes = desc("tunnel_octets_total", "Octets of inner packets in tunnels.", "encap", "dir")
 	descPoolFree    = desc("pool_free", "Addresses or prefixes of a pool that can be handed out.", "pool")
 	descClock       = desc("clock_offset_seconds", "A peer's clock minus ours, when it last refused a timestamp.", "peer")
 )
@@ -108,7 +104,7 @@ func (s sums) add(d *prometheus.Desc, kind prometheus.ValueType, v float64, labe
 }
 
 // labelCount is how many of a series' labels its description has.
-var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descCareOf: 2, descTunnelPkts: 2, descTunnelBytes: 2, descPoolFree: 1}
+var labelCount = map[*prometheus.Desc]int{descSessions: 2, descDrops: 3, descCareOf: 2, descPoolFree: 1}
 
 func (s sums) collect(out chan<- prometheus.Metric) {
 	for k, v := range s {
@@ -174,14 +170,6 @@ func (s *Source) collect(sum sums) {
 			for _, b := range list {
 				sum.add(descCareOf, prometheus.GaugeValue, 1, family(b.CareOf), b.Framing)
 			}
-		}
-	}
-	if s.Tunnel != nil {
-		for encap, n := range s.Tunnel() {
-			sum.add(descTunnelPkts, prometheus.CounterValue, float64(n.PacketsIn), encap, "in")
-			sum.add(descTunnelPkts, prometheus.CounterValue, float64(n.PacketsOut), encap, "out")
-			sum.add(descTunnelBytes, prometheus.CounterValue, float64(n.OctetsIn), encap, "in")
-			sum.add(descTunnelBytes, prometheus.CounterValue, float64(n.OctetsOut), encap, "out")
 		}
 	}
 	for layer, drops := range map[string]func() map[string]uint64{"forwarding": s.Drops, "security": s.Refused} {

@@ -333,9 +333,6 @@ func TestMetrics(t *testing.T) {
 			Status: func() (core.Status, bool) {
 				return core.Status{Sessions: map[string]int{"active": 2}, Pools: []core.PoolStatus{{Name: pool, Free: 10}}}, true
 			},
-			Tunnel: func() map[string]core.Counter {
-				return map[string]core.Counter{"ip4-in-ip6": {PacketsIn: 1, OctetsIn: 100, PacketsOut: 2, OctetsOut: 200}}
-			},
 			Drops: func() map[string]uint64 { return map[string]uint64{string(wire.WrongSource): 3} }})
 	}
 	h.AddSource(Source{Role: "gateway", Status: func() (core.Status, bool) { return core.Status{}, false }})
@@ -395,17 +392,9 @@ kedge_retransmits_total{role="gateway",type="pbu"} 1
 # HELP kedge_sessions Sessions by state.
 # TYPE kedge_sessions gauge
 kedge_sessions{role="anchor",state="active"} 4
-# HELP kedge_tunnel_octets_total Octets of inner packets in tunnels.
-# TYPE kedge_tunnel_octets_total counter
-kedge_tunnel_octets_total{dir="in",encap="ip4-in-ip6"} 200
-kedge_tunnel_octets_total{dir="out",encap="ip4-in-ip6"} 400
-# HELP kedge_tunnel_packets_total Packets in tunnels.
-# TYPE kedge_tunnel_packets_total counter
-kedge_tunnel_packets_total{dir="in",encap="ip4-in-ip6"} 2
-kedge_tunnel_packets_total{dir="out",encap="ip4-in-ip6"} 4
 `
 	names := []string{"kedge_clock_offset_seconds", "kedge_drops_total", "kedge_messages_total", "kedge_pool_free", "kedge_refusals_total",
-		"kedge_care_of", "kedge_path_changes_total", "kedge_restored_total", "kedge_retransmits_total", "kedge_sessions", "kedge_tunnel_octets_total", "kedge_tunnel_packets_total"}
+		"kedge_care_of", "kedge_path_changes_total", "kedge_restored_total", "kedge_retransmits_total", "kedge_sessions"}
 	if err := testutil.GatherAndCompare(h.Gatherer(), strings.NewReader(want), names...); err != nil {
 		t.Error(err)
 	}

@@ -129,11 +129,16 @@ func (t *tap) Close() error {
 	return err
 }
 
-// tapped says whether the table's rules match a packet; later, that it is a further fragment of one whose first part they may have
+// tapped says whether a packet that the table's rules match may be signalling: behind a type 2 routing header comes data as well, which
+// the data plane takes for itself while it has sessions for that. later, that it is a further fragment of one whose first part they may have
 // matched: its extension headers are in there. Both look at the first header of each kind, as the kernel's expression does.
 func tapped(b []byte) (kept, later bool) {
 	if at, ok := findHeader(b, wireip.Routing); ok && at+2 < len(b) && b[at+2] == wireip.RoutingType2 {
-		return true, false
+		switch proto, _ := upperProto(b); proto {
+		case protoMH, wireip.ESP, wireip.ICMPv6, wireip.DstOpts, wireip.Routing: // the last two of fragments
+			return true, false
+		}
+		return false, false
 	}
 	at, ok := findHeader(b, wireip.DstOpts)
 	if ok && at+7 <= len(b) && homeFirst([5]byte(b[at+2:])) {

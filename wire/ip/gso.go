@@ -62,26 +62,28 @@ func CompleteChecksum(pkt []byte, start, offset int) error {
 	return nil
 }
 
-// CompletePartial completes the TCP or UDP checksum of an IP packet if the field still holds just the pseudo header's sum, and
-// reports whether it did. A packet that is right comes out the same: if the pseudo header's sum happens to be the checksum, it
-// is also the result.
-func CompletePartial(pkt []byte, h *Header, u *Upper) bool {
-	offset := 0
+// Partial reports whether the TCP or UDP checksum field of an IP packet holds just the pseudo header's sum.
+func Partial(pkt []byte, h *Header, u *Upper) bool {
+	at := partial(h, u)
+	return at != 0 && binary.BigEndian.Uint16(pkt[u.Off+at:]) == fold(pseudo(h.Src, h.Dst, u.Proto, h.Len-u.Off))
+}
+
+// partial is where the upper-layer header has a checksum that may be partial, 0 = nowhere.
+func partial(h *Header, u *Upper) int {
 	switch {
 	case u.Fragment:
-		return false
 	case u.Proto == TCP && u.Off+20 <= h.Len:
-		offset = 16
+		return 16
 	case u.Proto == UDP && u.Off+UDPLen <= h.Len:
-		offset = 6
-	default:
-		return false
+		return 6
 	}
-	seg := pkt[u.Off:h.Len]
-	if binary.BigEndian.Uint16(seg[offset:]) != fold(pseudo(h.Src, h.Dst, u.Proto, len(seg))) {
-		return false
-	}
-	return CompleteChecksum(pkt[:h.Len], u.Off, offset) == nil
+	return 0
+}
+
+// CompletePartial completes such a checksum, and reports whether it did. A packet that is right comes out the same: if the pseudo
+// header's sum happens to be the checksum, it is also the result.
+func CompletePartial(pkt []byte, h *Header, u *Upper) bool {
+	return Partial(pkt, h, u) && CompleteChecksum(pkt[:h.Len], u.Off, partial(h, u)) == nil
 }
 
 // Segmenter cuts a TCP or UDP super packet into the packets that a device would have sent, one at each Next, with right lengths,

@@ -208,10 +208,11 @@ func (u *UDP) Send(ctx context.Context, rate float64, d time.Duration, h *Histog
 		sink.Wait()
 	}()
 	done := make(chan error, 1)
-	start := monotonic()
-	u.last.Store(start)
+	var start int64
 	go func() {
 		thread(true)
+		start = monotonic() // now, for a busy machine may let the thread wait longer than the sample is
+		u.last.Store(start)
 		var err error
 		p.Sent, err = u.send(ctx, rate, start, start+int64(d))
 		done <- err
@@ -238,7 +239,7 @@ func (u *UDP) send(ctx context.Context, rate float64, start, end int64) (sent ui
 	r := rand.NewPCG(uint64(start), uint64(u.epoch))
 	for calls := 0; ; calls++ {
 		now := monotonic()
-		if now >= end || calls%1024 == 0 && ctx.Err() != nil {
+		if now >= end && calls > 0 || calls%1024 == 0 && ctx.Err() != nil {
 			return sent, nil
 		}
 		owed := uint64(batch)

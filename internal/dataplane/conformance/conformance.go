@@ -56,6 +56,7 @@ type Options struct {
 	Unreachable        bool
 	IPv4               bool // a gateway has an IPv4 address to tunnel from, too: CoA4
 	Secured            bool // the router has the security associations of Security
+	Optimized          bool // sessions of route optimization: on an anchor, LMAA is a correspondent, beside CN6
 }
 
 // Router is one router under test with what surrounds it. Its addresses, links and routes are those of this package; the path

@@ -17,7 +17,7 @@ import (
 func Optimized(t *testing.T, f Factory) {
 	var all []testCase
 	for _, role := range []dataplane.Role{dataplane.Anchor, dataplane.Node} {
-		all = append(all, testCase{name: [...]string{"correspondent", "", "node"}[role], o: Options{Role: role}, f: func(b *bench) {
+		all = append(all, testCase{name: [...]string{"correspondent", "", "node"}[role], o: Options{Role: role, Optimized: true}, f: func(b *bench) {
 			s := straight{site{b, encap{}, role}, CoA1, CN6}
 			if role == dataplane.Anchor {
 				s.care, s.peer = CoA1, LMAA
@@ -40,6 +40,13 @@ type straight struct {
 	site
 	care, peer netip.Addr
 }
+
+// kindDataESP has an SPI of data: other ESP between these ends is signalling.
+var kindDataESP = kind{"ESP", 8, func(s *sheet, _, _ netip.Addr, n int) (byte, []byte) {
+	b := s.udp(n)
+	b[0] |= 0x80
+	return 50, b
+}}
 
 const straightLen = 24 // of either header, octets
 
@@ -98,7 +105,7 @@ func (s straight) gets(sh *sheet, name string, b []byte) {
 func (s straight) sizes(sh *sheet) {
 	src, dst := s.inner()
 	most := sh.path - straightLen
-	for _, k := range []kind{kindUDP, kindTCP, kindEcho, kindSCTP, kindOther, kindESP, kindGRE, kindIPIP} {
+	for _, k := range []kind{kindUDP, kindTCP, kindEcho, kindSCTP, kindOther, kindDataESP, kindGRE, kindIPIP} {
 		for _, n := range []int{40 + k.least, 41 + k.least, 600, 1256, 1280, 1281, most - 1, most} {
 			name := fmt.Sprintf("%s of %d octets", k.name, n)
 			s.sends(sh, name, func(hop int) []byte { return sh.of(k, src, dst, hdr{hop: hop}, n) })

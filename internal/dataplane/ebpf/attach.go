@@ -3,6 +3,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,15 +30,48 @@ type hook struct {
 	name string // of the interface
 	prog string
 	tcx  link.Link       // nil = clsact
-	dev  netlink.Link    // of clsact
+	dev  netlink.Link    // of clsact, as what follows
+	prio uint16          // of the classifier
 	own  *netlink.Clsact // that was made here
 }
 
-// filterName names the classifiers of this package among others of a clsact.
+// filterName begins the names of the classifiers of this package among others of a clsact; that of the plane follows.
 const filterName = "kedge"
 
-// priorityOf is that of a role's classifiers: on one interface there may be those of several.
-func priorityOf(role dataplane.Role) uint16 { return 0x4b47 + uint16(role) }
+// A role's classifiers have priorities of its own, so that roles on one interface have an order, and each plane one of those: which
+// one, its name says, and then what others have taken.
+const (
+	firstPriority = 0x4000
+	priorities    = 0x1000 // of each role
+)
+
+func nameOfFilter(name string) string { return strings.TrimSpace(filterName + " " + name) }
+
+// ownFilter reports whether a classifier is that of a plane.
+func ownFilter(f netlink.Filter, role dataplane.Role, name string) bool {
+	b, ok := f.(*netlink.BpfFilter)
+	return ok && b.Name == nameOfFilter(name) && (b.Priority-firstPriority)/priorities == uint16(role)
+}
+
+// choose gives the priority of a plane's classifier among those of others: that which it has, or a free one.
+func choose(all []netlink.Filter, role dataplane.Role, name string) (prio uint16, has bool) {
+	taken := map[uint16]bool{}
+	for _, f := range all {
+		if ownFilter(f, role, name) {
+			return f.Attrs().Priority, true
+		}
+		taken[f.Attrs().Priority] = true
+	}
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	for i := range uint32(priorities) {
+		prio = firstPriority + uint16(role)*priorities + uint16((h.Sum32()+i)%priorities)
+		if !taken[prio] {
+			break
+		}
+	}
+	return prio, false
+}
 
 // wants is what belongs on an interface: "" = nothing.
 func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
@@ -177,14 +211,12 @@ func (p *Plane) holds(l netlink.Link, egress bool, h *hook) bool {
 		info, err := h.tcx.Info()
 		return err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == l.Attrs().Index
 	}
-	want := p.filter(l, h.prog, egress)
-	all, err := p.nl.FilterList(l, want.Parent)
+	all, err := p.nl.FilterList(l, parentOf(egress))
 	if err != nil {
 		return errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS) // the next look sees
 	}
 	return slices.ContainsFunc(all, func(f netlink.Filter) bool {
-		b, ok := f.(*netlink.BpfFilter)
-		return ok && b.Priority == want.Priority && b.Name == filterName
+		return f.Attrs().Priority == h.prio && ownFilter(f, p.cfg.Role, p.cfg.Name)
 	})
 }
 
@@ -206,20 +238,35 @@ func (p *Plane) attachClsact(l netlink.Link, prog string, egress bool) (*hook, e
 	case !errors.Is(err, unix.EEXIST):
 		return nil, fmt.Errorf("clsact: %w", err)
 	}
-	if err := p.nl.FilterReplace(p.filter(l, prog, egress)); err != nil {
+	err := error(unix.EEXIST)
+	for try := 0; try < 3 && errors.Is(err, unix.EEXIST); try++ { // another process may take the same priority at the same time
+		var all []netlink.Filter
+		if all, err = p.nl.FilterList(l, parentOf(egress)); err != nil {
+			break
+		}
+		set, has := p.nl.FilterAdd, false
+		if h.prio, has = choose(all, p.cfg.Role, p.cfg.Name); has {
+			set = p.nl.FilterReplace
+		}
+		err = set(p.filter(l, h, egress))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("classifier: %w", err)
 	}
 	return h, nil
 }
 
-func (p *Plane) filter(l netlink.Link, prog string, egress bool) *netlink.BpfFilter {
-	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+func parentOf(egress bool) uint32 {
 	if egress {
-		parent = netlink.HANDLE_MIN_EGRESS
+		return netlink.HANDLE_MIN_EGRESS
 	}
+	return netlink.HANDLE_MIN_INGRESS
+}
+
+func (p *Plane) filter(l netlink.Link, h *hook, egress bool) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: parent, Handle: 1, Priority: priorityOf(p.cfg.Role), Protocol: unix.ETH_P_ALL},
-		Fd:          p.program(prog).FD(), Name: filterName, DirectAction: true,
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: parentOf(egress), Handle: 1, Priority: h.prio, Protocol: unix.ETH_P_ALL},
+		Fd:          p.program(h.prog).FD(), Name: nameOfFilter(p.cfg.Name), DirectAction: true,
 	}
 }
 
@@ -233,7 +280,7 @@ func (p *Plane) detach(at place, h *hook) {
 		h.tcx.Close()
 		return
 	}
-	_ = p.nl.FilterDel(p.filter(h.dev, h.prog, at.egress))
+	_ = p.nl.FilterDel(p.filter(h.dev, h, at.egress))
 	if h.own != nil {
 		if others, err := p.filters(h.dev); err == nil && others == 0 {
 			_ = p.nl.QdiscDel(h.own)

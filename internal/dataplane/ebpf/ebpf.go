@@ -58,6 +58,8 @@ import (
 // Config of a plane: that of the plane beside it, and what follows.
 type Config struct {
 	user.Config
+	// Name tells the classifiers of this plane from those of others in the network namespace.
+	Name string
 	// Core are the names of the links over which tunnels' other ends are reached, as patterns of path.Match; on an anchor also
 	// those over which packets to home addresses come. None = all with Ethernet that are not access links.
 	Core []string
@@ -206,9 +208,6 @@ func (p *Plane) resolveAccess() error {
 			return fmt.Errorf("data plane: access link %s (index %d): %w", l.Name, l.If, err)
 		}
 		l.If, l.Name = found.Index, found.Name
-		if l.MTU == 0 {
-			l.MTU = found.MTU
-		}
 		access[i] = l
 	}
 	p.cfg.Access = access

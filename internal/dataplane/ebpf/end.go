@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -13,8 +12,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"kedge/internal/dataplane"
 )
 
 // End ends the plane and its programs, as Close does without Config.Pin: nothing forwards on, and nothing is left to adopt.
@@ -31,19 +28,11 @@ func (p *Plane) End() error {
 // Forwards reports whether the programs of a plane that ended without its process's doing may still forward: they are attached to an
 // interface that is there, and their time is not over. dir is that of Config.Pin.
 func Forwards(dir string) bool {
+	c, ok := readControl(dir)
+	if !ok || clockOf(unix.CLOCK_MONOTONIC) > time.Duration(c.aliveUntil) {
+		return false // not ok: of another version, or torn: nobody adopts it
+	}
 	dir = filepath.Join(dir, layout)
-	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "control"), &ebpf.LoadPinOptions{ReadOnly: true})
-	if err != nil {
-		return false // of another version, or torn: nobody adopts it
-	}
-	defer m.Close()
-	var all []byte
-	if all, err = m.LookupBytes(uint32(0)); err != nil || len(all) < 8 {
-		return false
-	}
-	if clockOf(unix.CLOCK_MONOTONIC) > time.Duration(binary.NativeEndian.Uint64(all)) {
-		return false
-	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return false
@@ -65,9 +54,9 @@ func Forwards(dir string) bool {
 	return links == 0 || attached // without links they are attached by clsact, which is not to be seen from here
 }
 
-// Detach ends programs that a plane of a role left on interfaces of this network namespace by clsact, where they go on without their
-// process. Those of tcx end with their pins.
-func Detach(role dataplane.Role) error {
+// Detach ends programs that a plane of a name (Config.Name) left on interfaces of this network namespace by clsact, where they go on
+// without their process. Those of tcx end with their pins.
+func Detach(name string) error {
 	all, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("data plane: interfaces: %w", err)
@@ -82,8 +71,7 @@ func Detach(role dataplane.Role) error {
 				continue // there is no such place to attach to
 			}
 			for _, f := range filters {
-				b, ok := f.(*netlink.BpfFilter)
-				if !ok || b.Priority != priorityOf(role) || b.Name != filterName {
+				if b, ok := f.(*netlink.BpfFilter); !ok || b.Name != nameOfFilter(name) {
 					others++
 					continue
 				}
@@ -115,7 +103,7 @@ func Attached(name string) (n int, err error) {
 		return n, nil // there is no clsact
 	}
 	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == filterName {
+		if b, ok := f.(*netlink.BpfFilter); ok && (b.Name == filterName || strings.HasPrefix(b.Name, filterName+" ")) {
 			n++
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/conformance"
+	"kedge/internal/dataplane/user"
 )
 
 // segments sends datagrams of 1,200 octets and one shorter, many in each system call, as QUIC does, and wants each to arrive whole.
@@ -111,5 +112,33 @@ func TestSegments(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSegmentsUncut: what a program puts in UDP uncut, for no link wants it cut, a plane without programs takes out in segments.
+func TestSegmentsUncut(t *testing.T) {
+	p := newNode(t, tunnelOf(coaGateway4, conformance.LMAA4, dataplane.PortUDP))
+	ops := p.gateway.Ops()
+	must(t, p.gateway.Close())
+	home6, home4 := netip.MustParseAddr(host6), netip.MustParseAddr(host4)
+	var node *user.Plane
+	p.in("host", func() (err error) {
+		if node, err = user.New(user.Config{Role: dataplane.Node, Home: []netip.Addr{home6}, DeviceMTU: 1500}); err != nil {
+			return err
+		}
+		return node.Update(ops)
+	})
+	t.Cleanup(func() { must(t, node.Close()) })
+	p.sh("host", "ip addr add "+host6+"/128 dev kedge0 nodad", "ip addr add "+host4+"/32 dev kedge0",
+		"ip route add 2001:db8:c::/64 dev kedge0 src "+host6, "ip route add 203.0.113.0/24 dev kedge0 src "+host4)
+	p.reach("host", conformance.CN6, "cn")
+	p.reach("host", conformance.CN4, "cn")
+	for _, to := range []netip.Addr{home6, home4} {
+		if err := p.segments("cn", to, "host"); err != nil {
+			t.Errorf("to %v: %v; %s", to, err, p.drops())
+		}
+	}
+	if in, out := slow(p.anchor, 1); in+out > 20 {
+		t.Errorf("%d packets went the anchor's slow way: what they show is another one's work", in+out)
 	}
 }

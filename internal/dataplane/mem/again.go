@@ -20,7 +20,8 @@ type fate struct {
 	u       ip.Upper
 	s       *session
 	to      Packet // but for its bytes
-	most    int    // octets of a packet that neither the tunnel nor the link cuts
+	most    int    // octets of a segment that came alone
+	fits    int    // octets that the link on the native side carries
 	tos     uint8  // that it leaves with
 	hop     bool   // and one less in its hop limit
 }
@@ -46,10 +47,10 @@ func (e *Engine) settle(s *session, tun *tunnel, to Packet, tos uint8, hop bool,
 	if !f.asked || s.tun != tun && s.twin != tun {
 		return
 	}
-	f.e, f.version = e, e.version.Load()
+	f.e, f.version, f.fits = e, e.version.Load(), ip.MaxPacket
 	f.s, f.to, f.tos, f.hop = s, to, tos, hop
 	if l, ok := e.links[to.If]; ok {
-		f.most = min(f.most, l.mtu())
+		f.fits = l.mtu()
 	}
 }
 
@@ -72,11 +73,14 @@ func (e *Engine) again(o *Outer, pkt []byte, out *Out) bool {
 		}
 		f.h.Len = ip.IPv6Len + int(binary.BigEndian.Uint16(pkt[4:]))
 	}
-	if f.h.Len > len(pkt) || f.h.Len > f.most || f.h.Len < f.u.Off+4 {
+	if f.h.Len > len(pkt) || f.h.Len > f.fits || f.h.Len < f.u.Off+4 {
 		return false
 	}
 	pkt = pkt[:f.h.Len]
-	if o.Offload {
+	if o.Offload && ip.Partial(pkt, &f.h, &f.u) {
+		if len(pkt) > f.most {
+			return false
+		}
 		ip.CompletePartial(pkt, &f.h, &f.u)
 	}
 	if f.tos != f.h.TOS {

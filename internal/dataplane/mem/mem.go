@@ -120,6 +120,7 @@ type Engine struct {
 	carriers atomic.Int32  // how many there are
 	pairs    atomic.Int32  // keys of route optimization
 
+	straights  atomic.Int32 // ways that packets of it come by
 	seed       maphash.Seed
 	errors     limiter // ICMP errors, by destination
 	reports    limiter

@@ -208,6 +208,7 @@ func (e *Engine) hold(f frame, d core.Domain, c *carrier) *tunnel {
 			t.path = e.along(f.tuple)
 			e.peer(&f, true)
 		}
+		e.straighten(&f, 1)
 		if f.plain() {
 			e.tables.tunnels[f.tuple] = t
 		} else {
@@ -229,6 +230,7 @@ func (e *Engine) release(t *tunnel) {
 	if t.refs--; t.refs != 0 {
 		return
 	}
+	e.straighten(&t.frame, -1)
 	if t.plain() {
 		delete(e.tables.tunnels, t.tuple)
 	} else {

@@ -19,6 +19,7 @@ type tables struct {
 	paths    map[tuple]*path    // of the outermost layers
 	keys     map[prefixKey]*entry
 	pairs    map[pairKey]*entry // of route optimization
+	straight map[netip.Addr]int // how many ways of it end at each of this node's addresses
 	hosts    map[hostKey]*host
 	lengths4 lengths
 	lengths6 lengths
@@ -27,7 +28,7 @@ type tables struct {
 func newTables() tables {
 	return tables{
 		sessions: map[core.ID]*session{}, tunnels: map[tuple]*tunnel{}, framed: map[frame]*tunnel{}, carriers: map[frame]*carrier{},
-		paths: map[tuple]*path{}, keys: map[prefixKey]*entry{}, pairs: map[pairKey]*entry{}, hosts: map[hostKey]*host{},
+		paths: map[tuple]*path{}, keys: map[prefixKey]*entry{}, pairs: map[pairKey]*entry{}, straight: map[netip.Addr]int{}, hosts: map[hostKey]*host{},
 	}
 }
 

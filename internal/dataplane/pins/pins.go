@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,9 @@ var root = filepath.Join(fileSystem, "kedge")
 
 // state is the directory in a place that is given to the plane, which may remove and make it again while the lock is held.
 const state = "state"
+
+// lookTime is how long a process may have the lock of a place that only looks at it.
+const lookTime = 200 * time.Millisecond
 
 // Held says that another process has a place.
 type Held struct{ Name string }
@@ -56,6 +60,8 @@ func refused(dir string, err error) error {
 // Place is taken by this process.
 type Place struct {
 	Fresh bool // nobody left anything here
+	name  string
+	space string
 	dir   string
 	lock  *os.File
 }
@@ -74,7 +80,7 @@ func Take(name string) (*Place, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, refused(dir, fmt.Errorf("data plane: %w", err))
 	}
-	p, err := lock(dir, unix.LOCK_NB)
+	p, err := patiently(dir)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, &Held{Name: name}
 	}
@@ -92,25 +98,40 @@ func Take(name string) (*Place, error) {
 // Drop removes what an earlier process left at the place of a name in the network namespace of the calling thread. The error is *Held
 // if that process lives.
 func Drop(name string) error {
-	space, err := Space()
-	if err != nil {
+	p, err := Find(name)
+	if p == nil || err != nil {
 		return err
 	}
+	return p.Remove()
+}
+
+// Find takes the place of a name as Take does, if an earlier process left one; else it is nil.
+func Find(name string) (*Place, error) {
+	space, err := Space()
+	if err != nil {
+		return nil, err
+	}
 	dir := filepath.Join(root, name+"@"+space)
-	p, err := lock(dir, unix.LOCK_NB)
+	p, err := patiently(dir)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return &Held{Name: name}
+		return nil, &Held{Name: name}
 	}
 	if err != nil {
 		if err = refused(dir, err); errors.As(err, new(*Unusable)) {
-			return nil // nor could an earlier process of this user leave anything
+			return nil, nil // nor could an earlier process of this user leave anything
 		}
-		return err
+		return nil, err
 	}
-	if p == nil {
-		return nil
+	return p, nil
+}
+
+// patiently takes the lock of a directory, which a process that looks at all of them may have for a moment.
+func patiently(dir string) (p *Place, err error) {
+	for end := time.Now().Add(lookTime); ; time.Sleep(lookTime / 10) {
+		if p, err = lock(dir, unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return p, err
+		}
 	}
-	return p.Remove()
 }
 
 // lock takes the lock of a directory; nil if the directory went meanwhile.
@@ -136,7 +157,8 @@ func lock(dir string, how int) (*Place, error) {
 		f.Close()
 		return nil, nil
 	}
-	return &Place{dir: dir, lock: f}, nil
+	name, space, _ := strings.Cut(filepath.Base(dir), "@")
+	return &Place{name: name, space: space, dir: dir, lock: f}, nil
 }
 
 // Dir is for ebpf.Config.Pin.
@@ -147,9 +169,45 @@ func (p *Place) Leave() error {
 	return p.lock.Close()
 }
 
-// Remove gives the place up with all that is pinned there. Programs that are attached by tcx end.
+// Remove gives the place up with all that is pinned there. Programs end that are attached by tcx, and in the network namespace of
+// the calling thread those by clsact.
 func (p *Place) Remove() error {
-	return errors.Join(ebpf.Remove(p.Dir()), os.RemoveAll(p.dir), p.lock.Close())
+	err := errors.Join(ebpf.Remove(p.Dir()), os.RemoveAll(p.dir))
+	if here, serr := Space(); serr == nil && here == p.space {
+		err = errors.Join(err, ebpf.Detach(p.name))
+	}
+	return errors.Join(err, p.lock.Close())
+}
+
+// Dead is a place in the network namespace of the calling thread that no process has, and whose programs go on.
+type Dead struct {
+	Name string
+	*ebpf.Left
+}
+
+// Abandoned finds them.
+func Abandoned() (out []Dead, err error) {
+	here, err := Space()
+	if err != nil {
+		return nil, err
+	}
+	err = each(func(dir, name, space string) error {
+		if space != here {
+			return nil
+		}
+		p, err := lock(dir, unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, os.ErrPermission) || err == nil && p == nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if l := ebpf.Look(p.Dir()); l != nil && l.Goes() {
+			out = append(out, Dead{name, l})
+		}
+		return p.Leave()
+	})
+	return out, err
 }
 
 // Space names the network namespace of the calling thread: by its cookie, which no other namespace gets until the next boot; by its

@@ -20,3 +20,6 @@ func TestFuzzed(t *testing.T) {
 
 // TestChained runs the matrix of encapsulations of more headers than one. It needs root.
 func TestChained(t *testing.T) { conformance.Chained(t, kernel.Factory(openPlane)) }
+
+// TestOptimized runs that of route optimization: what the kernel would refuse is taken before it looks. It needs root.
+func TestOptimized(t *testing.T) { conformance.Optimized(t, kernel.Factory(openPlane)) }

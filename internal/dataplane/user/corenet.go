@@ -216,6 +216,7 @@ func (p *Plane) startReader(fd int, name string, err error, read func(*socket)) 
 // read carries what a socket of the tunnel side gets to its end, batch by batch.
 func (p *Plane) read(s *socket, each func(now time.Duration, i int, pkt []byte, out *mem.Out)) {
 	out, b := new(mem.Out), p.newSendBatch()
+	var cut []byte
 	now := p.now()
 	s.recv(func(i int, pkt []byte) {
 		if i == 0 {
@@ -229,19 +230,46 @@ func (p *Plane) read(s *socket, each func(now time.Duration, i int, pkt []byte, 
 		if s.gro {
 			size = s.sizes(i)
 		}
+		if inner, whole := uncut(pkt, size); whole {
+			for {
+				start, more := len(cut), false
+				if cut, more = inner.Next(cut); !more {
+					break
+				}
+				each(now, i, cut[start:len(cut):len(cut)], out)
+			}
+			size, pkt = 0, nil
+		}
 		for size > 0 && len(pkt) > size {
 			each(now, i, pkt[:size:size], out)
 			pkt = pkt[size:]
 		}
-		each(now, i, pkt, out)
+		if pkt != nil {
+			each(now, i, pkt, out)
+		}
 		if len(out.Packets) >= batchSize {
 			_ = p.send(out, b) // counted
 			out.Reset()
+			cut = cut[:0]
 		}
 	}, func() {
 		_ = p.send(out, b) // counted
 		out.Reset()
+		cut = cut[:0]
 	}, func() { p.Count(wire.Malformed) })
+}
+
+// uncut reports whether what came as many datagrams, all but the last of size octets, is one: a super packet of UDP in UDP, which no link
+// on the way had to cut. Then size is that of the inner segments.
+func uncut(pkt []byte, size int) (ip.Segmenter, bool) {
+	if size <= 0 || len(pkt) <= size {
+		return ip.Segmenter{}, false
+	}
+	if h, err := ip.Parse(pkt); err != nil || h.Len != len(pkt) {
+		return ip.Segmenter{}, false
+	}
+	s, err := ip.NewSegmenter(pkt, ip.GSOUDPL4, size)
+	return s, err == nil
 }
 
 // readTunnel6 takes inner packets of one protocol, or what begins with a GRE header; the kernel has taken the outer headers off.

@@ -136,3 +136,26 @@ func TestSettingsByTheCaller(t *testing.T) {
 		t.Errorf("settings that cannot be made: %v", err)
 	}
 }
+
+// TestOneDeviceOnePlane: a device is one plane's, however many queues the kernel would give to others, until it closes.
+func TestOneDeviceOnePlane(t *testing.T) {
+	namespaces(t)
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	c := Config{Role: Anchor, Local: []netip.Addr{conformance.LMAA}, Device: "kedge7"}
+	first, err := New(c)
+	must(t, err)
+	other := c
+	other.Local = []netip.Addr{netip.MustParseAddr("2001:db8:a::2")} // its sockets are others
+	if second, err := New(other); !errors.Is(err, errInUse) {
+		if err == nil {
+			second.Close()
+		}
+		t.Errorf("a second plane: %v", err)
+	}
+	must(t, first.Close())
+	next, err := New(c)
+	must(t, err)
+	must(t, next.Close())
+}

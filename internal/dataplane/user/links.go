@@ -57,13 +57,15 @@ func (w *linkWatch) wait(deadline time.Time) bool {
 
 // enter brings the calling goroutine's thread into the namespace of the links, if it is in another one: settings in /proc/sys are
 // those of the thread that opens them. A daemon is in it and needs no privilege for this.
-func (w *linkWatch) enter() {
+func (w *linkWatch) enter() { enter(w.ns) }
+
+func enter(ns *os.File) {
 	var here, there unix.Stat_t
-	if unix.Stat("/proc/thread-self/ns/net", &here) == nil && unix.Fstat(int(w.ns.Fd()), &there) == nil && here.Ino == there.Ino && here.Dev == there.Dev {
+	if unix.Stat("/proc/thread-self/ns/net", &here) == nil && unix.Fstat(int(ns.Fd()), &there) == nil && here.Ino == there.Ino && here.Dev == there.Dev {
 		return
 	}
-	runtime.LockOSThread()                            // never unlocked: the thread ends with the goroutine
-	_ = unix.Setns(int(w.ns.Fd()), unix.CLONE_NEWNET) // else the settings are not found, and takeLink fails
+	runtime.LockOSThread()                          // never unlocked: the thread ends with the goroutine
+	_ = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) // else the settings are not found, and takeLink fails
 }
 
 // stop ends followLinks, and close frees what is left. A nil watch is that of an anchor.

@@ -207,7 +207,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 					_ = p.send(out, b) // there is no route to the other end: that costs nothing either
 				}
 				work()
-				if n := testing.AllocsPerRun(50, work); n != 0 || len(out.Packets) != packets {
+				if n := allocations(work); n != 0 || len(out.Packets) != packets {
 					t.Errorf("role %d, %v port %d, %d octets: %v allocations for %d packets, %d not sent", role, c.near, c.port, size, n, len(out.Packets), p.Dropped("send-failed")-was)
 				}
 			}
@@ -215,6 +215,15 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		}
 		must(t, p.Close())
 	}
+}
+
+// allocations of a run of work: the least of three counts, for those of goroutines that end elsewhere are counted as well.
+func allocations(work func()) float64 {
+	n := testing.AllocsPerRun(50, work)
+	for range 2 {
+		n = min(n, testing.AllocsPerRun(50, work))
+	}
+	return n
 }
 
 // TestTwoCapabilities: CAP_NET_ADMIN and CAP_NET_RAW are all that a plane needs.

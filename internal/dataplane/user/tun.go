@@ -30,6 +30,9 @@ func (p *Plane) openTUN() error {
 	if adopted && node && old.Attrs().Alias != Tag {
 		return fmt.Errorf("data plane: there is an interface %s that Kedge did not make: remove it, or name another device", name)
 	}
+	if err := p.claim(name); err != nil {
+		return err
+	}
 	fd, flags, err := p.attach(name)
 	if err != nil {
 		return err

@@ -11,6 +11,9 @@
 // A node's care-of addresses come and go: its sockets are bound to none, and each outer packet leaves by the route of its source
 // address (IP_PKTINFO), so that rules by source choose the link.
 //
+// Data of route optimization comes without a tunnel, with headers that the kernel refuses: a packet socket takes it and rules of
+// nftables keep it from the kernel, both only while there is such a session (straight.go). A kernel without nf_tables has none.
+//
 // The kernel must not forward or answer on access links as well: New takes IPv6 off them (disable_ipv6), silences ARP
 // (arp_ignore 8) and switches IPv4 forwarding off there; Close puts that back. The links must have no address, and be up. A link
 // that goes and returns under its name, with the same index or another, is taken again; its Link.If stays what it was at first.
@@ -111,6 +114,7 @@ type Plane struct {
 	links   map[int]*accessLink
 	watch   *linkWatch // gateway
 	signals *signalPort
+	direct  *straight
 	socks   []*socket
 	routes  *routes
 	undo    undo // of what is not an access link's
@@ -155,6 +159,9 @@ func New(cfg Config) (_ *Plane, err error) {
 		}
 	}()
 	if err := p.openCore(); err != nil {
+		return nil, err
+	}
+	if p.direct, err = newStraight(p); err != nil {
 		return nil, err
 	}
 	if cfg.Role == Gateway {
@@ -216,14 +223,14 @@ func findLinks(in []Link) ([]Link, error) {
 
 // Update applies ops, and looks up the path MTU to remotes that are new.
 func (p *Plane) Update(ops []core.Op) error {
-	err := p.Engine.Update(ops)
+	err := p.direct.update(ops)
 	p.routes.look(ops)
 	return err
 }
 
 // Sync makes the state what all says.
 func (p *Plane) Sync(all iter.Seq[core.Op]) error {
-	err := p.Engine.Sync(all)
+	err := p.direct.sync(all)
 	p.routes.lookAgain()
 	return err
 }
@@ -234,6 +241,7 @@ func (p *Plane) Close() error {
 	p.once.Do(func() {
 		p.closing.Store(true)
 		p.signals.Close()
+		p.direct.close()
 		for _, s := range p.socks {
 			s.Close()
 		}

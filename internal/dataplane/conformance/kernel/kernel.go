@@ -127,6 +127,9 @@ func newRouter(t *testing.T, o conformance.Options, open func(Config) (Plane, er
 	case dataplane.Node: // its care-of addresses are on the link, and nothing else is
 		own = []netip.Addr{conformance.CoA1, conformance.CoA4}
 		r.core.neighbour(t, conformance.LMAA, conformance.LMAA4)
+		if o.Optimized {
+			r.core.neighbour(t, conformance.CN6)
+		}
 		sysctl(t, "ipv4/ip_forward", "0")
 		sysctl(t, "ipv6/conf/all/forwarding", "0")
 		for _, p := range []netip.Prefix{conformance.Pool6, conformance.Pool4} { // or the kernel answers for addresses that it has not
@@ -171,6 +174,9 @@ func newRouter(t *testing.T, o conformance.Options, open func(Config) (Plane, er
 	}
 	if o.Role == dataplane.Node {
 		r.native = []*Wire{device(t, r.Device())}
+	}
+	if r.o.Optimized && r.o.Role == dataplane.Anchor {
+		r.correspondent(t)
 	}
 	must(t, r.Plane.Update(r.markers()))
 	r.warm()

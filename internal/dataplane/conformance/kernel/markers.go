@@ -47,7 +47,7 @@ func (r *router) markers() []core.Op {
 				ops = append(ops, core.SetKey{ID: id, Match: m, Up: true, Down: true})
 			}
 		}
-		return append(ops, r.securedMarkers()...)
+		return append(append(ops, r.straightMarkers()...), r.securedMarkers()...)
 	}
 	for i, h := range []struct {
 		chain core.Chain
@@ -214,6 +214,9 @@ func (r *router) markAll() (waiting map[uint32]bool) {
 			wrapGRE(six, markGW, tunnel(3, true)), wrapGRE(four, markGW4, tunnel(4, true)),
 		} {
 			into(c, c.peer, c.mac, b)
+		}
+		if r.o.Optimized {
+			into(c, c.peer, c.mac, r.straightMark(mark))
 		}
 		if r.icmpSent[false] {
 			into(c, c.peer, c.mac, r.icmpMark(six, native(0), false))

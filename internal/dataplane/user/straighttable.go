@@ -1,0 +1,210 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/ipsec"
+	"kedge/wire/ip"
+)
+
+// straightTable is the nftables table that drops, in the input hook, the data that straight takes:
+//
+//	table ip6 kedge-ro-mn0 {                        # with the name of the plane's device
+//		chain taken {
+//			type filter hook input priority raw;
+//			meta l4proto 135 accept                 # signalling: whoever takes that keeps it from the kernel
+//			meta l4proto 50 <SPI below 2^31> accept # at a node: ip6 saddr @anchors
+//			rt type 2 drop                          # at a correspondent: ip6 daddr @local <first destination option is 0xc9> drop
+//		}
+//	}
+//
+// An accept ends this table's chain only. The table is put back when somebody flushes all rules.
+type straightTable struct {
+	table *nftables.Table
+	make  func(*straightTable) error
+	news  *os.File // netlink socket on changes of rules
+	done  chan struct{}
+
+	mu     sync.Mutex // guards what follows
+	conn   *nftables.Conn
+	rules  int
+	closed bool
+}
+
+const noTables = "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"
+
+func openStraightTable(s *straight) (_ *straightTable, err error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w: %s", err, noTables)
+	}
+	cfg := &s.plane.cfg
+	t := &straightTable{table: straightName(cfg.Device), conn: conn, done: make(chan struct{})}
+	t.make = func(t *straightTable) error { return t.put(cfg.Role == Node, cfg.Local, cfg.Anchors) }
+	if err := t.make(t); err != nil {
+		return nil, errors.Join(err, conn.CloseLasting())
+	}
+	if t.news, err = ruleNews(); err != nil {
+		close(t.done)
+		return nil, errors.Join(err, t.close())
+	}
+	go t.follow()
+	return t, nil
+}
+
+// sweepStraight removes a table that an earlier process of this device left, when it was killed.
+func sweepStraight(device string) {
+	conn, err := nftables.New()
+	if err == nil {
+		conn.DelTable(straightName(device))
+		_ = conn.Flush() // mostly there is none
+	}
+}
+
+func straightName(device string) *nftables.Table {
+	return &nftables.Table{Name: "kedge-ro-" + device, Family: nftables.TableFamilyIPv6}
+}
+
+// ruleNews opens a socket that hears of changes of nftables.
+func ruleNews() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "netlink")
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return f, nil
+}
+
+// put makes the table anew, all at once: no packet finds it missing. One that an earlier process left goes with it.
+func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
+	c := t.conn
+	c.AddTable(t.table) // so that there is one to delete
+	c.DelTable(t.table)
+	c.AddTable(t.table)
+	chain := c.AddChain(&nftables.Chain{
+		Name: "taken", Table: t.table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw,
+	})
+	t.rules = 0
+	add := func(verdict expr.VerdictKind, parts ...[]expr.Any) {
+		var all []expr.Any
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		c.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: append(all, &expr.Counter{}, &expr.Verdict{Kind: verdict})})
+		t.rules++
+	}
+	// among matches an address of the IPv6 header that is in a set.
+	among := func(name string, at uint32, addrs []netip.Addr) ([]expr.Any, error) {
+		set, seen := &nftables.Set{Table: t.table, Name: name, KeyType: nftables.TypeIP6Addr}, map[netip.Addr]bool{}
+		var elements []nftables.SetElement
+		for _, a := range addrs {
+			if a.Is6() && !seen[a] {
+				seen[a] = true
+				elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
+			}
+		}
+		if err := c.AddSet(set, elements); err != nil {
+			return nil, fmt.Errorf("nftables: %w", err)
+		}
+		return []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: 16},
+			&expr.Lookup{SourceRegister: 1, SetName: name, SetID: set.ID},
+		}, nil
+	}
+	upper := func(proto byte) []expr.Any {
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
+	}
+	add(expr.VerdictAccept, upper(ip.Mobility))
+	signalling := append(upper(ip.ESP),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{byte(ipsec.DataSPI >> 24)}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0}})
+	if node && len(anchors) != 0 {
+		from, err := among("anchors", 8, anchors)
+		if err != nil {
+			return err
+		}
+		signalling = append(signalling, from...)
+	}
+	add(expr.VerdictAccept, signalling)
+	if node {
+		add(expr.VerdictDrop, header(ip.Routing, 2, ip.RoutingType2))
+	} else {
+		to, err := among("local", 24, local)
+		if err != nil {
+			return err
+		}
+		// At once, or behind the padding that its alignment wants.
+		add(expr.VerdictDrop, header(ip.DstOpts, 2, ip.OptHomeAddress), to)
+		add(expr.VerdictDrop, header(ip.DstOpts, 2, 1, 2), header(ip.DstOpts, 6, ip.OptHomeAddress), to)
+		add(expr.VerdictDrop, header(ip.DstOpts, 2, 0, 0, 0, 0, ip.OptHomeAddress), to)
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: %w: %s", err, noTables)
+	}
+	return nil
+}
+
+// header matches octets of the first extension header of a kind.
+func header(kind uint8, off uint32, want ...byte) []expr.Any {
+	return []expr.Any{
+		&expr.Exthdr{DestRegister: 1, Type: kind, Offset: off, Len: uint32(len(want)), Op: expr.ExthdrOpIpv6},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
+	}
+}
+
+// follow puts the table back when it is gone or not whole. What a message says does not matter: the kernel is asked.
+func (t *straightTable) follow() {
+	defer close(t.done)
+	var buf [8192]byte
+	for {
+		if _, err := t.news.Read(buf[:]); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+			return // closed
+		}
+		t.mu.Lock()
+		if !t.closed && !t.whole() {
+			_ = t.make(t) // what fails now is tried again with the next change
+		}
+		t.mu.Unlock()
+	}
+}
+
+func (t *straightTable) whole() bool {
+	rules, err := t.conn.GetRules(t.table, &nftables.Chain{Name: "taken", Table: t.table})
+	return err == nil && len(rules) == t.rules
+}
+
+// close removes the table.
+func (t *straightTable) close() error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return net.ErrClosed
+	}
+	t.closed = true
+	t.conn.DelTable(t.table)
+	err := t.conn.Flush()
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	err = errors.Join(err, t.conn.CloseLasting())
+	t.mu.Unlock()
+	if t.news != nil {
+		t.news.Close()
+	}
+	<-t.done
+	return err
+}
