@@ -103,6 +103,10 @@ func (r *Run) buildLink(spec *scenario.Link) error {
 }
 
 func (r *Run) buildNode(n *node) error {
+	// A new namespace has the IPv4 settings of this machine, which may be a router.
+	if err := n.ns.Sysctl("net.ipv4.ip_forward", "0"); err != nil {
+		return err
+	}
 	if len(n.spec.On) > 0 && slices.ContainsFunc(r.sc.Nodes, func(x scenario.Node) bool { return x.Serve != nil }) {
 		// The world was there before the run: nobody tests its addresses any more.
 		for _, k := range []string{"all", "default"} {
