@@ -78,8 +78,15 @@ func NewHost(opt Options) (*Host, error) {
 	if opt.Tag == 0 {
 		opt.Tag = Protocol
 	}
+	var err error
+	if opt.NS == nil && elsewhere() {
+		// Keep and Watch run on threads of their own, which are in the process's namespace. Nobody closes this one: ports outlive the Host.
+		if opt.NS, err = netns.Current(); err != nil {
+			return nil, fmt.Errorf("host: %w", err)
+		}
+	}
 	h := &Host{opt: opt, applied: make(map[object]bool), kept: make(map[object]core.HostOp), watchBuffer: 8 << 20}
-	err := h.inside(func() error {
+	err = h.inside(func() error {
 		var err error
 		if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
@@ -110,6 +117,12 @@ func (h *Host) Close() error {
 	}
 	h.raw = nil
 	return nil
+}
+
+// elsewhere reports whether the calling thread is in another namespace than the process.
+func elsewhere() bool {
+	var of, mine unix.Stat_t
+	return unix.Stat("/proc/self/ns/net", &of) == nil && unix.Stat("/proc/thread-self/ns/net", &mine) == nil && of.Ino != mine.Ino
 }
 
 // inside runs f in the host's namespace.
