@@ -76,10 +76,7 @@ func (h *Host) Keep(ctx context.Context, tell func(core.Emit)) error {
 			}
 		case <-timer.C:
 			settling = false
-			err := h.inside(func() error { timer.Reset(k.look()); return nil })
-			if err != nil {
-				return fmt.Errorf("keeping the host's settings: %w", err)
-			}
+			timer.Reset(k.look())
 		}
 	}
 }

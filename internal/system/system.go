@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -54,6 +55,9 @@ type Host struct {
 	nl  *netlink.Handle
 	raw map[int]*nl.SocketHandle // for requests whose attributes the netlink package does not know
 
+	here  *netns.NS // where NewHost was called; nil with Options.NS
+	space uint64    // tells it
+
 	mu      sync.Mutex             // serializes Apply, Sweep and Keep; protects the four below
 	taps    int                    // "ip" ports that are open
 	applied map[object]bool        // what this run wants
@@ -78,15 +82,17 @@ func NewHost(opt Options) (*Host, error) {
 	if opt.Tag == 0 {
 		opt.Tag = Protocol
 	}
-	var err error
-	if opt.NS == nil && elsewhere() {
-		// Keep and Watch run on threads of their own, which are in the process's namespace. Nobody closes this one: ports outlive the Host.
-		if opt.NS, err = netns.Current(); err != nil {
+	h := &Host{opt: opt, applied: make(map[object]bool), kept: make(map[object]core.HostOp), watchBuffer: 8 << 20}
+	if opt.NS == nil {
+		// The goroutines of Keep and Watch may run on threads that are elsewhere.
+		here, err := netns.Current()
+		if err != nil {
 			return nil, fmt.Errorf("host: %w", err)
 		}
+		h.here, h.space = here, space()
+		runtime.AddCleanup(h, func(n *netns.NS) { n.Close() }, here) // ports outlive Close
 	}
-	h := &Host{opt: opt, applied: make(map[object]bool), kept: make(map[object]core.HostOp), watchBuffer: 8 << 20}
-	err = h.inside(func() error {
+	err := h.inside(func() error {
 		var err error
 		if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
@@ -119,18 +125,23 @@ func (h *Host) Close() error {
 	return nil
 }
 
-// elsewhere reports whether the calling thread is in another namespace than the process.
-func elsewhere() bool {
-	var of, mine unix.Stat_t
-	return unix.Stat("/proc/self/ns/net", &of) == nil && unix.Stat("/proc/thread-self/ns/net", &mine) == nil && of.Ino != mine.Ino
+// space tells the calling thread's namespace from others.
+func space() uint64 {
+	var st unix.Stat_t
+	_ = unix.Stat("/proc/thread-self/ns/net", &st) // 0 is none
+	return st.Ino
 }
 
 // inside runs f in the host's namespace.
 func (h *Host) inside(f func() error) error {
-	if h.opt.NS == nil {
-		return f()
+	switch {
+	case h.opt.NS != nil:
+		return h.opt.NS.Do(f)
+	case space() != h.space:
+		return h.here.Do(f)
 	}
-	return h.opt.NS.Do(f)
+	return f() // without CAP_SYS_ADMIN, which no daemon needs
+
 }
 
 // identity tells namespaces of one boot apart, for the journal.
