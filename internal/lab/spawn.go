@@ -1,33 +1,15 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
-	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kedge/internal/system/netns"
 )
-
-// spawner starts processes in namespaces from one OS thread that lives as long as the lab. The kernel signals a process
-// when the *thread* that made it ends (PR_SET_PDEATHSIG), so that children die with a killed lab, but not before.
-var spawner = sync.OnceValue(func() chan<- func() {
-	work := make(chan func())
-	go func() {
-		runtime.LockOSThread() // for good
-		for f := range work {
-			f()
-		}
-	}()
-	return work
-})
 
 // process is a child in a namespace.
 type process struct {
@@ -38,8 +20,7 @@ type process struct {
 	out  io.Closer
 }
 
-// start starts a command in a namespace with its output appended to a file. The child leads a process group of its own, so
-// a ctrl-C at the terminal reaches only the lab.
+// start starts a command in a namespace with its output appended to a file. It dies with the lab.
 func start(ns *netns.NS, name, logFile string, argv ...string) (*process, error) {
 	out, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -47,17 +28,8 @@ func start(ns *netns.NS, name, logFile string, argv ...string) (*process, error)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second // grandchildren may hold the output open
-	fd, err := os.Open("/run/netns/" + ns.Name)
-	if err != nil {
-		out.Close()
-		return nil, err
-	}
-	defer fd.Close()
-	result := make(chan error)
-	spawner() <- func() { result <- startIn(int(fd.Fd()), cmd) }
-	if err := <-result; err != nil {
+	if err := ns.StartChild(cmd); err != nil {
 		out.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -68,19 +40,6 @@ func start(ns *netns.NS, name, logFile string, argv ...string) (*process, error)
 		close(p.done)
 	}()
 	return p, nil
-}
-
-func startIn(fd int, cmd *exec.Cmd) error {
-	home, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-	if err != nil {
-		return err
-	}
-	defer home.Close()
-	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	err = cmd.Start()
-	return errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
 }
 
 func (p *process) running() bool {

@@ -8,9 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -26,25 +24,10 @@ type Process struct {
 	done chan struct{}
 }
 
-// spawner starts processes from one OS thread that lives as long as this process. The kernel kills a child when the thread that
-// made it ends (PR_SET_PDEATHSIG): so children die with a killed parent, but not before.
-var spawner = sync.OnceValue(func() chan<- func() {
-	work := make(chan func())
-	go func() {
-		runtime.LockOSThread() // for good
-		for f := range work {
-			f()
-		}
-	}()
-	return work
-})
-
 // Start starts this program again in a namespace, with arguments that make it call Run.
 func Start(ns *netns.NS, args ...string) (*Process, error) {
 	p := &Process{cmd: exec.Command("/proc/self/exe", args...), done: make(chan struct{})}
 	p.cmd.Stderr = &p.errs
-	// Its own process group: a ctrl-C at the terminal reaches the parent alone, which ends it.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p.cmd.WaitDelay = time.Second
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -55,9 +38,7 @@ func Start(ns *netns.NS, args ...string) (*Process, error) {
 		return nil, err
 	}
 	p.cmd.Stdout = w
-	result := make(chan error)
-	spawner() <- func() { result <- ns.Here(p.cmd.Start) }
-	err = <-result
+	err = ns.StartChild(p.cmd)
 	w.Close()
 	if err != nil {
 		out.Close()

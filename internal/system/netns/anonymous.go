@@ -29,18 +29,3 @@ func Anonymous() (*NS, error) {
 	}
 	return n, nil
 }
-
-// Here runs f in the namespace on the calling thread, which the caller has locked and gets back as it was: for processes that
-// shall die with that very thread (PR_SET_PDEATHSIG).
-func (n *NS) Here(f func() error) error {
-	home, err := vns.Get()
-	if err != nil {
-		return fmt.Errorf("current network namespace: %w", err)
-	}
-	defer home.Close()
-	if err := unix.Setns(int(n.fd), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter namespace %s: %w", n.Name, err)
-	}
-	err = f()
-	return errors.Join(err, unix.Setns(int(home), unix.CLONE_NEWNET))
-}

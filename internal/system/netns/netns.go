@@ -147,11 +147,9 @@ func (n *NS) Delete() error {
 // Do runs f inside the namespace, on a locked thread. Sockets that f opens and processes that it starts belong to the
 // namespace; goroutines that it starts do not. A panic of f reaches the caller.
 func (n *NS) Do(f func() error) error {
-	n.mu.Lock()
-	fd, err := unix.FcntlInt(uintptr(n.fd), unix.F_DUPFD_CLOEXEC, 0) // a Close meanwhile does not pull it away
-	n.mu.Unlock()
+	fd, err := n.dup()
 	if err != nil {
-		return fmt.Errorf("namespace %s: closed: %w", n.Name, err)
+		return err
 	}
 	defer unix.Close(fd)
 	return onThread(func() error {
@@ -160,6 +158,17 @@ func (n *NS) Do(f func() error) error {
 		}
 		return f()
 	})
+}
+
+// dup is a descriptor that a Close meanwhile does not pull away.
+func (n *NS) dup() (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fd, err := unix.FcntlInt(uintptr(n.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("namespace %s: closed: %w", n.Name, err)
+	}
+	return fd, nil
 }
 
 // onThread runs f on a locked thread and brings the thread back to the namespace that it had. It uses a goroutine of its
