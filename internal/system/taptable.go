@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/google/nftables"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	"kedge/internal/nftmatch"
 	wireip "kedge/wire/ip"
 )
 
@@ -39,9 +41,6 @@ type tapTable struct {
 	rules  int
 	closed bool
 }
-
-// noNFTables is what to do about a kernel that refuses.
-const noNFTables = "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"
 
 func tapName(tag uint8) string { return fmt.Sprintf("kedge-%d", tag) }
 
@@ -88,21 +87,9 @@ func (t *tapTable) put() error {
 	t.conn.AddTable(table)
 	var to []expr.Any
 	if len(t.local) > 0 {
-		set := &nftables.Set{Table: table, Name: "local", KeyType: nftables.TypeIP6Addr}
-		var elements []nftables.SetElement
-		seen := make(map[netip.Addr]bool)
-		for _, a := range t.local {
-			if a = a.WithZone(""); a.Is6() && !a.Is4In6() && !seen[a] {
-				seen[a] = true
-				elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
-			}
-		}
-		if err := t.conn.AddSet(set, elements); err != nil {
-			return fmt.Errorf("nftables: %w", err)
-		}
-		to = []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 24, Len: 16},
-			&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
+		var err error
+		if to, err = nftmatch.Among(t.conn, table, "local", nftmatch.Destination, t.local); err != nil {
+			return err
 		}
 	}
 	chain := t.conn.AddChain(&nftables.Chain{
@@ -114,29 +101,16 @@ func (t *tapTable) put() error {
 		t.conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(es, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
 		t.rules++
 	}
-	add(header(wireip.Routing, 2, wireip.RoutingType2)...)
-	for _, home := range [][]expr.Any{
-		header(wireip.DstOpts, 2, wireip.OptHomeAddress),
-		append(header(wireip.DstOpts, 2, 1, 2), header(wireip.DstOpts, 6, wireip.OptHomeAddress)...),
-		header(wireip.DstOpts, 2, 0, 0, 0, 0, wireip.OptHomeAddress),
-	} {
+	add(nftmatch.Type2Routing()...)
+	for _, home := range nftmatch.HomeAddress() {
 		for _, proto := range []byte{wireip.ESP, wireip.Mobility} {
-			add(append(home[:len(home):len(home)], &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}})...)
+			add(slices.Concat(home, nftmatch.Upper(proto))...)
 		}
 	}
 	if err := t.conn.Flush(); err != nil {
-		return &hinted{fmt.Errorf("nftables: %w", err), noNFTables}
+		return &hinted{fmt.Errorf("nftables: %w", err), nftmatch.Lacking}
 	}
 	return nil
-}
-
-// header matches octets of an extension header.
-func header(kind uint8, off uint32, want ...byte) []expr.Any {
-	return []expr.Any{
-		&expr.Exthdr{DestRegister: 1, Type: kind, Offset: off, Len: uint32(len(want)), Op: expr.ExthdrOpIpv6},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
-	}
 }
 
 // follow puts the table back when it is gone or not whole.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/ipsec"
+	"kedge/internal/nftmatch"
 	"kedge/wire/ip"
 )
 
@@ -40,12 +41,10 @@ type straightTable struct {
 	closed bool
 }
 
-const noTables = "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"
-
 func openStraightTable(s *straight) (_ *straightTable, err error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w: %s", err, noTables)
+		return nil, fmt.Errorf("nftables: %w: %s", err, nftmatch.Lacking)
 	}
 	cfg := &s.plane.cfg
 	t := &straightTable{table: straightName(cfg.Device), conn: conn, done: make(chan struct{})}
@@ -106,34 +105,13 @@ func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
 		c.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: append(all, &expr.Counter{}, &expr.Verdict{Kind: verdict})})
 		t.rules++
 	}
-	// among matches an address of the IPv6 header that is in a set.
-	among := func(name string, at uint32, addrs []netip.Addr) ([]expr.Any, error) {
-		set, seen := &nftables.Set{Table: t.table, Name: name, KeyType: nftables.TypeIP6Addr}, map[netip.Addr]bool{}
-		var elements []nftables.SetElement
-		for _, a := range addrs {
-			if a.Is6() && !seen[a] {
-				seen[a] = true
-				elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
-			}
-		}
-		if err := c.AddSet(set, elements); err != nil {
-			return nil, fmt.Errorf("nftables: %w", err)
-		}
-		return []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: 16},
-			&expr.Lookup{SourceRegister: 1, SetName: name, SetID: set.ID},
-		}, nil
-	}
-	upper := func(proto byte) []expr.Any {
-		return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
-	}
-	add(expr.VerdictAccept, upper(ip.Mobility))
-	signalling := append(upper(ip.ESP),
+	add(expr.VerdictAccept, nftmatch.Upper(ip.Mobility))
+	signalling := append(nftmatch.Upper(ip.ESP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{byte(ipsec.DataSPI >> 24)}, Xor: []byte{0}},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0}})
 	if node && len(anchors) != 0 {
-		from, err := among("anchors", 8, anchors)
+		from, err := nftmatch.Among(c, t.table, "anchors", nftmatch.Source, anchors)
 		if err != nil {
 			return err
 		}
@@ -141,29 +119,20 @@ func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
 	}
 	add(expr.VerdictAccept, signalling)
 	if node {
-		add(expr.VerdictDrop, header(ip.Routing, 2, ip.RoutingType2))
+		add(expr.VerdictDrop, nftmatch.Type2Routing())
 	} else {
-		to, err := among("local", 24, local)
+		to, err := nftmatch.Among(c, t.table, "local", nftmatch.Destination, local)
 		if err != nil {
 			return err
 		}
-		// At once, or behind the padding that its alignment wants.
-		add(expr.VerdictDrop, header(ip.DstOpts, 2, ip.OptHomeAddress), to)
-		add(expr.VerdictDrop, header(ip.DstOpts, 2, 1, 2), header(ip.DstOpts, 6, ip.OptHomeAddress), to)
-		add(expr.VerdictDrop, header(ip.DstOpts, 2, 0, 0, 0, 0, ip.OptHomeAddress), to)
+		for _, home := range nftmatch.HomeAddress() {
+			add(expr.VerdictDrop, home, to)
+		}
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w: %s", err, noTables)
+		return fmt.Errorf("nftables: %w: %s", err, nftmatch.Lacking)
 	}
 	return nil
-}
-
-// header matches octets of the first extension header of a kind.
-func header(kind uint8, off uint32, want ...byte) []expr.Any {
-	return []expr.Any{
-		&expr.Exthdr{DestRegister: 1, Type: kind, Offset: off, Len: uint32(len(want)), Op: expr.ExthdrOpIpv6},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
-	}
 }
 
 // follow puts the table back when it is gone or not whole. What a message says does not matter: the kernel is asked.

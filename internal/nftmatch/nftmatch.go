@@ -1,0 +1,67 @@
+// Package nftmatch has the nftables expressions that find packets of Mobile IPv6, for tables that keep them from the kernel's own
+// stack: it would answer what it does not know.
+package nftmatch
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"kedge/wire/ip"
+)
+
+// Lacking is what to do about a kernel that refuses a table.
+const Lacking = "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"
+
+// Offsets of the addresses in an IPv6 header.
+const (
+	Source      = 8
+	Destination = 24
+)
+
+// Type2Routing matches a type 2 routing header (RFC 6275 6.4).
+func Type2Routing() []expr.Any { return header(ip.Routing, 2, ip.RoutingType2) }
+
+// HomeAddress matches a Home Address option (RFC 6275 6.3) in each place where its alignment may put it: at once, behind a PadN of
+// four octets, and behind four Pad1 (RFC 8200 4.2).
+func HomeAddress() [][]expr.Any {
+	return [][]expr.Any{
+		header(ip.DstOpts, 2, ip.OptHomeAddress),
+		append(header(ip.DstOpts, 2, 1, 2), header(ip.DstOpts, 6, ip.OptHomeAddress)...),
+		header(ip.DstOpts, 2, 0, 0, 0, 0, ip.OptHomeAddress),
+	}
+}
+
+// Upper matches an upper-layer protocol.
+func Upper(proto byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
+}
+
+// Among adds a set of the IPv6 addresses among addrs to a table, and matches packets whose address at an offset is in it.
+func Among(c *nftables.Conn, t *nftables.Table, name string, offset uint32, addrs []netip.Addr) ([]expr.Any, error) {
+	set, seen := &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIP6Addr}, map[netip.Addr]bool{}
+	var elements []nftables.SetElement
+	for _, a := range addrs {
+		if a = a.WithZone(""); a.Is6() && !a.Is4In6() && !seen[a] {
+			seen[a] = true
+			elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
+		}
+	}
+	if err := c.AddSet(set, elements); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 16},
+		&expr.Lookup{SourceRegister: 1, SetName: name, SetID: set.ID},
+	}, nil
+}
+
+// header matches octets of the first extension header of a kind.
+func header(kind uint8, off uint32, want ...byte) []expr.Any {
+	return []expr.Any{
+		&expr.Exthdr{DestRegister: 1, Type: kind, Offset: off, Len: uint32(len(want)), Op: expr.ExthdrOpIpv6},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want},
+	}
+}
