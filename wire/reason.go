@@ -159,6 +159,8 @@ const (
 	SequenceUnreserved Reason = "sequence-numbers-not-reserved" // the store did not take a reservation: nothing is sent
 	AuthFailed         Reason = "authentication-failed"         // RFC 4285
 	MessageIDRequired  Reason = "message-id-required"           // RFC 4285
+
+	MissingAuthorization Reason = "missing-binding-authorization-data" // RFC 6275 6.2.7
 )
 
 // Links of a mobile node.

@@ -27,6 +27,10 @@ const (
 	typeRevocationAck
 	typeBindingError
 	typeRefreshRequest
+	typeHoTI
+	typeCoTI
+	typeHoT
+	typeCoT
 	typeOtherMH
 	typeEcho
 	typeEchoReply
@@ -42,7 +46,7 @@ const (
 	numTypes
 )
 
-var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "mh", "echo", "echo-reply",
+var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "hoti", "coti", "hot", "cot", "mh", "echo", "echo-reply",
 	"rs", "ra", "ns", "na", "arp", "dhcp", "mld", "frame", "unreadable"}
 
 // classify gives the type of a message and the status of an answer (-1 for others). It allocates nothing.
@@ -69,6 +73,18 @@ func classify(body any) (typ int, status int) {
 		return typeBindingError, int(m.Status)
 	case *mobility.BindingRefreshRequest:
 		return typeRefreshRequest, -1
+	case *mobility.TestInit:
+		if m.CareOf {
+			return typeCoTI, -1
+		}
+		return typeHoTI, -1
+	case *mobility.Test:
+		if m.CareOf {
+			return typeCoT, -1
+		}
+		return typeHoT, -1
+	case *mobility.Authorized:
+		return classify(m.Message)
 	case mobility.Message:
 		return typeOtherMH, -1
 	case *ip.Echo:
@@ -112,6 +128,9 @@ func frameType(kind string) int {
 
 // describe copies what a person wants to know of a message: enough for a ladder diagram without the packet.
 func describe(dir string, p core.Path, body any, err error) (name string, f map[string]any) {
+	if m, ok := body.(*mobility.Authorized); ok {
+		body = m.Message // the key around it is nobody's to see
+	}
 	typ, status := classify(body)
 	f = map[string]any{"dir": dir, "type": typeNames[typ]}
 	if a := p.Local.Addr(); a.IsValid() {
@@ -161,6 +180,12 @@ func describe(dir string, p core.Path, body any, err error) (name string, f map[
 		}
 	case *mobility.Revocation:
 		f["seq"] = m.Sequence
+	case *mobility.Test:
+		f["nonce_index"] = m.NonceIndex // its keygen token is a secret
+	case *mobility.BindingError:
+		if m.Home.IsValid() {
+			f["unknown_home"] = m.Home.String()
+		}
 	case *access.Frame:
 		if m != nil {
 			describeFrame(m, f)
@@ -222,6 +247,9 @@ func describeOptions(o mobility.Options, f map[string]any, host bool) {
 	}
 	if t, ok := o.Timestamp(); ok {
 		f["timestamp"] = t.Time().UTC()
+	}
+	if n, ok := o.NonceIndices(); ok {
+		f["home_nonce"], f["care_of_nonce"] = n.Home, n.CareOf
 	}
 }
 

@@ -505,7 +505,8 @@ func TestClassify(t *testing.T) {
 		{&mobility.BindingAck{Status: 130}, "ba", 130}, {&mobility.BindingAck{Flags: mobility.BAProxy}, "pba", 0},
 		{&mobility.Heartbeat{}, "heartbeat", -1}, {&mobility.Revocation{}, "bri", -1}, {&mobility.Revocation{Ack: true, Code: 2}, "bra", 2},
 		{&mobility.BindingError{Status: 1}, "be", 1}, {&mobility.BindingRefreshRequest{}, "brr", -1}, {&mobility.Raw{MHType: 99}, "mh", -1},
-		{&mobility.TestInit{}, "mh", -1}, {&ip.Echo{}, "echo", -1}, {&ip.Echo{Reply: true}, "echo-reply", -1}, {(*ip.Echo)(nil), "unreadable", -1},
+		{&mobility.TestInit{}, "hoti", -1}, {&mobility.TestInit{CareOf: true}, "coti", -1}, {&mobility.Test{}, "hot", -1}, {&mobility.Test{CareOf: true}, "cot", -1},
+		{&mobility.Authorized{Message: &mobility.BindingAck{Status: 135}}, "ba", 135}, {&ip.Echo{}, "echo", -1}, {&ip.Echo{Reply: true}, "echo-reply", -1}, {(*ip.Echo)(nil), "unreadable", -1},
 		{&access.Frame{}, "frame", -1}, {(*access.Frame)(nil), "unreadable", -1}, {nil, "unreadable", -1}, {42, "frame", -1},
 	} {
 		if typ, status := classify(c.body); typeNames[typ] != c.name || status != c.status {

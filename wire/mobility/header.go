@@ -40,6 +40,11 @@ func Parse(b []byte, src, dst netip.Addr) (Message, error) {
 	if len(b) < head {
 		return nil, &wire.Error{Msg: t.String(), Field: "Header Len", Off: 1, RFC: "RFC 6275 9.2", Reason: wire.BadLength, ParameterProblem: true}
 	}
+	if t == TypeHomeAgentSwitch {
+		if head += 16 * int(b[6]); len(b) < head {
+			return nil, &wire.Error{Msg: t.String(), Field: "Header Len", Off: 1, RFC: "RFC 5142 4", Reason: wire.BadLength, ParameterProblem: true}
+		}
+	}
 	o := Options(b[head:len(b):len(b)])
 	if len(o) == 0 {
 		o = nil
@@ -61,6 +66,8 @@ func Parse(b []byte, src, dst netip.Addr) (Message, error) {
 		return parseBindingAck(b, o), nil
 	case TypeBindingError:
 		return parseBindingError(b, o), nil
+	case TypeHomeAgentSwitch:
+		return parseHomeAgentSwitch(b, o), nil
 	case TypeHeartbeat:
 		return parseHeartbeat(b, o), nil
 	default: // minimum knows the types above and this one only
@@ -73,7 +80,7 @@ func Parse(b []byte, src, dst netip.Addr) (Message, error) {
 	}
 }
 
-// minimum is where the options of a message start, 0 for a type that is not known.
+// minimum is where the options of a message start at the earliest, 0 for a type that is not known.
 func minimum(t Type) int {
 	switch t {
 	case TypeBindingRefreshRequest:
@@ -88,6 +95,8 @@ func minimum(t Type) int {
 		return (*BindingAck)(nil).fixed()
 	case TypeBindingError:
 		return (*BindingError)(nil).fixed()
+	case TypeHomeAgentSwitch:
+		return (*HomeAgentSwitch)(nil).fixed()
 	case TypeHeartbeat:
 		return (*Heartbeat)(nil).fixed()
 	case TypeBindingRevocation:
@@ -132,6 +141,9 @@ var (
 func Append(b []byte, m Message, src, dst netip.Addr) ([]byte, error) {
 	if m == nil {
 		return b, &wire.Error{Msg: "Mobility Header", RFC: "RFC 6275 6.1.1", Reason: wire.BadValue, Err: errNoMessage}
+	}
+	if proven, ok := m.(*Authorized); ok {
+		return proven.append(b, src, dst)
 	}
 	start, o := len(b), m.GetOptions()
 	if m.fixed()+len(o) > maxLength {

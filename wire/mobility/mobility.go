@@ -1,12 +1,12 @@
-// Package mobility reads and writes Mobility Headers: messages of RFC 6275, 5847 (heartbeat) and 5846 (revocation), and
+// Package mobility reads and writes Mobility Headers: messages of RFC 6275, 5142 (home agent switch), 5847 (heartbeat) and 5846 (revocation), and
 // their options. Bytes to values and back, nothing else.
 //
 // Options stay in wire form (type Options): parsing allocates only the message, unknown options and padding survive a
 // round trip, and typed values are read by one method each. Options alias the parsed buffer; Clone what must live longer.
 //
-// Supported: RFC 6275 6.1-6.2, RFC 3963, RFC 4283, RFC 4285, RFC 5094, RFC 5149, RFC 5213 8, RFC 5555 3, RFC 5844 3,
+// Supported: RFC 6275 6.1-6.2, RFC 3963, RFC 4283, RFC 4285, RFC 5094, RFC 5142, RFC 5149, RFC 5213 8, RFC 5555 3, RFC 5844 3,
 // RFC 5845, RFC 5846, RFC 5847. All other messages and options are kept raw. Left out on purpose: the checksum of zero that
-// RFC 5844 4 uses inside UDP, and authenticators, which are checked by who holds the keys.
+// RFC 5844 4 uses inside UDP, and authenticators other than those of return routability, which are checked by who holds the keys.
 //
 // Reserved fields and unknown flags are ignored when read and zero when written, so they are all that a round trip loses.
 package mobility
@@ -28,6 +28,7 @@ const (
 	TypeBindingUpdate         Type = 5
 	TypeBindingAck            Type = 6
 	TypeBindingError          Type = 7
+	TypeHomeAgentSwitch       Type = 12 // RFC 5142
 	TypeHeartbeat             Type = 13 // RFC 5847
 	TypeBindingRevocation     Type = 16 // RFC 5846
 )
@@ -51,6 +52,8 @@ func (t Type) String() string {
 		return "Binding Acknowledgement"
 	case TypeBindingError:
 		return "Binding Error"
+	case TypeHomeAgentSwitch:
+		return "Home Agent Switch"
 	case TypeHeartbeat:
 		return "Heartbeat"
 	case TypeBindingRevocation:

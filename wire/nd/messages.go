@@ -27,10 +27,10 @@ func (m *RouterSolicitation) parse(b []byte, e Envelope) (err error) {
 }
 
 // RouterAdvertisement is RFC 4861 4.2. RouterLifetime is in seconds, ReachableTime and RetransTimer in milliseconds.
-// Preference is the two-bit default router preference of RFC 4191 2.2 (0 medium).
+// Preference is the two-bit default router preference of RFC 4191 2.2 (0 medium). HomeAgent is the H flag of RFC 6275 7.1.
 type RouterAdvertisement struct {
 	CurHopLimit                 uint8
-	Managed, Other              bool
+	Managed, Other, HomeAgent   bool
 	Preference                  uint8
 	RouterLifetime              uint16
 	ReachableTime, RetransTimer uint32
@@ -47,6 +47,9 @@ func (m *RouterAdvertisement) append(b []byte) ([]byte, error) {
 	if m.Other {
 		flags |= 0x40
 	}
+	if m.HomeAgent {
+		flags |= 0x20
+	}
 	b = append(b, m.CurHopLimit, flags)
 	b = binary.BigEndian.AppendUint16(b, m.RouterLifetime)
 	b = binary.BigEndian.AppendUint32(b, m.ReachableTime)
@@ -61,7 +64,7 @@ func (m *RouterAdvertisement) parse(b []byte, e Envelope) (err error) {
 	if !e.Src.IsLinkLocalUnicast() {
 		return fault(m.icmp(), "source", 0, "RFC 4861 6.1.2", wire.BadSource)
 	}
-	m.CurHopLimit, m.Managed, m.Other, m.Preference = b[0], b[1]&0x80 != 0, b[1]&0x40 != 0, b[1]>>3&3
+	m.CurHopLimit, m.Managed, m.Other, m.HomeAgent, m.Preference = b[0], b[1]&0x80 != 0, b[1]&0x40 != 0, b[1]&0x20 != 0, b[1]>>3&3
 	m.RouterLifetime = binary.BigEndian.Uint16(b[2:4])
 	m.ReachableTime, m.RetransTimer = binary.BigEndian.Uint32(b[4:8]), binary.BigEndian.Uint32(b[8:12])
 	m.Options, err = parseOptions(m.icmp(), b[12:], 16)

@@ -1,9 +1,11 @@
 // Package nd reads and writes the ICMPv6 messages of an access link: Neighbor Discovery (RFC 4861) with the options of
-// RFC 4861 and RFC 8106, Multicast Listener Discovery (RFC 2710, RFC 3810) and Echo (RFC 4443). Options without a type
-// here (route information of RFC 4191, nonces) are kept raw and written back unchanged.
+// RFC 4861, RFC 6275 7 and RFC 8106, Multicast Listener Discovery (RFC 2710, RFC 3810) and Echo (RFC 4443); and those with
+// which a mobile node asks for its home agents and their prefixes from afar (RFC 6275 6.5-6.8, RFC 3963 7). Options without
+// a type here (route information of RFC 4191, nonces) are kept raw and written back unchanged.
 //
 // Parse holds the message to the validity rules of RFC 4861 6.1, 7.1 and 8.1 and of RFC 3810 6.2: checksum, hop limit,
-// code, lengths, addresses. A message that it returns may be acted upon.
+// code, lengths, addresses. A message that it returns may be acted upon; one of RFC 6275 comes from anywhere, and who may
+// send it is the receiver's question.
 package nd
 
 import (
@@ -27,6 +29,11 @@ const (
 	TypeNeighborAdvertisement uint8 = 136
 	TypeRedirect              uint8 = 137
 	TypeMLDv2Report           uint8 = 143
+
+	TypeHomeAgentAddressDiscoveryRequest uint8 = 144
+	TypeHomeAgentAddressDiscoveryReply   uint8 = 145
+	TypeMobilePrefixSolicitation         uint8 = 146
+	TypeMobilePrefixAdvertisement        uint8 = 147
 )
 
 // HopLimit is what every Neighbor Discovery message must have on arrival, so that it cannot come from another link
@@ -93,6 +100,14 @@ func Name(icmpType uint8) string {
 		return "Neighbor Advertisement"
 	case TypeRedirect:
 		return "Redirect"
+	case TypeHomeAgentAddressDiscoveryRequest:
+		return "Home Agent Address Discovery Request"
+	case TypeHomeAgentAddressDiscoveryReply:
+		return "Home Agent Address Discovery Reply"
+	case TypeMobilePrefixSolicitation:
+		return "Mobile Prefix Solicitation"
+	case TypeMobilePrefixAdvertisement:
+		return "Mobile Prefix Advertisement"
 	}
 	return ""
 }
@@ -119,6 +134,14 @@ func blank(icmpType uint8) Message {
 		return &NeighborAdvertisement{}
 	case TypeRedirect:
 		return &Redirect{}
+	case TypeHomeAgentAddressDiscoveryRequest:
+		return &HomeAgentAddressDiscoveryRequest{}
+	case TypeHomeAgentAddressDiscoveryReply:
+		return &HomeAgentAddressDiscoveryReply{}
+	case TypeMobilePrefixSolicitation:
+		return &MobilePrefixSolicitation{}
+	case TypeMobilePrefixAdvertisement:
+		return &MobilePrefixAdvertisement{}
 	}
 	return nil
 }
@@ -140,6 +163,14 @@ func Parse(b []byte, e Envelope) (Message, error) {
 	}
 	switch m.(type) {
 	case *Echo:
+	case *HomeAgentAddressDiscoveryRequest, *HomeAgentAddressDiscoveryReply, *MobilePrefixSolicitation, *MobilePrefixAdvertisement:
+		if b[1] != 0 {
+			return nil, fault(t, "code", 1, "RFC 6275 6.5", wire.BadValue)
+		}
+		// An answer has to go somewhere (RFC 6275 6.5).
+		if e.Src.IsUnspecified() {
+			return nil, fault(t, "source", 0, "RFC 6275 6.5", wire.BadSource)
+		}
 	case *MLDQuery, *MLDReport:
 		if e.HopLimit != MLDHopLimit {
 			return nil, fault(t, "hop limit", 0, "RFC 3810 6.2", wire.BadHopLimit)

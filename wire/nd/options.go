@@ -2,19 +2,22 @@ package nd
 
 import (
 	"encoding/binary"
+	"iter"
 	"net/netip"
 	"strings"
 
 	"kedge/wire"
 )
 
-// Option types (RFC 4861 4.6, RFC 4191 2.3, RFC 8106 5).
+// Option types (RFC 4861 4.6, RFC 6275 7.3, 7.4, RFC 4191 2.3, RFC 8106 5).
 const (
 	optSourceLL   uint8 = 1
 	optTargetLL   uint8 = 2
 	optPrefix     uint8 = 3
 	optRedirected uint8 = 4
 	optMTU        uint8 = 5
+	optInterval   uint8 = 7
+	optHomeAgent  uint8 = 8
 	OptRouteInfo  uint8 = 24 // kept as RawOption
 	optRDNSS      uint8 = 25
 	optDNSSL      uint8 = 31
@@ -88,6 +91,17 @@ func (o Options) TargetLL() ([6]byte, bool) {
 	return [6]byte{}, false
 }
 
+// Prefixes gives the Prefix Information options in order.
+func (o Options) Prefixes() iter.Seq[*PrefixInformation] {
+	return func(yield func(*PrefixInformation) bool) {
+		for _, x := range o {
+			if p, ok := x.(*PrefixInformation); ok && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
 func (o Options) append(b []byte) ([]byte, error) {
 	for _, x := range o {
 		var err error
@@ -127,13 +141,17 @@ func parseOptions(t uint8, b []byte, off int) (Options, error) {
 }
 
 // specified says whether an option is one for messages of type t. What others hold must not make the message invalid, whatever
-// it is (RFC 4861 6.1.1, 6.1.2, 7.1.1, 7.1.2, 8.1).
+// it is (RFC 4861 6.1.1, 6.1.2, 7.1.1, 7.1.2, 8.1, RFC 6275 6.7, 6.8, 7.3, 7.4).
 func specified(t, option uint8) bool {
 	switch t {
 	case TypeRouterSolicitation, TypeNeighborSolicitation:
 		return option == optSourceLL
 	case TypeNeighborAdvertisement, TypeRedirect:
 		return option == optTargetLL
+	case TypeMobilePrefixSolicitation: // RFC 6275 6.7 defines none
+		return false
+	case TypeMobilePrefixAdvertisement:
+		return option == optPrefix
 	}
 	return option != optTargetLL
 }
@@ -173,6 +191,16 @@ func parseOption(t uint8, b []byte, off int) (Option, error) {
 			return bad("MTU option", "RFC 4861 4.6.4")
 		}
 		return MTU(binary.BigEndian.Uint32(b[4:8])), nil
+	case optInterval:
+		if len(b) != 8 {
+			return bad("Advertisement Interval option", "RFC 6275 7.3")
+		}
+		return AdvertisementInterval(binary.BigEndian.Uint32(b[4:8])), nil
+	case optHomeAgent:
+		if len(b) != 8 {
+			return bad("Home Agent Information option", "RFC 6275 7.4")
+		}
+		return HomeAgentInformation{Mobile: b[2]&0x80 != 0, Preference: binary.BigEndian.Uint16(b[4:6]), Lifetime: binary.BigEndian.Uint16(b[6:8])}, nil
 	case optRDNSS:
 		if len(b) < 24 || len(b)%16 != 8 {
 			return bad("Recursive DNS Server option", "RFC 8106 5.1")
