@@ -78,11 +78,10 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 
 // vouched says whether a message from the home agent is protected as it must be.
 func (m *Machine) vouched(p *core.Path) bool {
-	a := &m.cfg.Anchor
-	if a.Protection == "" || a.Protection == "none" {
+	if !m.ha.protected() {
 		return true
 	}
-	return p.Auth.Kind == a.Protection && p.Auth.Peer == a.Name
+	return p.Auth.Kind == m.ha.protection && p.Auth.Peer == m.ha.name
 }
 
 // expectedAt is the address of ours that the acknowledgement of a Binding Update must come to.
@@ -189,7 +188,7 @@ func (m *Machine) take4(s *sent, ba *mobility.BindingAck) (again bool) {
 	addr := ack.Addr
 	switch {
 	case !ok:
-		m.without4 = m.cfg.Anchor.V6
+		m.without4 = m.ha.v6
 		m.problem4(wire.IPv4Disabled, "the home agent does not know the IPv4 Home Address option")
 	case !ack.Status.Success():
 		m.problem4(reason4(ack.Status), ack.Status.String())
@@ -244,7 +243,7 @@ func (m *Machine) problem4(r wire.Reason, detail string) {
 	}
 	m.why4 = string(r) + detail
 	m.past("no IPv4 home address", string(r), detail)
-	m.emit(core.Emit{Name: "warning", ID: m.session.id, Why: string(r), Fields: map[string]any{"peer": m.cfg.Anchor.Name, "family": "v4", "err": detail}})
+	m.emit(core.Emit{Name: "warning", ID: m.session.id, Why: string(r), Fields: map[string]any{"peer": m.ha.name, "family": "v4", "err": detail}})
 }
 
 // losers are the care-of addresses that had their time before the winner and did not answer.

@@ -18,7 +18,7 @@ func (m *Machine) candidates() []movement.CareOf {
 	for _, c := range m.move.CareOfs() {
 		switch {
 		case c.Home:
-		case !m.cfg.Anchor.reachable(c.Addr):
+		case !m.ha.reachable(c.Addr):
 			m.no4 = true
 		default:
 			cs = append(cs, c)
@@ -188,7 +188,7 @@ func (m *Machine) recheck(cs []movement.CareOf, cur int) {
 func (m *Machine) detach(why string) {
 	if m.no4 && m.noted != "ipv4-only" {
 		m.noted = "ipv4-only"
-		m.emit(core.Emit{Name: "warning", Why: "ipv4-only", Fields: map[string]any{"peer": m.cfg.Anchor.Name,
+		m.emit(core.Emit{Name: "warning", Why: "ipv4-only", Fields: map[string]any{"peer": m.ha.name,
 			"err": "there is IPv4 only, and the IPv4 address of the home agent is not configured"}})
 	}
 	m.endRace()

@@ -63,33 +63,33 @@ func (m *Machine) status() core.Status {
 	for r, n := range m.move.Counters() { // frames of links, by the same reasons
 		s.Counters[r] += n
 	}
-	a := &m.cfg.Anchor
-	s.Peers = []core.PeerStatus{{Name: a.Name, Address: a.V6, Alive: m.bound() && !m.path.dead, Protection: a.Protection, Sessions: len(m.bindings(""))}}
+	a := &m.ha
+	s.Peers = []core.PeerStatus{{Name: a.name, Address: a.v6, Alive: m.bound() && !m.path.dead, Protection: a.protection, Sessions: len(m.bindings(""))}}
 	if m.path.heard > 0 {
 		s.Peers[0].LastHeard = m.wall(m.path.heard)
 	}
 	note := func(format string, args ...any) { s.Notes = append(s.Notes, fmt.Sprintf(format, args...)) }
-	if a.Protection == "" || a.Protection == "none" {
-		note("signalling with %s is not protected", a.Name)
+	if !a.protected() {
+		note("signalling with %s is not protected", a.name)
 	}
 	if m.no4 {
-		note("IPv4 networks cannot be used: the IPv4 address of %s is not configured", a.Name)
+		note("IPv4 networks cannot be used: the IPv4 address of %s is not configured", a.name)
 	}
 	if m.why4 != "" {
 		note("no IPv4 home address: %s", m.why4)
 	}
 	if m.state == refused {
-		note("%s refuses: %s", a.Name, m.reason)
+		note("%s refuses: %s", a.name, m.reason)
 	}
 	if d := m.now.Wall.Sub(m.stateSince); m.state == registering && d >= silentAfter {
 		note("no answer from %s for %v: firewalls on the way (UDP port 4191, protocols 50 and 135), or keys that do not belong together: its log and status say what it refuses",
-			a.Name, d.Round(time.Second))
+			a.name, d.Round(time.Second))
 	}
 	if m.silent() {
-		note("%s does not answer echoes through the tunnel: a dead path is noticed by Binding Updates only, every %v", a.Name, updateProbe)
+		note("%s does not answer echoes through the tunnel: a dead path is noticed by Binding Updates only, every %v", a.name, updateProbe)
 	}
 	if m.passing() {
-		note("%s cannot be reached: new connections go out directly", a.Name)
+		note("%s cannot be reached: new connections go out directly", a.name)
 	}
 	for i, c := range m.move.CareOfs() {
 		if i == maxListed {
@@ -121,9 +121,9 @@ func (m *Machine) bindings(filter string) []core.Binding {
 		}
 	}
 	b := core.Binding{
-		ID: m.identity(), Session: m.session.id, State: m.state.String(), Kind: "host", Families: []string{"v6"}, Prefixes: []netip.Prefix{m.cfg.Home.V6.Masked()},
-		Anchor: m.cfg.Anchor.V6, Gateway: m.cfg.Name, Dialect: string(m.cfg.Anchor.Dialect), Since: m.stateSince, Sequence: m.seq,
-		Protection: m.cfg.Anchor.Protection,
+		ID: m.identity(), Session: m.session.id, State: m.state.String(), Kind: "host", Families: []string{"v6"}, Prefixes: []netip.Prefix{m.home6.Masked()},
+		Anchor: m.ha.v6, Gateway: m.cfg.Name, Dialect: string(m.cfg.Anchor.Dialect), Since: m.stateSince, Sequence: m.seq,
+		Protection: m.ha.protection,
 	}
 	if m.bound() {
 		e := &m.bind

@@ -86,7 +86,7 @@ func (m *Machine) bindingError(p *core.Path, be *mobility.BindingError) {
 
 // unrecognized answers a message of a type that is not known (RFC 6275 9.2), only to the home agent and once a second.
 func (m *Machine) unrecognized(p *core.Path) {
-	if p.Remote.Addr() != m.cfg.Anchor.V6 || m.now.Boot < m.told+minRefresh {
+	if p.Remote.Addr() != m.ha.v6 || m.now.Boot < m.told+minRefresh {
 		return
 	}
 	m.told = m.now.Boot

@@ -31,7 +31,7 @@ func (m *Machine) comeHome(at movement.CareOf, why string) {
 
 // homePrefixes are the addresses that the node has on the home link.
 func (m *Machine) homePrefixes() []netip.Prefix {
-	ps := []netip.Prefix{m.cfg.Home.V6}
+	ps := []netip.Prefix{m.home6}
 	if m.cfg.Home.IPv4 == IPv4Static {
 		ps = append(ps, m.cfg.Home.V4)
 	}

@@ -219,8 +219,8 @@ func (m *Machine) homeRoutes(v4 netip.Addr, add func(core.HostOp)) {
 		}
 	}
 	if m.homeIf != 0 {
-		r := core.HostOp{Kind: "route", Prefix: host(m.cfg.Anchor.V6), Table: table, Name: m.homeAt.Link, If: m.homeAt.If}
-		if !m.cfg.Home.V6.Masked().Contains(m.cfg.Anchor.V6) && m.homeAt.Router.Is6() {
+		r := core.HostOp{Kind: "route", Prefix: host(m.ha.v6), Table: table, Name: m.homeAt.Link, If: m.homeAt.If}
+		if !m.home6.Masked().Contains(m.ha.v6) && m.homeAt.Router.Is6() {
 			r.Via = m.homeAt.Router
 		}
 		add(r)
@@ -256,10 +256,10 @@ func (m *Machine) prefers(all netip.Prefix) bool {
 // bypass lists the destinations of a family that never go through the tunnel.
 func (m *Machine) bypass(is4 bool) []netip.Prefix {
 	var ps []netip.Prefix
-	if a := m.cfg.Anchor.V6; !is4 {
+	if a := m.ha.v6; !is4 {
 		ps = append(ps, host(a))
 	}
-	if a := m.cfg.Anchor.V4; is4 && a.IsValid() {
+	if a := m.ha.v4; is4 && a.IsValid() {
 		ps = append(ps, host(a))
 	}
 	for _, p := range m.cfg.Exclude {

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"net/netip"
 	"time"
 
 	"kedge/internal/node/movement"
@@ -174,6 +173,3 @@ func (m *memory) forget() {
 		n.fails, n.deaf, n.avoid = 0, 0, time.Time{}
 	}
 }
-
-// reachable says whether an address's family has a home agent's address.
-func (a *Anchor) reachable(from netip.Addr) bool { return from.Is6() || a.V4.IsValid() }

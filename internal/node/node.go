@@ -25,6 +25,8 @@ type Machine struct {
 	state      state
 	stateAt    time.Duration
 	stateSince time.Time
+	ha         homeAgent
+	home6      netip.Prefix // home address with the length of its prefix
 	bind       binding
 	session    session
 	path       path
@@ -102,7 +104,8 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{
-		cfg: cfg, rand: rand, restart: cfg.Restart, retryAt: never, recheckAt: never, lostAt: never, doubted: -time.Second, told: -time.Second,
+		cfg: cfg, ha: homeAgent{cfg.Anchor.V6, cfg.Anchor.V4, cfg.Anchor.Name, cfg.Anchor.Protection}, home6: cfg.Home.V6,
+		rand: rand, restart: cfg.Restart, retryAt: never, recheckAt: never, lostAt: never, doubted: -time.Second, told: -time.Second,
 		counts: map[string]uint64{},
 		host:   hostState{set: map[string]core.HostOp{}, pending: map[core.Ref]string{}, failed: map[string]bool{}, retryAt: never},
 	}
@@ -118,7 +121,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 // watch makes the sub-machine that watches the links.
 func (m *Machine) watch(secret []byte) error {
 	c := movement.Config{
-		Home: []netip.Addr{m.hoa()}, HomePrefix6: m.cfg.Home.V6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
+		Home: []netip.Addr{m.hoa()}, HomePrefix6: m.home6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
 		NoOptimistic: m.cfg.NoOptimistic,
 	}
 	for _, l := range m.cfg.Links {
@@ -287,7 +290,7 @@ func (m *Machine) message(ev *core.Message) {
 		m.echoed(&ev.Path, e)
 		return
 	}
-	if ev.Path.Remote.Addr() != m.cfg.Anchor.V6 {
+	if ev.Path.Remote.Addr() != m.ha.v6 {
 		m.ignored(&ev.Path, wire.UnknownPeer, "")
 		return
 	}

@@ -32,9 +32,9 @@ func (m *Machine) chain(local netip.Addr, f framing) core.Chain {
 	if f == inUDP {
 		port = Port
 	}
-	remote := m.cfg.Anchor.V6
+	remote := m.ha.v6
 	if f != inIPv6 {
-		remote = m.cfg.Anchor.V4
+		remote = m.ha.v4
 	}
 	c.Layer[0] = core.Layer{Local: netip.AddrPortFrom(local, port), Remote: netip.AddrPortFrom(remote, port)}
 	return c
@@ -42,7 +42,7 @@ func (m *Machine) chain(local netip.Addr, f framing) core.Chain {
 
 // auth is what protects signalling with the home agent.
 func (m *Machine) auth() core.Auth {
-	return core.Auth{Kind: m.cfg.Anchor.Protection, Peer: m.cfg.Anchor.Name}
+	return core.Auth{Kind: m.ha.protection, Peer: m.ha.name}
 }
 
 // signalling is the way of a Binding Update from a care-of address:
@@ -51,7 +51,7 @@ func (m *Machine) auth() core.Auth {
 //	IPv4, rfc5555    IPv4 | UDP 4191 | IPv6(home address -> home agent)                      RFC 5555 4.4.2
 //	IPv4, soliman    IPv4 protocol 41 | IPv6(::ffff:care-of -> home agent) | Home Address option   document 004, 2.2.2
 func (m *Machine) signalling(c *movement.CareOf) core.Path {
-	p := core.Path{Remote: addrPort(m.cfg.Anchor.V6), Own: m.hoa(), Auth: m.auth()}
+	p := core.Path{Remote: addrPort(m.ha.v6), Own: m.hoa(), Auth: m.auth()}
 	switch {
 	case c.Addr.Is6():
 		p.If, p.Local = c.If, addrPort(c.Addr)
@@ -65,7 +65,7 @@ func (m *Machine) signalling(c *movement.CareOf) core.Path {
 
 // fromHome is the way of the deregistration on the home link: from the home address itself (RFC 6275 11.5.5).
 func (m *Machine) fromHome(ifi int) core.Path {
-	return core.Path{If: ifi, Local: addrPort(m.hoa()), Remote: addrPort(m.cfg.Anchor.V6), Auth: m.auth()}
+	return core.Path{If: ifi, Local: addrPort(m.hoa()), Remote: addrPort(m.ha.v6), Auth: m.auth()}
 }
 
 // cameFor says which care-of address of ours a message was sent to, and to which home address; the address is our home
@@ -83,7 +83,7 @@ func (m *Machine) cameFor(p *core.Path) (careOf, home netip.Addr) {
 }
 
 // hoa is the IPv6 home address.
-func (m *Machine) hoa() netip.Addr { return m.cfg.Home.V6.Addr() }
+func (m *Machine) hoa() netip.Addr { return m.home6.Addr() }
 
 func addrPort(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 0) }
 

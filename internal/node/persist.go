@@ -148,7 +148,7 @@ func (m *Machine) adoptBinding(r *record) {
 	b := r.Binding
 	left := b.Expires.Sub(m.now.Wall)
 	if left <= 0 || left > maxLifetime || !b.CareOf.IsValid() || b.CareOf.Is4In6() || b.CareOf.Is6() != (b.Framing == inIPv6) || b.Framing > inUDP ||
-		!m.cfg.Anchor.reachable(b.CareOf) || b.Lifetime <= 0 || b.Lifetime > maxLifetime || b.MTU < 0 || b.MTU > 65535 || b.Keepalive < 0 || r.Session == 0 {
+		!m.ha.reachable(b.CareOf) || b.Lifetime <= 0 || b.Lifetime > maxLifetime || b.MTU < 0 || b.MTU > 65535 || b.Keepalive < 0 || r.Session == 0 {
 		return
 	}
 	m.bind = binding{

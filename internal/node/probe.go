@@ -135,7 +135,7 @@ func (m *Machine) send(chain core.Chain, size int) probe {
 	data := make([]byte, size)
 	copy(data, pr.token[:])
 	m.out = append(m.out, core.Send{
-		Path: core.Path{Local: addrPort(m.hoa()), Remote: addrPort(m.cfg.Anchor.V6), Outer: chain, Auth: core.Auth{Kind: "none"}},
+		Path: core.Path{Local: addrPort(m.hoa()), Remote: addrPort(m.ha.v6), Outer: chain, Auth: core.Auth{Kind: "none"}},
 		Body: &ip.Echo{ID: m.cfg.ProbeID, Seq: pr.seq, Data: data},
 	})
 	return pr
@@ -148,10 +148,10 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 	i := slices.IndexFunc(p.probes, func(pr probe) bool {
 		return e.Reply && e.ID == m.cfg.ProbeID && e.Seq == pr.seq && len(e.Data) == pr.size && bytes.HasPrefix(e.Data, pr.token[:])
 	})
-	if i < 0 && e.Reply && e.ID == m.cfg.ProbeID && home == m.hoa() && from.Remote.Addr() == m.cfg.Anchor.V6 && m.answeredAsk(from, e) {
+	if i < 0 && e.Reply && e.ID == m.cfg.ProbeID && home == m.hoa() && from.Remote.Addr() == m.ha.v6 && m.answeredAsk(from, e) {
 		return
 	}
-	if i < 0 || home != m.hoa() || from.Remote.Addr() != m.cfg.Anchor.V6 {
+	if i < 0 || home != m.hoa() || from.Remote.Addr() != m.ha.v6 {
 		m.ignored(from, wire.Unsolicited, "echo")
 		return
 	}
@@ -194,7 +194,7 @@ func (m *Machine) died(why string) {
 	}
 	if !p.answered {
 		if m.deaf++; m.silent() {
-			m.emit(core.Emit{Name: "warning", ID: m.session.id, Why: string(wire.NoAnswer), Fields: map[string]any{"peer": m.cfg.Anchor.Name,
+			m.emit(core.Emit{Name: "warning", ID: m.session.id, Why: string(wire.NoAnswer), Fields: map[string]any{"peer": m.ha.name,
 				"err": "the home agent acknowledges, but never answered an echo through the tunnel: Binding Updates take their place"}})
 			p.dead, p.next = false, m.now.Boot+updateProbe
 			return

@@ -99,7 +99,7 @@ func (m *Machine) refusal(r wire.Reason, s mobility.Status, detail string) {
 	m.count(r)
 	m.reason = r
 	m.past(fmt.Sprintf("refused %d", uint8(s)), string(r), s.String())
-	f := map[string]any{"peer": m.cfg.Anchor.Name, "status": uint8(s), "hoa": m.hoa().String()}
+	f := map[string]any{"peer": m.ha.name, "status": uint8(s), "hoa": m.hoa().String()}
 	if detail != "" {
 		f["err"] = detail
 	}
@@ -154,7 +154,7 @@ func (m *Machine) resync(p *core.Path, ba *mobility.BindingAck) {
 	m.count(wire.SequenceOld)
 	m.past("sequence number out of window", string(wire.SequenceOld), fmt.Sprintf("sent %d, the home agent has %d", m.seq, ba.Sequence))
 	m.emit(core.Emit{Name: "resync", ID: m.session.id, Why: string(wire.SequenceOld), Fields: map[string]any{
-		"peer": m.cfg.Anchor.Name, "seq": m.seq, "accepted": ba.Sequence}})
+		"peer": m.ha.name, "seq": m.seq, "accepted": ba.Sequence}})
 	m.seq, m.acked, m.bind.seq = ba.Sequence, ba.Sequence, ba.Sequence
 	m.sent = m.sent[:0] // none of them can be accepted any more
 	if m.resyncs++; m.resyncs > maxResyncs {

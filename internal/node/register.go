@@ -208,7 +208,7 @@ func (m *Machine) transmit(a *attempt) {
 	case a.timeout > 0:
 		a.timeout = min(2*a.timeout, t.RetransmitMax)
 		m.emit(core.Emit{Name: "retransmit", ID: m.session.id, Why: string(wire.NoAnswer), Fields: map[string]any{
-			"type": "bu", "peer": m.cfg.Anchor.Name, "coa": a.careOf.Addr.String(), "seq": m.seq, "tries": a.tries + 1}})
+			"type": "bu", "peer": m.ha.name, "coa": a.careOf.Addr.String(), "seq": m.seq, "tries": a.tries + 1}})
 	case m.bound():
 		a.timeout = t.RetransmitFirst
 	default:
@@ -296,7 +296,7 @@ func (m *Machine) homeOption(a netip.Addr) mobility.IPv4HomeAddress {
 // wants4 says whether the IPv4 Home Address option goes into Binding Updates. An anchor that did not answer it does not know
 // it (document 004, 2.2.1), and is not asked again unless configured (3.3).
 func (m *Machine) wants4() bool {
-	return m.cfg.Home.IPv4 != IPv4None && (m.without4 != m.cfg.Anchor.V6 || m.cfg.RetryIPv4)
+	return m.cfg.Home.IPv4 != IPv4None && (m.without4 != m.ha.v6 || m.cfg.RetryIPv4)
 }
 
 // ask4 is what the option says: the static address, the one that was given, or 0.0.0.0.

@@ -45,7 +45,7 @@ func (s *sent) replayed(ba *mobility.BindingAck) bool {
 func (m *Machine) stamped(s *sent, ba *mobility.BindingAck) bool {
 	t, r := &m.stamps, wire.MessageIDRequired
 	switch {
-	case m.cfg.Anchor.Protection != protectionRFC4285 || !m.racing():
+	case m.ha.protection != protectionRFC4285 || !m.racing():
 		return false
 	case ba.Status == mobility.MIPv6MsgIDRequired && s.stamp == 0:
 		t.on = true

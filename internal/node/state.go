@@ -69,7 +69,7 @@ func (m *Machine) setState(to state, why string) {
 
 // fields say where the node is.
 func (m *Machine) fields() map[string]any {
-	f := map[string]any{"role": "node", "hoa": m.hoa().String(), "peer": m.cfg.Anchor.Name, "dialect": string(m.cfg.Anchor.Dialect)}
+	f := map[string]any{"role": "node", "hoa": m.hoa().String(), "peer": m.ha.name, "dialect": string(m.cfg.Anchor.Dialect)}
 	if m.cfg.ID != "" {
 		f["sub"] = m.cfg.ID
 	}
