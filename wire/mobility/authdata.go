@@ -52,7 +52,7 @@ func DeregistrationKey(home [TokenLen]byte) []byte {
 type Authorized struct {
 	Message
 	Nonces *NonceIndices
-	Key    []byte
+	Key    []byte `json:"-"`
 	CareOf netip.Addr
 	Peer   netip.Addr
 }
