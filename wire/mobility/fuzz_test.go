@@ -29,6 +29,14 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	for _, n := range []int{0, 2} { // tshark does not judge those among the examples
+		m := &HomeAgentSwitch{Addresses: []netip.Addr{magAddr, lmaAddr}[:n], Options: Options(nil).AddAt(8, BindingRefreshAdvice{75})}
+		b, err := Append(nil, m, magAddr, lmaAddr)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	for _, mh := range captured(f) {
 		f.Add(mh.Bytes)
 	}

@@ -20,6 +20,9 @@ var (
 	router  = netip.MustParseAddr("fe80::1")
 	host    = netip.MustParseAddr("fe80::a")
 	home    = netip.MustParseAddr("2001:db8:1000::a")
+	careOf  = netip.MustParseAddr("2001:db8:f::7")
+	agent   = netip.MustParseAddr("2001:db8:1000::99")
+	anycast = netip.MustParseAddr("2001:db8:1000:0:fdff:ffff:ffff:fffe")
 	none    = netip.IPv6Unspecified()
 	group   = netip.MustParseAddr("ff02::1:ff00:a")
 	mac     = SourceLinkLayer{2, 0, 0, 0, 0, 0xa}
@@ -57,6 +60,25 @@ var samples = []struct {
 	{"mldv2 report", &MLDReport{Version: 2, Records: []MLDRecord{
 		{Type: ChangeToExcludeMode, Group: group}, {Type: AllowNewSources, Group: netip.MustParseAddr("ff0e::1"), Sources: []netip.Addr{home, router}},
 	}}, none, AllMLDv2},
+	{"ra of a home agent", &RouterAdvertisement{
+		CurHopLimit: 64, HomeAgent: true, RouterLifetime: 1800,
+		Options: Options{
+			SourceLinkLayer{2, 0, 0x5e, 0, 0, 1}, AdvertisementInterval(70), HomeAgentInformation{Mobile: true, Preference: 0x1234, Lifetime: 65535},
+			&PrefixInformation{Prefix: netip.MustParsePrefix("2001:db8:1000::99/64"), OnLink: true, Autonomous: true, RouterAddr: true, Valid: 300, Preferred: 200},
+		},
+	}, router, AllNodes},
+	{"dhaad request", &HomeAgentAddressDiscoveryRequest{ID: 0xabcd}, careOf, anycast},
+	{"dhaad request of a mobile router", &HomeAgentAddressDiscoveryRequest{ID: 1, Mobile: true}, careOf, anycast},
+	{"dhaad reply", &HomeAgentAddressDiscoveryReply{ID: 0xabcd, Addresses: []netip.Addr{agent, home}}, agent, careOf},
+	{"dhaad reply to a mobile router", &HomeAgentAddressDiscoveryReply{ID: 1, Mobile: true, Addresses: []netip.Addr{agent}}, agent, careOf},
+	{"dhaad reply of nobody", &HomeAgentAddressDiscoveryReply{ID: 2}, agent, careOf},
+	{"mps", &MobilePrefixSolicitation{ID: 0xbeef}, home, agent},
+	{"mps with an option", &MobilePrefixSolicitation{ID: 3, Options: Options{&RawOption{Type: 3, Data: make([]byte, 6)}}}, home, agent},
+	{"mpa", &MobilePrefixAdvertisement{ID: 0xbeef, Managed: true, Options: Options{
+		&PrefixInformation{Prefix: netip.MustParsePrefix("2001:db8:1000::99/64"), OnLink: true, Autonomous: true, RouterAddr: true, Valid: 300, Preferred: 0},
+		&RawOption{Type: 8, Data: make([]byte, 6)},
+	}}, agent, home},
+	{"mpa without prefix", &MobilePrefixAdvertisement{Other: true}, agent, home},
 	{"mldv1 query", &MLDQuery{Version: 1, MaxDelay: 10000, Group: none}, router, AllNodes},
 	{"mldv2 query", &MLDQuery{Version: 2, MaxDelay: 500, Group: group, Suppress: true, Robustness: 2, Interval: 125}, router, group},
 }
@@ -66,6 +88,8 @@ func envelope(m Message, src, dst netip.Addr) Envelope {
 	switch m.(type) {
 	case *MLDReport, *MLDQuery:
 		e.HopLimit, e.RouterAlert = MLDHopLimit, true
+	case *HomeAgentAddressDiscoveryRequest, *HomeAgentAddressDiscoveryReply, *MobilePrefixSolicitation, *MobilePrefixAdvertisement:
+		e.HopLimit = 57 // they come from afar
 	}
 	return e
 }
@@ -142,6 +166,7 @@ func TestRefused(t *testing.T) {
 		many = append(many, 200, 1, 0, 0, 0, 0, 0, 0)
 	}
 	ok := Envelope{Src: host, Dst: AllRouters, HopLimit: 255}
+	far := Envelope{Src: careOf, Dst: anycast, HopLimit: 9}
 	mld := Envelope{Src: host, Dst: AllMLDv2, HopLimit: 1, RouterAlert: true}
 
 	for _, c := range []struct {
@@ -196,6 +221,20 @@ func TestRefused(t *testing.T) {
 		{"mldv2 too many records", raw(143, 0, 0, 0, 0, 0, 0xff, 0xff), mld, wire.TooManyOptions, 6},
 		{"mldv2 too many sources", with(raw(143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0xff, 0xff), addr(group)...), mld, wire.TooManyOptions, 10},
 		{"query of neither version", make([]byte, 26), mld, wire.BadLength, 26},
+		{"long advertisement interval", with(ra, with(raw(7, 2), make([]byte, 14)...)...), ok, wire.BadOptionLength, 16},
+		{"long home agent information", with(ra, with(raw(8, 2), make([]byte, 14)...)...), ok, wire.BadOptionLength, 16},
+		{"dhaad request cut", raw(144, 0, 0, 0, 0, 1, 0), far, wire.Truncated, 7},
+		{"dhaad request with a code", raw(144, 1, 0, 0, 0, 1, 0, 0), far, wire.BadValue, 1},
+		{"dhaad request from nowhere", raw(144, 0, 0, 0, 0, 1, 0, 0), Envelope{Src: none, Dst: anycast, HopLimit: 9}, wire.BadSource, 0},
+		{"dhaad request from a group", raw(144, 0, 0, 0, 0, 1, 0, 0), Envelope{Src: group, Dst: anycast, HopLimit: 9}, wire.BadSource, 0},
+		{"dhaad reply cut", raw(145, 0, 0, 0, 0), far, wire.Truncated, 5},
+		{"dhaad reply with half an address", with(raw(145, 0, 0, 0, 0, 1, 0, 0), make([]byte, 24)...), far, wire.BadLength, 24},
+		{"dhaad reply with a mapped address", with(raw(145, 0, 0, 0, 0, 1, 0, 0), addr(netip.MustParseAddr("::ffff:10.0.0.1"))...), far, wire.BadValue, 8},
+		{"mps cut", raw(146, 0, 0, 0, 0, 1, 0), far, wire.Truncated, 7},
+		{"mps with an option of length 0", raw(146, 0, 0, 0, 0, 1, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0), far, wire.BadOptionLength, 9},
+		{"mpa cut", raw(147, 0, 0, 0, 0, 1), far, wire.Truncated, 6},
+		{"mpa with a short prefix", raw(147, 0, 0, 0, 0, 1, 0, 0, 3, 1, 64, 0, 0, 0, 0, 0), far, wire.BadOptionLength, 8},
+		{"mpa with a prefix of 129", with(raw(147, 0, 0, 0, 0, 1, 0, 0), with(raw(3, 4, 129), make([]byte, 29)...)...), far, wire.BadPrefixLength, 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := bytes.Clone(c.b)

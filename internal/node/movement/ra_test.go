@@ -485,7 +485,7 @@ func TestAdvertisementInterval(t *testing.T) {
 	spec.Covers(t, "RFC6275-7.3")
 	r, n := attached(t, Config{Verify: time.Hour})
 	n.advertise(r, func(ra *nd.RouterAdvertisement) {
-		ra.Options = append(ra.Options, &nd.RawOption{Type: 7, Data: []byte{0, 0, 0, 0, 0x07, 0xd0}}) // 2 s
+		ra.Options = append(ra.Options, nd.AdvertisementInterval(2000))
 	})
 	n.routers[0].silent = true
 	r.sent = nil

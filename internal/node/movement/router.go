@@ -273,9 +273,7 @@ func (m *Machine) bury(l *link) {
 // advertInterval reads the Advertisement Interval option (RFC 6275 7.3).
 func advertInterval(o nd.Options) time.Duration {
 	for _, x := range o {
-		if raw, ok := x.(*nd.RawOption); ok && raw.Type == 7 && len(raw.Data) == 6 {
-			d := raw.Data
-			ms := uint32(d[2])<<24 | uint32(d[3])<<16 | uint32(d[4])<<8 | uint32(d[5])
+		if ms, ok := x.(nd.AdvertisementInterval); ok {
 			return time.Duration(ms) * time.Millisecond
 		}
 	}
