@@ -74,7 +74,7 @@ func TestConcurrentUse(t *testing.T) {
 					t.Error(err)
 				}
 				if i%50 == 0 {
-					_ = ha.UpdateEndpoint("mn1", agent, careOf)
+					_ = ha.UpdateEndpoint("mn1", home1, agent, careOf)
 					ha.Tick(at(0))
 					ha.Status()
 					ha.Drops()

@@ -100,7 +100,7 @@ func TestUMIPCapture(t *testing.T) {
 		}
 		spi := binary.BigEndian.Uint32(c.esp)
 		if spi >= 0x1005 { // the binding says where the tunnel is
-			if err := e.UpdateEndpoint(map[*Engine]string{ha: "mn", mn: "ha"}[e], c.dst, c.src); err != nil {
+			if err := e.UpdateEndpoint(map[*Engine]string{ha: "mn", mn: "ha"}[e], home1, c.dst, c.src); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"kedge/internal/core"
 	"kedge/internal/ipsec/rfc4285"
@@ -70,13 +71,20 @@ func (e *Engine) newPeer(c Peer) (*peer, error) {
 	fail := func(format string, a ...any) (*peer, error) {
 		return nil, fmt.Errorf("peer %q: %w", c.Name, fmt.Errorf(format, a...))
 	}
-	p := &peer{Peer: c, engine: e, homes: map[netip.Addr]bool{}, own: map[netip.Addr]bool{}}
+	p := &peer{Peer: c, engine: e, homes: map[netip.Addr]bool{}, own: map[netip.Addr]bool{}, ends: map[netip.Addr]*atomic.Pointer[Endpoint]{}}
 	p.Addresses, p.Homes, p.Own, p.SAs = slices.Clone(c.Addresses), slices.Clone(c.Homes), slices.Clone(c.Own), slices.Clone(c.SAs)
 	for _, a := range c.Homes {
 		p.homes[a] = true
 	}
 	for _, a := range c.Own {
 		p.own[a] = true
+	}
+	mine := c.Homes
+	if len(mine) == 0 {
+		mine = c.Own
+	}
+	for _, a := range mine {
+		p.ends[a] = new(atomic.Pointer[Endpoint])
 	}
 	switch {
 	case c.Name == "":
@@ -163,6 +171,7 @@ func (e *Engine) Policy(t Traffic) Verdict {
 //
 // What the policy wants in a tunnel goes through Tunnel; here it is an error.
 func (e *Engine) Outbound(now core.Now, t Traffic, payload, into []byte) (out []byte, next uint8, auth core.Auth, err error) {
+	t.Out = true
 	p, action, use := e.decide(&t)
 	switch action {
 	case Bypass:
@@ -239,6 +248,7 @@ func (e *Engine) Inbound(now core.Now, t Traffic, esp, into []byte) (payload []b
 		return fail(sa.peer, spi, seq, reason, "RFC 4303 3.4")
 	}
 	plain := out[len(into):]
+	t.Out = false
 	inner := t
 	if sa.use.Tunnel() {
 		n, reason := sa.tunnelled(&t, next, plain, &inner)
@@ -288,6 +298,7 @@ func (e *Engine) Check(now core.Now, t Traffic, auth core.Auth) (core.Auth, erro
 		e.refuse(now, &t, p, auth.SPI, 0, r)
 		return core.Auth{}, &wire.Error{Msg: "inbound policy", RFC: "RFC 4301 5.2", Reason: r}
 	}
+	t.Out = false
 	p, action, use := e.decide(&t)
 	switch auth.Kind {
 	case KindESP:

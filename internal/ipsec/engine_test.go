@@ -269,7 +269,7 @@ func TestPolicy(t *testing.T) {
 				if e == mn {
 					l, r = careOf, agent
 				}
-				if err := e.UpdateEndpoint(name, l, r); err != nil {
+				if err := e.UpdateEndpoint(name, home1, l, r); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -289,8 +289,10 @@ func TestPolicy(t *testing.T) {
 		{"ha: MPS", ha, Traffic{Local: agent, Remote: home1, Proto: 58, Type: 146}, Verdict{Protect, "mn1", PrefixDiscovery}},
 		{"ha: MPA of a peer without an association for it", ha, Traffic{Local: agent, Remote: home2, Proto: 58, Type: 147}, Verdict{Protect, "mn2", Signalling}},
 		{"ha: HoTI", ha, Traffic{Local: cn, Remote: home1, Proto: 135, Type: 1}, Verdict{Protect, "mn1", ReturnRoutability}},
-		{"ha: HoT", ha, Traffic{Local: cn, Remote: home1, Proto: 135, Type: 3}, Verdict{Protect, "mn1", ReturnRoutability}},
-		{"ha: HoT for a peer without tunnel", ha, Traffic{Local: cn, Remote: home2, Proto: 135, Type: 3}, Verdict{Bypass, "mn2", 0}},
+		{"ha: HoT", ha, Traffic{Local: cn, Remote: home1, Proto: 135, Type: 3, Out: true}, Verdict{Protect, "mn1", ReturnRoutability}},
+		{"ha: HoTI of another for the host, its correspondent", ha, Traffic{Local: cn, Remote: home1, Proto: 135, Type: 1, Out: true}, Verdict{Protect, "mn1", Payload}},
+		{"ha: HoT of the host, a correspondent", ha, Traffic{Local: cn, Remote: home1, Proto: 135, Type: 3}, Verdict{Protect, "mn1", Payload}},
+		{"ha: HoT for a peer without tunnel", ha, Traffic{Local: cn, Remote: home2, Proto: 135, Type: 3, Out: true}, Verdict{Bypass, "mn2", 0}},
 		{"ha: payload", ha, Traffic{Local: cn, Remote: home1, Proto: 6}, Verdict{Protect, "mn1", Payload}},
 		{"ha: DHAAD", ha, Traffic{Local: agent, Remote: careOf, Proto: 58, Type: 144}, Verdict{}},
 		{"ha: stranger", ha, Traffic{Local: agent, Remote: careOf, Proto: 135, Type: 5}, Verdict{}},
@@ -299,7 +301,11 @@ func TestPolicy(t *testing.T) {
 		{"mn: BA to the care-of address", mn, Traffic{Local: careOf, Remote: agent, Proto: 135, Type: 6}, Verdict{Discard, "ha1", 0}},
 		{"mn: Binding Error to the care-of address", mn, Traffic{Local: careOf, Remote: agent, Proto: 135, Type: 7}, Verdict{}},
 		{"mn: CoTI", mn, Traffic{Local: careOf, Remote: cn, Proto: 135, Type: 2}, Verdict{}},
-		{"mn: HoTI", mn, Traffic{Local: home1, Remote: cn, Proto: 135, Type: 1}, Verdict{Protect, "ha1", ReturnRoutability}},
+		{"mn: HoTI", mn, Traffic{Local: home1, Remote: cn, Proto: 135, Type: 1, Out: true}, Verdict{Protect, "ha1", ReturnRoutability}},
+		{"mn: HoT", mn, Traffic{Local: home1, Remote: cn, Proto: 135, Type: 3}, Verdict{Protect, "ha1", ReturnRoutability}},
+		{"mn: HoTI of another", mn, Traffic{Local: home1, Remote: cn, Proto: 135, Type: 1}, Verdict{Protect, "ha1", Payload}},
+		{"mn: HoT for another", mn, Traffic{Local: home1, Remote: cn, Proto: 135, Type: 3, Out: true}, Verdict{Protect, "ha1", Payload}},
+		{"mn: MPA to the care-of address", mn, Traffic{Local: careOf, Remote: agent, Proto: 58, Type: 147}, Verdict{Discard, "ha1", 0}},
 		{"mn: BU to a correspondent node", mn, Traffic{Local: careOf, LocalHome: other, Remote: cn, Proto: 135, Type: 5}, Verdict{}},
 		{"mn: MPS", mn, Traffic{Local: careOf, LocalHome: home1, Remote: agent, Proto: 58, Type: 146}, Verdict{Protect, "ha1", PrefixDiscovery}},
 		{"mn: ping", mn, Traffic{Local: careOf, Remote: agent, Proto: 58, Type: 128}, Verdict{}},
@@ -412,7 +418,7 @@ func TestTunnel(t *testing.T) {
 	}
 	inner = append(inner, mh(1)...)
 	out, err := InnerTraffic(inner, true)
-	if d := cmp.Diff(Traffic{Local: home1, Remote: cn, Proto: ProtoMH, Type: 1}, out, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" || err != nil {
+	if d := cmp.Diff(Traffic{Local: home1, Remote: cn, Proto: ProtoMH, Type: 1, Out: true}, out, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" || err != nil {
 		t.Fatal(d, err)
 	}
 	// No tunnel yet: in the clear, as at home.
@@ -421,7 +427,7 @@ func TestTunnel(t *testing.T) {
 	}
 	send := func(from netip.Addr) (ip.Header, []byte) {
 		t.Helper()
-		if err := mn.UpdateEndpoint("ha1", from, agent); err != nil {
+		if err := mn.UpdateEndpoint("ha1", home1, from, agent); err != nil {
 			t.Fatal(err)
 		}
 		b, auth, err := mn.Tunnel(at(0), out, inner, []byte("link"))
@@ -457,7 +463,7 @@ func TestTunnel(t *testing.T) {
 	if _, err := receive(h, esp); reasonOf(err) != wire.WrongTunnel {
 		t.Errorf("before a binding: %v", err)
 	}
-	if err := ha.UpdateEndpoint("mn1", agent, careOf); err != nil {
+	if err := ha.UpdateEndpoint("mn1", home1, agent, careOf); err != nil {
 		t.Fatal(err)
 	}
 	h, esp = send(careOf)
@@ -468,7 +474,7 @@ func TestTunnel(t *testing.T) {
 	if _, err := receive(h, esp); reasonOf(err) != wire.WrongTunnel {
 		t.Errorf("from a care-of address that is not bound: %v", err)
 	}
-	if err := ha.UpdateEndpoint("mn1", agent, other); err != nil {
+	if err := ha.UpdateEndpoint("mn1", home1, agent, other); err != nil {
 		t.Fatal(err)
 	}
 	h, esp = send(other)
@@ -489,24 +495,27 @@ func TestTunnel(t *testing.T) {
 		t.Errorf("%v %x %v", h, got, err)
 	}
 	// Home again: the policies sleep, the associations stay.
-	if err := ha.UpdateEndpoint("mn1", netip.Addr{}, netip.Addr{}); err != nil {
+	if err := ha.UpdateEndpoint("mn1", home1, netip.Addr{}, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
 	if v := ha.Policy(th); v.Action != Bypass {
 		t.Error(v)
 	}
-	if err := ha.UpdateEndpoint("nobody", agent, other); err == nil {
+	if err := ha.UpdateEndpoint("nobody", home1, agent, other); err == nil {
 		t.Error("no such peer")
 	}
-	if err := ha.UpdateEndpoint("mn1", agent, netip.MustParseAddr("192.0.2.1")); err == nil {
+	if err := ha.UpdateEndpoint("mn1", home1, agent, netip.MustParseAddr("192.0.2.1")); err == nil {
 		t.Error("two families")
+	}
+	if err := ha.UpdateEndpoint("mn1", home2, agent, other); err == nil {
+		t.Error("another's home address")
 	}
 }
 
 // TestTunnelInnerSource: an association for one home address does not carry another's packets.
 func TestTunnelInnerSource(t *testing.T) {
 	ha, mn := pair(t, "aes128-sha256")
-	if err := errors.Join(ha.UpdateEndpoint("mn1", agent, careOf), mn.UpdateEndpoint("ha1", careOf, agent)); err != nil {
+	if err := errors.Join(ha.UpdateEndpoint("mn1", home1, agent, careOf), mn.UpdateEndpoint("ha1", home1, careOf, agent)); err != nil {
 		t.Fatal(err)
 	}
 	p := mn.peers["ha1"]

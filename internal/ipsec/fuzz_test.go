@@ -33,7 +33,7 @@ func FuzzInbound(f *testing.F) {
 		in := bytes.Clone(esp)
 		for _, suite := range []Suite{"aes128-sha256", "null-sha256"} {
 			ha, mn := pair(t, suite)
-			if err := ha.UpdateEndpoint("mn1", agent, careOf); err != nil {
+			if err := ha.UpdateEndpoint("mn1", home1, agent, careOf); err != nil {
 				t.Fatal(err)
 			}
 			_, th := toAgent(5)
@@ -77,7 +77,7 @@ func FuzzPlain(f *testing.F) {
 			return
 		}
 		ha, mn := pair(t, "aes128-sha256")
-		if err := ha.UpdateEndpoint("mn1", agent, careOf); err != nil {
+		if err := ha.UpdateEndpoint("mn1", home1, agent, careOf); err != nil {
 			t.Fatal(err)
 		}
 		esp, _, _, err := mn.seal(at(0), &Traffic{}, mn.peers["ha1"], Use(use), next, plain, nil)

@@ -60,6 +60,8 @@ type Traffic struct {
 	LocalHome, RemoteHome netip.Addr // invalid = none
 	Proto                 uint8      // 135 or 58; 0 on Inbound, where it is not known yet
 	Type                  uint8      // Mobility Header type or ICMPv6 type
+	// Out: we send it. The methods that know the direction set it.
+	Out bool
 }
 
 func (t *Traffic) local() netip.Addr {
@@ -144,7 +146,8 @@ const (
 	Signalling Use = iota
 	// PrefixDiscovery: ICMPv6 types 146 and 147 in transport mode, RFC 4877 6.3.
 	PrefixDiscovery
-	// ReturnRoutability: Home Test Init and Home Test between home address and anybody, in tunnel mode, RFC 4877 6.2.
+	// ReturnRoutability: Home Test Init from a home address and Home Test to it, in tunnel mode, RFC 4877 6.2. Those of others, who ask
+	// the host as their correspondent node, are not among them.
 	ReturnRoutability
 	// Payload: whatever the other uses do not take, between home address and anybody, in tunnel mode, RFC 4877 6.4.
 	Payload

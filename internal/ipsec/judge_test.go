@@ -43,7 +43,7 @@ func TestTsharkDecodesOurs(t *testing.T) {
 			peer.SAs = append(peer.SAs, tun)
 		}
 		e := mustNew(t, &Volatile{}, peer)
-		if err := e.UpdateEndpoint("ha", careOf, agent); err != nil {
+		if err := e.UpdateEndpoint("ha", home1, careOf, agent); err != nil {
 			t.Fatal(err)
 		}
 		record := func(s SA) {

@@ -12,7 +12,7 @@ import (
 // TestOutboundRefused: what the policy does not let out, or not this way, leaves in no form.
 func TestOutboundRefused(t *testing.T) {
 	ha, mn := pair(t, "aes128-sha256")
-	if err := mn.UpdateEndpoint("ha1", careOf, agent); err != nil {
+	if err := mn.UpdateEndpoint("ha1", home1, careOf, agent); err != nil {
 		t.Fatal(err)
 	}
 	packet := func(src, dst netip.Addr, body []byte) []byte {
@@ -72,10 +72,10 @@ func TestOutboundRefused(t *testing.T) {
 func TestTunnelOverIPv4(t *testing.T) {
 	ha, mn := pair(t, "aes128-sha256")
 	a4, c4 := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("192.0.2.7")
-	if err := mn.UpdateEndpoint("ha1", c4, a4); err != nil {
+	if err := mn.UpdateEndpoint("ha1", home1, c4, a4); err != nil {
 		t.Fatal(err)
 	}
-	if err := ha.UpdateEndpoint("mn1", a4, c4); err != nil {
+	if err := ha.UpdateEndpoint("mn1", home1, a4, c4); err != nil {
 		t.Fatal(err)
 	}
 	inner, _ := (&ip.Header{Src: home1, Dst: cn, Proto: ProtoMH, TTL: 64}).Append(nil, 16)

@@ -48,7 +48,7 @@ type peer struct {
 	homes    map[netip.Addr]bool
 	own      map[netip.Addr]bool
 	out      [uses]atomic.Pointer[outbound]
-	endpoint atomic.Pointer[Endpoint] // nil = no tunnel now
+	ends     map[netip.Addr]*atomic.Pointer[Endpoint] // of the tunnel of each home address, theirs or ours; nil = none now
 }
 
 // Endpoint is the two ends of a tunnel.
@@ -118,7 +118,8 @@ func (d *policies) decide(t *Traffic) (p *peer, a Action, u Use) {
 		// A home agent's packet for another address of ours than the home address. Only what no association could protect
 		// (RFC 4877 6 names the message types that one does) is let through, or a forged acknowledgement would not have to
 		// name the home address.
-		if t.Proto == ProtoMH && (t.Type < typeHomeTestInit || t.Type > typeCareOfTest) && t.Type != typeBindingError {
+		mh := t.Proto == ProtoMH && (t.Type < typeHomeTestInit || t.Type > typeCareOfTest) && t.Type != typeBindingError
+		if mh || t.prefixes() {
 			return d.byAddr[remote][0], Discard, Signalling
 		}
 		return nil, Bypass, 0
@@ -159,28 +160,59 @@ func (p *peer) decide(t *Traffic, direct bool) (Action, Use) {
 			return Protect, Signalling
 		}
 		return Bypass, 0
-	case mh && (t.Type == typeHomeTestInit || t.Type == typeHomeTest):
-		return p.tunnel(ReturnRoutability)
+	case mh && p.tests(t):
+		return p.tunnel(ReturnRoutability, t)
 	case mh && direct && (t.Type < typeHomeTestInit || t.Type > typeCareOfTest):
 		return Protect, Signalling
-	case t.Proto == ProtoICMPv6 && direct && (t.Type == typePrefixSolicit || t.Type == typePrefixAdvertis):
+	case direct && t.prefixes():
 		if p.out[PrefixDiscovery].Load() != nil {
 			return Protect, PrefixDiscovery
 		}
 		return Protect, Signalling
 	}
-	return p.tunnel(Payload)
+	return p.tunnel(Payload, t)
+}
+
+// prefixes says that it is a message of Mobile Prefix Discovery.
+func (t *Traffic) prefixes() bool {
+	return t.Proto == ProtoICMPv6 && (t.Type == typePrefixSolicit || t.Type == typePrefixAdvertis)
+}
+
+// tests says that it is a Home Test Init of the host's own or the answer to one: local_mh_type and remote_mh_type of RFC 4877 6.2.
+func (p *peer) tests(t *Traffic) bool {
+	if t.Out == (len(p.homes) == 0) {
+		return t.Type == typeHomeTestInit
+	}
+	return t.Type == typeHomeTest
+}
+
+// end is the tunnel of the home address that a packet is of; nil if it is of none.
+func (p *peer) end(t *Traffic) *atomic.Pointer[Endpoint] {
+	if len(p.homes) > 0 {
+		return p.ends[t.remote()]
+	}
+	return p.ends[t.local()]
 }
 
 // tunnel is the policy for what goes through the tunnel: inactive while there is none, as at home (RFC 4877 4.2).
-func (p *peer) tunnel(u Use) (Action, Use) {
+func (p *peer) tunnel(u Use, t *Traffic) (Action, Use) {
 	if u == ReturnRoutability && p.out[u].Load() == nil {
 		u = Payload
 	}
-	if p.out[u].Load() == nil || p.endpoint.Load() == nil {
+	if end := p.end(t); p.out[u].Load() == nil || end == nil || end.Load() == nil {
 		return Bypass, 0
 	}
 	return Protect, u
+}
+
+// Guards says whether there is an association for the return routability of a home address, theirs or ours: what comes to it or from
+// it in its tunnel must then have come by that, whether the tunnel's ends are known here or not.
+func (e *Engine) Guards(home netip.Addr) bool {
+	p := e.byHome[home]
+	if p == nil {
+		p = e.byOwn[home]
+	}
+	return p != nil && p.out[ReturnRoutability].Load() != nil
 }
 
 // bypassAuth is who vouches for what the policy lets through in the clear.

@@ -2,8 +2,8 @@ package ipsec
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -75,8 +75,14 @@ func (e *Engine) Drops() map[wire.Reason]uint64 {
 type PeerStatus struct {
 	Name       string     `json:"name"`
 	Protection Protection `json:"protection"`
-	Endpoint   string     `json:"tunnel,omitempty"` // "local > remote"
+	Tunnels    []Tunnel   `json:"tunnels,omitempty"`
 	SAs        []SAStatus `json:"associations,omitempty"`
+}
+
+// Tunnel is what tunnel mode has for a home address at the moment.
+type Tunnel struct {
+	Home          netip.Addr `json:"home"`
+	Local, Remote netip.Addr
 }
 
 // SAStatus is one direction of a security association.
@@ -108,9 +114,12 @@ func (e *Engine) Status() []PeerStatus {
 	all := make([]PeerStatus, 0, len(e.order))
 	for _, p := range e.order {
 		s := PeerStatus{Name: p.Name, Protection: p.Protection}
-		if end := p.endpoint.Load(); end != nil {
-			s.Endpoint = fmt.Sprintf("%s > %s", end.Local, end.Remote)
+		for home, at := range p.ends {
+			if end := at.Load(); end != nil {
+				s.Tunnels = append(s.Tunnels, Tunnel{home, end.Local, end.Remote})
+			}
 		}
+		slices.SortFunc(s.Tunnels, func(a, b Tunnel) int { return a.Home.Compare(b.Home) })
 		slices.SortFunc(ins[p], func(a, b *inbound) int { return cmp.Or(cmp.Compare(a.use, b.use), cmp.Compare(a.spi, b.spi)) })
 		for _, i := range ins[p] {
 			s.SAs = append(s.SAs, i.status())

@@ -9,23 +9,26 @@ import (
 	"kedge/wire/ip"
 )
 
-// UpdateEndpoint moves the tunnel of a peer: the addresses of the outer header of what Tunnel sends and of what Inbound accepts
-// in tunnel mode (RFC 4877 4.3). Call it for an accepted Binding Update that an association of this peer protected, and for
-// nothing else. Static keys always move (the K bit of RFC 6275 6.1.7 is about key exchanges). An invalid remote ends the tunnel:
-// its policies are inactive until there is one again, as at home (4.2), and its associations stay.
-func (e *Engine) UpdateEndpoint(peer string, local, remote netip.Addr) error {
+// UpdateEndpoint moves the tunnel of a peer for a home address, the peer's or ours: the addresses of the outer header of what Tunnel
+// sends and of what Inbound accepts in tunnel mode (RFC 4877 4.3). Call it for an accepted Binding Update that an association of this
+// peer protected, and for nothing else. Static keys always move (the K bit of RFC 6275 6.1.7 is about key exchanges). An invalid
+// remote ends the tunnel: its policies are inactive until there is one again, as at home (4.2), and its associations stay.
+func (e *Engine) UpdateEndpoint(peer string, home, local, remote netip.Addr) error {
 	p := e.peers[peer]
 	if p == nil {
 		return fmt.Errorf("no peer %q", peer)
 	}
-	if !remote.IsValid() {
-		p.endpoint.Store(nil)
-		return nil
-	}
-	if local.Is4() != remote.Is4() {
+	end := p.ends[home]
+	switch {
+	case end == nil:
+		return fmt.Errorf("peer %s: %s is no home address of its", peer, home)
+	case !remote.IsValid():
+		end.Store(nil)
+	case local.Is4() != remote.Is4() || !local.IsValid():
 		return fmt.Errorf("peer %s: a tunnel cannot go from %s to %s", peer, local, remote)
+	default:
+		end.Store(&Endpoint{local, remote})
 	}
-	p.endpoint.Store(&Endpoint{local, remote})
 	return nil
 }
 
@@ -34,6 +37,7 @@ func (e *Engine) UpdateEndpoint(peer string, local, remote netip.Addr) error {
 // endpoints, ESP as its payload, and auth says by which association; else it is the packet as it was, and auth is none. t must
 // be InnerTraffic of the packet.
 func (e *Engine) Tunnel(now core.Now, t Traffic, packet, into []byte) (out []byte, auth core.Auth, err error) {
+	t.Out = true
 	p, action, use := e.decide(&t)
 	if action != Protect || !use.Tunnel() {
 		if action == Bypass {
@@ -42,7 +46,7 @@ func (e *Engine) Tunnel(now core.Now, t Traffic, packet, into []byte) (out []byt
 		e.refuse(now, &t, p, 0, 0, wire.WrongAssociation)
 		return into, core.Auth{}, &wire.Error{Msg: "outbound policy", RFC: "RFC 4877 6", Reason: wire.WrongAssociation}
 	}
-	end := p.endpoint.Load()
+	end := p.end(&t).Load()
 	if end == nil { // it ended since decide
 		return append(into, packet...), bypassAuth(nil), nil
 	}
@@ -81,7 +85,7 @@ func InnerTraffic(packet []byte, out bool) (Traffic, error) {
 	if err != nil {
 		return Traffic{}, err
 	}
-	t := Traffic{Local: h.Dst, Remote: h.Src}
+	t := Traffic{Local: h.Dst, Remote: h.Src, Out: out}
 	if out {
 		t.Local, t.Remote = h.Src, h.Dst
 	}
@@ -94,16 +98,18 @@ func InnerTraffic(packet []byte, out bool) (Traffic, error) {
 // tunnelled checks what came through a tunnel: from the endpoint it must come from, and a whole packet inside. It gives the
 // inner selectors and where the packet ends; what follows is padding for traffic flow confidentiality.
 func (i *inbound) tunnelled(outer *Traffic, next uint8, packet []byte, inner *Traffic) (n int, reason wire.Reason) {
-	end := i.peer.endpoint.Load()
-	if end == nil || outer.Remote != end.Remote {
-		return 0, wire.WrongTunnel
-	}
 	h, err := ip.Parse(packet)
 	if err != nil || h.Is4() != (next == protoIPv4) || next != protoIPv4 && next != ProtoIPv6 {
 		return 0, wire.BadInner
 	}
 	if *inner, err = InnerTraffic(packet[:h.Len], false); err != nil {
 		return 0, wire.BadInner
+	}
+	// Of a home address that is none of the peer's, the policy says that the association is wrong.
+	if end := i.peer.end(inner); end != nil {
+		if at := end.Load(); at == nil || outer.Remote != at.Remote {
+			return 0, wire.WrongTunnel
+		}
 	}
 	return h.Len, ""
 }
