@@ -155,8 +155,8 @@ func (Restored) event()    {}
 // Effects: what a machine wants. Those of one Handle are applied in order.
 type (
 	Effect interface{ effect() }
-	// Send leaves only after every Persist and Forward before it is done. Body is a mobility.Message or an *ip.Echo, or an
-	// Appender for access frames.
+	// Send leaves only after every Persist and Forward before it is done. Body is a mobility.Message, an *ip.Echo or an
+	// nd.Message of RFC 6275 6.5 to 6.8, or an Appender for access frames.
 	Send struct {
 		Path Path
 		Body any
@@ -175,6 +175,13 @@ type (
 	Persist struct {
 		Key, Val     []byte
 		Lazy, Prompt bool
+	}
+	// Endpoint moves the tunnel-mode security associations of a peer for a home address, the peer's or ours, to the ends of its tunnel
+	// as an accepted binding has them (RFC 4877 4.3); without Remote it ends, as at home. It is for bindings that IPsec protected, and
+	// comes before the Sends behind it. Ends in IPv4 carry none of it: what the associations protect is then refused.
+	Endpoint struct {
+		Peer                string
+		Home, Local, Remote netip.Addr
 	}
 	Ask struct {
 		Ref  Ref
@@ -198,14 +205,15 @@ type (
 	}
 )
 
-func (Send) effect()    {}
-func (Forward) effect() {}
-func (Change) effect()  {}
-func (Persist) effect() {}
-func (Ask) effect()     {}
-func (Tell) effect()    {}
-func (Reply) effect()   {}
-func (Emit) effect()    {}
+func (Send) effect()     {}
+func (Forward) effect()  {}
+func (Change) effect()   {}
+func (Persist) effect()  {}
+func (Endpoint) effect() {}
+func (Ask) effect()      {}
+func (Tell) effect()     {}
+func (Reply) effect()    {}
+func (Emit) effect()     {}
 
 // Appender is a message body that writes itself: access frames are.
 type Appender interface {

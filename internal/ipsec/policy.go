@@ -44,11 +44,11 @@ type Verdict struct {
 // peer is a Peer in use.
 type peer struct {
 	Peer
-	engine   *Engine
-	homes    map[netip.Addr]bool
-	own      map[netip.Addr]bool
-	out      [uses]atomic.Pointer[outbound]
-	ends     map[netip.Addr]*atomic.Pointer[Endpoint] // of the tunnel of each home address, theirs or ours; nil = none now
+	engine *Engine
+	homes  map[netip.Addr]bool
+	own    map[netip.Addr]bool
+	out    [uses]atomic.Pointer[outbound]
+	ends   map[netip.Addr]*atomic.Pointer[Endpoint] // of the tunnel of each home address, theirs or ours; nil = none now
 }
 
 // Endpoint is the two ends of a tunnel.

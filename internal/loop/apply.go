@@ -10,6 +10,7 @@ import (
 	"kedge/internal/core"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 // Group is what one Handle wants, in order.
@@ -25,12 +26,20 @@ type Applier struct {
 	// Write sends packets on the port of a kind: "mh" or "access".
 	Write func(kind string, pkts []core.Packet) error
 
+	// Security moves the tunnels of security associations; nil: there are none.
+	Security Security
+
 	// Committed is told how long a commit took; may be nil.
 	Committed func(took time.Duration)
 
 	lazy   map[string][]byte // newest written-behind records, by key
 	prompt bool              // some of them are not to wait for the next flush
 	syncing
+}
+
+// Security is what core.Endpoint is for; ipsec.Engine implements it. It must not block.
+type Security interface {
+	UpdateEndpoint(peer string, home, local, remote netip.Addr) error
 }
 
 // syncing collects the forwarding of a restart, so that the data plane can adopt what it already has.
@@ -47,6 +56,7 @@ func (a *Applier) Apply(ctx context.Context, round []Group) []core.Event {
 	a.commit(ctx, round, failed)
 	done = a.forward(round, failed, done)
 	done = a.change(round, failed, done)
+	a.secure(round, failed)
 	done = a.send(round, failed, done)
 	for i, g := range round {
 		if failed[i] != nil && !tells(g) {
@@ -213,6 +223,20 @@ func (a *Applier) change(round []Group, failed []error, done []core.Event) []cor
 	return done
 }
 
+// secure moves tunnels, of the groups that did not fail. One that cannot be moved would leave what is sent behind it in the clear or
+// unread, so the group fails.
+func (a *Applier) secure(round []Group, failed []error) {
+	for i, g := range round {
+		for _, e := range g {
+			if p, ok := e.(core.Endpoint); ok && a.Security != nil && failed[i] == nil {
+				if err := a.Security.UpdateEndpoint(p.Peer, p.Home, p.Local, p.Remote); err != nil {
+					failed[i] = fmt.Errorf("security: %w", err)
+				}
+			}
+		}
+	}
+}
+
 // send builds and writes the messages of the groups that did not fail.
 func (a *Applier) send(round []Group, failed []error, done []core.Event) []core.Event {
 	var pkts [2][]core.Packet // by port kind
@@ -275,6 +299,10 @@ func encode(s core.Send) (core.Packet, int, error) {
 	case *ip.Echo:
 		src, dst := ends(&s.Path)
 		return outgoing(&s.Path, ip.ICMPv6, m.Append(make([]byte, 0, 64), src, dst)), 0, nil
+	case nd.Message:
+		src, dst := ends(&s.Path)
+		b, err := nd.Append(make([]byte, 0, 256), m, src, dst)
+		return outgoing(&s.Path, ip.ICMPv6, b), 0, err
 	case core.Appender:
 		b, err := m.Append(make([]byte, 0, 512))
 		return core.Packet{If: s.Path.If, B: b}, 1, err

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 const (
@@ -67,6 +69,7 @@ type Config struct {
 	Ports    []Port
 	Data     core.Dataplane
 	Store    core.Store // nil: nothing is durable
+	Security Security   // nil: no security association is in tunnel mode
 	Observer Observer   // nil: nobody looks
 }
 
@@ -150,7 +153,7 @@ func (l *Loop) Command(ctx context.Context, body any) (any, error) {
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l.apply = Applier{Store: l.cfg.Store, Data: l.cfg.Data, Host: l.cfg.Host, Write: l.write, Committed: l.cfg.Observer.StoreCommit}
+	l.apply = Applier{Store: l.cfg.Store, Data: l.cfg.Data, Host: l.cfg.Host, Security: l.cfg.Security, Write: l.write, Committed: l.cfg.Observer.StoreCommit}
 	if l.cfg.Store != nil {
 		lease, err := l.cfg.Store.Own(ctx, l.cfg.Name)
 		if err != nil {
@@ -441,11 +444,7 @@ func decode(kind string, p *core.Packet) core.Message {
 	case "mh":
 		local, remote := ends(&m.Path)
 		if p.Proto == ip.ICMPv6 {
-			echo, err := ip.ParseEcho(p.B, remote, local)
-			if echo != nil {
-				m.Body = echo
-			}
-			m.Err = err
+			m.Body, m.Err = decodeICMP(p.B, remote, local)
 			break
 		}
 		msg, err := mobility.Parse(p.B, remote, local)
@@ -463,6 +462,22 @@ func decode(kind string, p *core.Packet) core.Message {
 		panic("loop: no decoder for port kind " + kind)
 	}
 	return m
+}
+
+// decodeICMP reads an echo, or what RFC 6275 6.5 to 6.8 have to find home agents and prefixes.
+func decodeICMP(b []byte, src, dst netip.Addr) (any, error) {
+	if len(b) > 0 && b[0] >= nd.TypeHomeAgentAddressDiscoveryRequest && b[0] <= nd.TypeMobilePrefixAdvertisement {
+		m, err := nd.Parse(b, nd.Envelope{Src: src, Dst: dst})
+		if err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	echo, err := ip.ParseEcho(b, src, dst)
+	if err != nil {
+		return nil, err
+	}
+	return echo, nil
 }
 
 // Decode is the daemon's way from a packet to an event, for simulations.
