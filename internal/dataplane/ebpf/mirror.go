@@ -63,7 +63,10 @@ type change struct {
 	gone bool
 }
 
-var _ mem.Mirror = (*mirror)(nil)
+var (
+	_ mem.Mirror  = (*mirror)(nil)
+	_ mem.Fetcher = (*mirror)(nil)
+)
 
 // begin notes the time of an update.
 func (m *mirror) begin() {
@@ -192,6 +195,14 @@ func (m *mirror) DropTunnel(slot uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tunnels.give(slot, m.at)
+}
+
+// Fetch implements mem.Fetcher.
+func (m *mirror) Fetch(slots []uint32) (sum uint64) {
+	for _, slot := range slots {
+		sum += atomic.LoadUint64(&m.is.sessions[slot].way)
+	}
+	return sum
 }
 
 func (m *mirror) Session(s mem.MirrorSession) uint32 {

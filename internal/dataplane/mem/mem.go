@@ -116,6 +116,7 @@ type Engine struct {
 
 	serial   uint32        // of the newest carrier; mu guards it
 	bridges  int           // sessions in bridged mode; mu guards it
+	fetched  uint64        // no meaning; mu guards it
 	parted   atomic.Uint64 // paths that ended
 	carriers atomic.Int32  // how many there are
 	pairs    atomic.Int32  // keys of route optimization

@@ -21,8 +21,10 @@ const batch = 256
 func (e *Engine) Update(ops []core.Op) error {
 	now := e.cfg.Now()
 	for at := 0; at < len(ops); at += batch {
+		part := ops[at:min(at+batch, len(ops))]
 		e.mu.Lock()
-		for i, op := range ops[at:min(at+batch, len(ops))] {
+		e.fetch(part)
+		for i, op := range part {
 			if err := e.apply(op, now); err != nil {
 				e.changed()
 				e.mu.Unlock()
