@@ -19,6 +19,9 @@ type Config struct {
 	// Homes are the home addresses of a node: only to them a type 2 routing header may lead (RFC 6275 11.3.3). Without any,
 	// every packet with one is dropped. SetHomes changes them.
 	Homes []netip.Addr
+	// Local are the daemon's own addresses at which it is a home agent or a correspondent node: what comes to them in ESP in tunnel mode
+	// is a message, and all else that does is forwarded.
+	Local []netip.Addr
 	// Mapped lets in the dialect of draft-soliman-v4v6-mipv6: protocol 41 in IPv4 with an IPv4-mapped care-of address.
 	Mapped bool
 }

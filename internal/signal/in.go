@@ -8,10 +8,12 @@ import (
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 // In takes one whole IPv6 packet that came in outer (N=0: natively; a Layer with ports: in UDP, RFC 5555; without: in protocol 41)
-// and leaves in into what an "mh" port gives: If and MAC are kept, B is filled anew and does not alias pkt.
+// and leaves in into what an "mh" port gives: If and MAC are kept, B is filled anew and does not alias pkt. Of ESP in tunnel mode, Outer
+// is the tunnel's two ends; with Proto ip.IPv6, B is then a whole packet for somebody else, for the data plane to forward.
 //
 // An error means that the packet is dropped and counted: a *wire.Error or a wire.Reason. pkt may be overwritten.
 func (c *Codec) In(now core.Now, pkt []byte, outer core.Chain, into *core.Packet) error {
@@ -46,24 +48,38 @@ func (c *Codec) in(now core.Now, pkt []byte, s *ip.Signal, outer core.Chain, int
 		if into.B, proto, auth, err = c.cfg.IPsec.Inbound(now, t, pkt[s.Off:], into.B); err != nil {
 			return counted{err}
 		}
+		if proto == ip.IPv6 {
+			if how != native {
+				return wire.TunnelInTunnel
+			}
+			return c.tunnelled(now, s, auth, into)
+		}
 	} else {
 		into.B = append(into.B, pkt[s.Off:]...)
 	}
 	switch {
 	case proto == ip.Mobility:
-		// A Binding Update in protocol 41 belongs to the older dialect, whose care-of address is IPv4-mapped: RFC 5555 4.1 wants UDP.
-		if how == inIP && !s.Src.Is4In6() && mobilityType(into.B) == mobility.TypeBindingUpdate {
+		// A Binding Update in protocol 41 belongs to the older dialect, whose care-of address is IPv4-mapped: RFC 5555 4.1 wants UDP. A node
+		// that is a correspondent as well gets others' by its tunnel.
+		if how == inIP && !s.Src.Is4In6() && !c.isHome(s.Dst) && mobilityType(into.B) == mobility.TypeBindingUpdate {
 			return wire.UpdateInTunnel
 		}
 		t.Type = uint8(mobilityType(into.B))
-	case proto == ip.ICMPv6 && how != native && len(into.B) > 0:
+	case proto == ip.ICMPv6 && len(into.B) > 0 && (how != native || discovery(into.B[0])):
 		into.Proto, t.Type = proto, into.B[0]
 	default:
 		return wire.NotSignalling
 	}
 	t.Proto = proto
-	into.Auth, err = c.vouch(now, s, t, auth, into.B)
+	if into.Auth, err = c.vouch(now, s, t, auth, into.B); err == nil && how != native && c.guarded(&t) {
+		return wire.Unprotected
+	}
 	return err
+}
+
+// discovery says whether an ICMPv6 type is of home agent address discovery or prefix discovery (RFC 6275 6.5 to 6.8).
+func discovery(t uint8) bool {
+	return nd.TypeHomeAgentAddressDiscoveryRequest <= t && t <= nd.TypeMobilePrefixAdvertisement
 }
 
 // mobilityType is the MH Type of a message, which may be cut short; its parser says so later.

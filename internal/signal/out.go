@@ -11,7 +11,8 @@ import (
 )
 
 // Out gives the whole IPv6 packet, appended to into, that carries what an "mh" port was given: the headers of RFC 6275 and RFC 4877
-// in their order, and the protection that p.Auth asks for and the policy demands. Whoever sends it puts p.Outer around it.
+// in their order, and the protection that p.Auth asks for and the policy demands. Whoever sends it puts p.Outer around it: Out empties
+// that where ESP in tunnel mode has taken the place of the tunnel.
 //
 // It fails, and counts, for what In would refuse: the machine has made a mistake, and nobody would understand the packet.
 func (c *Codec) Out(now core.Now, p *core.Packet, into []byte) ([]byte, error) {
@@ -65,6 +66,9 @@ func (c *Codec) protect(now core.Now, p *core.Packet, s *ip.Signal, into []byte)
 		t := ipsec.Traffic{Local: s.Src, Remote: s.Dst, LocalHome: s.SrcHome, RemoteHome: s.DstHome, Proto: s.Proto, Type: p.B[0]}
 		if s.Proto == ip.Mobility {
 			t.Type = uint8(mobilityType(p.B))
+		}
+		if t.Out = true; c.inTunnel(&t) {
+			return c.outTunnel(now, p, s, b[:at])
 		}
 		var err error
 		if b, s.Proto, auth, err = c.cfg.IPsec.Outbound(now, t, p.B, b); err != nil {

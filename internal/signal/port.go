@@ -54,15 +54,15 @@ type batch struct {
 // NewPort joins two ports. data may be nil. now is the host's clock.
 func NewPort(c *Codec, now func() core.Now, native, data core.Port) *Port {
 	p := &Port{codec: c, now: now, native: native, data: data, ready: make(chan *batch), stop: make(chan struct{})}
-	p.readers.Go(func() { p.read(native) })
+	p.readers.Go(func() { p.read(native, false) })
 	if data != nil {
-		p.readers.Go(func() { p.read(data) })
+		p.readers.Go(func() { p.read(data, true) })
 	}
 	return p
 }
 
 // read is the goroutine of one port below.
-func (p *Port) read(from core.Port) {
+func (p *Port) read(from core.Port, data bool) {
 	back := make(chan *batch, 2)
 	for range cap(back) {
 		back <- &batch{back: back}
@@ -73,9 +73,17 @@ func (p *Port) read(from core.Port) {
 		now := p.now()
 		for i := range b.raw[:k] {
 			raw, pkt := &b.raw[i], &b.pkts[b.n]
+			if data && raw.Outer.N == 0 {
+				p.protect(now, raw)
+				continue
+			}
 			pkt.If, pkt.MAC = raw.If, raw.MAC
 			if err := p.codec.In(now, raw.B, raw.Outer, pkt); err != nil {
 				p.answer(now, raw, err)
+				continue
+			}
+			if pkt.Proto == ip.IPv6 {
+				p.forward(pkt)
 				continue
 			}
 			b.n++
@@ -93,6 +101,22 @@ func (p *Port) read(from core.Port) {
 			return
 		}
 	}
+}
+
+// protect sends what the data plane found on its way to a home address, in the ESP that the policy wants around it.
+func (p *Port) protect(now core.Now, raw *core.Packet) {
+	if b, err := p.codec.Protect(now, raw.B, nil); err == nil {
+		_, _ = p.native.Write([]core.Packet{{B: b}}) // one that cannot be sent is lost, as any may be
+	}
+}
+
+// forward gives the data plane what came in ESP for somebody else.
+func (p *Port) forward(pkt *core.Packet) {
+	if p.data == nil {
+		_ = p.codec.drop(wire.NotForUs)
+		return
+	}
+	_, _ = p.data.Write([]core.Packet{{B: pkt.B}})
 }
 
 // answer tells the sender of a packet what is wrong with it, where its RFC wants that: a native one at which octet (RFC 8200 4.4),
@@ -175,13 +199,14 @@ func (p *Port) Write(pkts []core.Packet) (sent int, err error) {
 		if i == len(p.tx.bufs) {
 			p.tx.bufs = append(p.tx.bufs, nil)
 		}
-		b, oerr := p.codec.Out(now, &pkts[i], p.tx.bufs[i][:0])
+		pkt := pkts[i]
+		b, oerr := p.codec.Out(now, &pkt, p.tx.bufs[i][:0])
 		if oerr != nil {
 			errs = append(errs, oerr)
 			continue
 		}
 		p.tx.bufs[i] = b
-		whole := core.Packet{If: pkts[i].If, MAC: pkts[i].MAC, Src: pkts[i].Src, Dst: pkts[i].Dst, Outer: pkts[i].Outer, B: b}
+		whole := core.Packet{If: pkts[i].If, MAC: pkts[i].MAC, Src: pkts[i].Src, Dst: pkts[i].Dst, Outer: pkt.Outer, B: b}
 		switch {
 		case whole.Outer.N == 0:
 			p.tx.native = append(p.tx.native, whole)
