@@ -91,17 +91,26 @@ func TestScenarios(t *testing.T) {
 			})
 		}
 	})
+	// A failure is told with all that led to it; what it was stands at the very end again, where a reader looks first.
+	var failed []string
+	defer func() {
+		for _, f := range failed {
+			t.Log("failed: " + f)
+		}
+	}()
 	for _, j := range jobs {
 		t.Run(j.Name(), func(t *testing.T) {
 			o := outcomes[j]
 			<-o.done
 			if o.err != nil {
+				failed = append(failed, j.Name()+": "+o.err.Error())
 				t.Fatal(o.err)
 			}
 			var text bytes.Buffer
 			o.res.Print(&text)
 			if !o.res.OK {
-				t.Fatalf("%s\nwhat happened:\n%s\nladder:\n%s", text.String(), o.log.String(), head(filepath.Join(o.res.Out, "ladder.txt"), 120))
+				failed = append(failed, j.Name()+": "+o.res.Failure)
+				t.Fatalf("ladder:\n%s\nwhat happened:\n%s\n%s", head(filepath.Join(o.res.Out, "ladder.txt"), 60), o.log.String(), text.String())
 			}
 			t.Log("\n" + text.String())
 			if look := judges[j.Scenario.Name]; look != nil {
