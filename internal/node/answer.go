@@ -53,6 +53,7 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	if ba.Status == mobility.MIPv6AuthFail && m.spoiled(&s) {
 		return
 	}
+	m.answered()
 	m.acked = s.seq
 	m.sent = slices.DeleteFunc(m.sent, func(o sent) bool { return !newer(o.seq, s.seq) })
 	m.nets.measured(&s.careOf, m.now.Boot-s.at)
@@ -110,6 +111,7 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	again := m.take4(s, ba)
 	m.losers(s)
 	m.tries, m.resyncs, m.unverified, m.retryAt, m.stamps.wrong = 0, 0, 0, never, 0
+	m.agents.Accepted(m.now.Boot)
 	settled := m.settled()
 	why := "acknowledged"
 	m.endRace()

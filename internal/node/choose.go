@@ -19,7 +19,7 @@ func (m *Machine) candidates() []movement.CareOf {
 		switch {
 		case c.Home:
 		case !m.ha.reachable(c.Addr):
-			m.no4 = true
+			m.no4 = m.no4 || c.Addr.Is4() && m.ha.v6.IsValid()
 		default:
 			cs = append(cs, c)
 		}
@@ -64,6 +64,7 @@ func (m *Machine) evaluate(why string) {
 		return
 	}
 	m.leaveHome()
+	m.without()
 	moved := m.moved(cs)
 	if moved {
 		m.nets.hearing()

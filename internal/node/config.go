@@ -102,6 +102,21 @@ type Anchor struct {
 	Dialect    Dialect    // "" = rfc5555
 	ShortOctet bool       // draft-soliman-00: option length 4 (octets), not the literal 1
 	Protection string     // shown in status: "none", "esp", "rfc4285"
+
+	// Discover finds home agents by Dynamic Home Agent Address Discovery (RFC 6275 11.4.1), Host by the name servers of visited
+	// networks (RFC 5555 2.1). With either V6 may be missing.
+	Discover bool
+	Host     string
+	// Peers are the security peers that home agents may be, that of Name among them; nobody else is taken for one. Empty: whoever is
+	// found is Name.
+	Peers []Peer
+}
+
+// Peer is a party that signalling is protected with.
+type Peer struct {
+	Name       string
+	Protection string // as Anchor.Protection
+	Addresses  []netip.Prefix
 }
 
 // Home is what the node keeps while it moves.
@@ -177,7 +192,7 @@ func (c *Config) validate() error {
 
 func (c *Config) addresses() error {
 	a, h := &c.Anchor, &c.Home
-	if !a.V6.Is6() || a.V6.Is4In6() || !a.V6.IsGlobalUnicast() {
+	if found := a.Discover || a.Host != ""; (a.V6.IsValid() || !found) && (!a.V6.Is6() || a.V6.Is4In6() || !a.V6.IsGlobalUnicast()) {
 		return fmt.Errorf("anchor: address %v: want the global IPv6 address of the home agent", a.V6)
 	}
 	if a.V4.IsValid() && (!a.V4.Is4() || !a.V4.IsGlobalUnicast()) {

@@ -7,6 +7,7 @@ type homeAgent struct {
 	v6, v4     netip.Addr // invalid: not known
 	name       string     // of the security peer
 	protection string
+	by         string // how it was found
 }
 
 // reachable says whether an address's family has a home agent's address. Messages are of IPv6 also where IPv4 carries them.

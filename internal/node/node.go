@@ -8,10 +8,12 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/node/discovery"
 	"kedge/internal/node/movement"
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 // Machine is the mobile node; a core.Machine.
@@ -26,7 +28,12 @@ type Machine struct {
 	stateAt    time.Duration
 	stateSince time.Time
 	ha         homeAgent
-	home6      netip.Prefix // home address with the length of its prefix
+	agents     *discovery.Agents
+	prefixes   *discovery.Prefixes
+	silence    silence
+	quiet      time.Duration // until then what anybody can send is counted, and not told
+	unnamed    string        // why the name of the home agent is not resolved
+	home6      netip.Prefix  // home address with the length of its prefix
 	bind       binding
 	session    session
 	path       path
@@ -104,7 +111,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{
-		cfg: cfg, ha: homeAgent{cfg.Anchor.V6, cfg.Anchor.V4, cfg.Anchor.Name, cfg.Anchor.Protection}, home6: cfg.Home.V6,
+		cfg: cfg, ha: homeAgent{name: cfg.Anchor.Name, protection: cfg.Anchor.Protection}, home6: cfg.Home.V6,
 		rand: rand, restart: cfg.Restart, retryAt: never, recheckAt: never, lostAt: never, doubted: -time.Second, told: -time.Second,
 		counts: map[string]uint64{},
 		host:   hostState{set: map[string]core.HostOp{}, pending: map[core.Ref]string{}, failed: map[string]bool{}, retryAt: never},
@@ -115,6 +122,8 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	}
 	m.seq = uint16(b[0])<<8 | uint16(b[1])
 	m.acked, m.probeSeq = m.seq, uint16(b[2])<<8|uint16(b[3])
+	m.newAgents()
+	m.prefixes = discovery.NewPrefixes(cfg.Home.V6, rand)
 	return m, m.watch(b[4:])
 }
 
@@ -172,12 +181,19 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 		m.command(&ev)
 	case core.Restored:
 		m.restored(&ev)
+	case core.Answer:
+		if ev.Ref == refResolve && m.state != starting && m.state != stopped {
+			m.resolved(&ev)
+		}
 	}
 	if late > slept {
 		m.resumed(late)
 	}
 	m.tick()
 	if m.move.Changed() {
+		if m.state != starting && m.state != stopped {
+			m.agents.Moved(m.now.Boot, m.asksFrom())
+		}
 		m.evaluate("care-of addresses changed")
 		m.configure()
 	}
@@ -191,6 +207,11 @@ const slept = 2 * time.Second
 // deadlines of the machine itself.
 func (m *Machine) deadline() time.Duration {
 	at := min(m.retryAt, m.recheckAt, m.host.retryAt)
+	switch m.state {
+	case home, returning, stopping:
+	default:
+		at = min(at, m.agents.Deadline(), m.silentAt())
+	}
 	for i := range m.race.attempts {
 		at = min(at, m.race.attempts[i].next)
 		if ask := m.race.attempts[i].ask; ask > 0 {
@@ -259,6 +280,7 @@ func (m *Machine) tick() {
 		m.recheckAt = never
 		m.evaluate("a care-of address may work again")
 	}
+	m.discover()
 	m.sendDue()
 	m.askDue()
 	m.withoutAnswer()
@@ -288,6 +310,10 @@ func (m *Machine) message(ev *core.Message) {
 	}
 	if e, ok := ev.Body.(*ip.Echo); ok {
 		m.echoed(&ev.Path, e)
+		return
+	}
+	if r, ok := ev.Body.(*nd.HomeAgentAddressDiscoveryReply); ok {
+		m.replied(&ev.Path, r)
 		return
 	}
 	if ev.Path.Remote.Addr() != m.ha.v6 {

@@ -64,6 +64,9 @@ func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 		r.reason = wire.RefusedByAnchor
 	}
 	m.refusal(r.reason, ba.Status, "")
+	if elsewhereServed(ba.Status) && m.gaveUp("refused: "+string(r.reason), InitialBindackTimeoutFirstReg) {
+		return
+	}
 	switch {
 	case ba.Status == mobility.DADFailed:
 		// The address is another node's: RFC 6275 11.7.1 forbids another try. Whoever mends it says so by core.Roam.

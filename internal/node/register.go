@@ -226,6 +226,7 @@ func (m *Machine) transmit(a *attempt) {
 		s.lifetime = 0
 	} else {
 		m.livesUntil = max(m.livesUntil, m.now.Boot+s.lifetime)
+		m.unanswered()
 	}
 	if p := &m.path; m.race.narrow && p.next > 0 && !p.waiting {
 		// Should the home agent hear this and its answer be lost, the tunnel ends: see soon.
