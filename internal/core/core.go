@@ -110,12 +110,15 @@ type (
 		Op                          HostOp
 		Gone, Up, Tentative, Synced bool
 	}
-	// Reported comes from the data plane, rate-limited. Reason is the text of a wire.Reason: unknown-home, wrong-source...
+	// Reported comes from the data plane, rate-limited. Reason is the text of a wire.Reason: unknown-home, wrong-source... or
+	// ReportCorrespondent or ReportUnreachable. HomeAddress: a Home Address option said what Inner.Src is, and Outer has the addresses on the wire, care-of
+	// addresses (RFC 6275 9.3.1).
 	Reported struct {
-		ID     ID
-		Reason string
-		Outer  Layer
-		Inner  Match
+		ID          ID
+		Reason      string
+		Outer       Layer
+		Inner       Match
+		HomeAddress bool
 	}
 	Done struct { // an effect with Ref was carried out or failed
 		Ref Ref

@@ -19,17 +19,18 @@ type Layer struct {
 }
 
 // Chain encapsulates in order, [0] innermost. The inner packet's version says protocol 4 or 41; with ports the packet lies
-// in UDP without anything between (RFC 5555 3). N=0 sends natively. RO 1: Home Address option (up) or type 2 routing header
-// (down) instead of a tunnel, with N=0; Layer[0] then has the addresses on the wire, care-of address and correspondent. MTU 0 =
-// follow the path MTU to the outermost remote.
+// in UDP without anything between (RFC 5555 3). N=0 sends natively. RO 1: route optimization (RFC 6275), between the addresses of
+// Layer[0] on the wire: a Home Address option if Local is not the packet's own source, a type 2 routing header if Remote is not
+// its own destination. N=0 then sends natively; at a node, N=1 through the tunnel Layer[1], from the home address. MTU 0 = follow
+// the path MTU to the outermost remote.
 type Chain struct {
 	N, RO uint8
 	MTU   uint16
 	Layer [2]Layer
 }
 
-// Match selects inner packets. Anchor and peer match Dst, gateway and node Src, route optimization both; If and MAC on
-// access links.
+// Match selects inner packets. Anchor and peer match Dst, gateway and node Src, route optimization both, Src this end's own; If
+// and MAC on access links.
 type Match struct {
 	Domain   Domain
 	Dst, Src netip.Prefix
@@ -82,6 +83,16 @@ func (Drop) op()       {}
 
 // Counter of one session. In: from the tunnel; Out: into the tunnel.
 type Counter struct{ PacketsIn, OctetsIn, PacketsOut, OctetsOut uint64 }
+
+// Reasons of Reported that are not those of a drop.
+const (
+	// ReportCorrespondent: Inner.Src, a home address of this node, and Inner.Dst exchange packets through the tunnel, in either
+	// direction, and no key of route optimization names both. With an ID it is that of one that does: the correspondent has
+	// a binding and yet sends to the home address.
+	ReportCorrespondent = "correspondent"
+	// ReportUnreachable: a router said so (ICMPv6 type 1) of a packet of route optimization, session ID (RFC 6275 9.3.4).
+	ReportUnreachable = "unreachable"
+)
 
 // OpError names the op that failed; nothing after Index was applied.
 type OpError struct {

@@ -17,11 +17,13 @@ const (
 	TooBig                       // ICMPv6 2/0 (RFC 4443 3.2), ICMP 3/4 (RFC 1191 4); info is the MTU in octets
 	TimeExceeded                 // ICMPv6 3/0, ICMP 11/0
 	ParameterFail                // ICMPv6 4/0, ICMP 12/0; info is the octet that the pointer names
+	UnknownHeader                // ICMPv6 4/1, ICMP 12/0; info as before
+	UnknownOption                // ICMPv6 4/2, ICMP 12/0; info as before
 )
 
 var (
-	codes6 = [...][2]uint8{{1, 0}, {1, 1}, {1, 3}, {2, 0}, {3, 0}, {4, 0}}
-	codes4 = [...][2]uint8{{3, 0}, {3, 13}, {3, 1}, {3, 4}, {11, 0}, {12, 0}}
+	codes6 = [...][2]uint8{{1, 0}, {1, 1}, {1, 3}, {2, 0}, {3, 0}, {4, 0}, {4, 1}, {4, 2}}
+	codes4 = [...][2]uint8{{3, 0}, {3, 13}, {3, 1}, {3, 4}, {11, 0}, {12, 0}, {12, 0}, {12, 0}}
 )
 
 const (
@@ -103,7 +105,7 @@ func AppendError(b []byte, src netip.Addr, p Problem, info uint32, pkt []byte) (
 	if q.Is4() {
 		pkt = pkt[:min(len(pkt), error4Len-IPv4Len-icmpLen)]
 		h.Proto, h.TOS, code = ICMPv4, errorTOS4, codes4[p]
-		if p == ParameterFail {
+		if p >= ParameterFail {
 			info <<= 24
 		}
 	} else {
