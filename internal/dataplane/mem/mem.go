@@ -112,6 +112,7 @@ type Engine struct {
 
 	drops  [nReasons]atomic.Uint64
 	report atomic.Pointer[func(core.Reported)]
+	guards atomic.Pointer[func(netip.Addr) bool]
 	fragID atomic.Uint32
 
 	serial   uint32        // of the newest carrier; mu guards it

@@ -82,6 +82,9 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 		e.fromNode(now, in, &h, &u, out)
 		return
 	}
+	if u.Proto == ip.Mobility && e.guard(now, homeTest, h.Dst, nil, nil, in.B, &u, out) {
+		return
+	}
 	to, known := e.tables.down(e.cfg.Domain, h.Dst)
 	if len(e.tables.pairs) != 0 {
 		if b := e.tables.pair(e.cfg.Domain, h.Dst, h.Src, true); b != nil {

@@ -83,18 +83,20 @@ func (e *Engine) signal(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *
 		e.drops[rateLimit].Add(1)
 		return true
 	}
-	p := Packet{To: dataplane.ToSignal, B: pkt}
-	if tun != nil && tun.answer != nil {
-		p.Outer = *tun.answer
-	} else {
-		f := o.frame()
-		p.Outer = core.Chain{N: 1, Layer: [2]core.Layer{e.layer(&f, o.tlv)}}
-	}
-	out.Packets = append(out.Packets, p)
+	out.Packets = append(out.Packets, Packet{To: dataplane.ToSignal, Outer: e.answer(tun, &o), B: pkt})
 	return true
 }
 
-// signals6 reports whether an IPv6 packet carries signalling: a Mobility Header or ESP, and at a node the reply to its probe.
+// answer is the chain that an answer to what came in a tunnel takes. The lock is held.
+func (e *Engine) answer(tun *tunnel, o *Outer) core.Chain {
+	if tun != nil && tun.answer != nil {
+		return *tun.answer
+	}
+	f := o.frame()
+	return core.Chain{N: 1, Layer: [2]core.Layer{e.layer(&f, o.tlv)}}
+}
+
+// signals6 reports whether an IPv6 packet carries signalling: a Mobility Header, ESP or prefix discovery, and at a node the reply to its probe.
 // The Home Address option is in a Destination Options header, the care-of address in a type 2 Routing header before it.
 func (e *Engine) signals6(pkt []byte, h *ip.Header) bool {
 	proto, off := h.Proto, h.HdrLen
@@ -114,8 +116,15 @@ func (e *Engine) signals6(pkt []byte, h *ip.Header) bool {
 		// A node's applications may use ESP with others.
 		return off < len(pkt) && (e.cfg.Role != dataplane.Node || len(e.cfg.Anchors) == 0 || slices.Contains(e.cfg.Anchors, h.Src))
 	case ip.ICMPv6:
-		return e.cfg.Role == dataplane.Node && e.cfg.ProbeID != 0 && off+8 <= len(pkt) && pkt[off] == echoReply6 &&
-			binary.BigEndian.Uint16(pkt[off+4:]) == e.cfg.ProbeID
+		switch {
+		case off+8 > len(pkt):
+		case e.cfg.Role == dataplane.Anchor:
+			return pkt[off] == prefixSolicitation
+		case pkt[off] == prefixAdvertisement:
+			return true
+		default:
+			return e.cfg.ProbeID != 0 && pkt[off] == echoReply6 && binary.BigEndian.Uint16(pkt[off+4:]) == e.cfg.ProbeID
+		}
 	}
 	return false
 }

@@ -227,6 +227,9 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 		}
 		return
 	}
+	if u.Proto == ip.Mobility && (e.guard(now, homeTestInit, h.Src, tun, &o, pkt, u, out) || e.guard(now, homeTest, h.Dst, nil, nil, pkt, u, out)) {
+		return
+	}
 	if e.own(h.Dst) && (u.Proto == ip.IPv4 || u.Proto == ip.IPv6) {
 		// A tunnel to this router in a tunnel to it, and no session has both.
 		e.drops[encapsulationLimit].Add(1)
@@ -243,13 +246,21 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 		return
 	}
 	to, dark := e.tables.down(tun.domain, h.Dst)
+	if to == nil && !dark && e.cfg.Forwarded {
+		e.settle(from.s, tun, toNative, h.TOS, false, out)
+	}
+	e.onward(now, to, dark, pkt, h, u, c, out)
+}
+
+// onward forwards a packet of a node that is not for this router: to the binding of another node, without a detour, or by plain
+// routing; not one for a node that is known and away. The lock is held.
+func (e *Engine) onward(now time.Duration, to *binding, dark bool, pkt []byte, h *ip.Header, u *ip.Upper, c cause, out *Out) {
 	switch {
-	case to != nil: // from mobile to mobile, without a detour
+	case to != nil:
 		e.forward(now, to.s, pkt, h, u, c, true, out)
 	case dark:
 		e.drops[deprecated].Add(1)
 	case e.cfg.Forwarded:
-		e.settle(from.s, tun, toNative, h.TOS, false, out)
 		out.add(dataplane.ToNative, pkt)
 	case h.TTL <= 1:
 		e.drops[hopLimit].Add(1)

@@ -35,7 +35,7 @@ func newSignalPort(p *Plane) *signalPort {
 }
 
 // Signal is the port of signalling that comes and goes in outer packets, of kind "ip": Read gives IPv6 packets for this router
-// with the chain that each came in, Write puts each into its Outer. There is one; the plane's Close closes it. A node's
+// with the chain that each came in, or with none those that it was told to Guard; Write puts each into its Outer, or forwards what has none. There is one; the plane's Close closes it. A node's
 // home addresses for which it listens before there is a session are in Config.Home.
 func (p *Plane) Signal() core.Port { return p.signals }
 
@@ -101,7 +101,12 @@ func (s *signalPort) Write(pkts []core.Packet) (sent int, err error) {
 	for i := range pkts {
 		s.out.Reset()
 		l := &pkts[i].Outer.Layer[0]
-		err := s.plane.Encapsulate(now, pkts[i].Outer, pkts[i].B, &s.out)
+		var err error
+		if pkts[i].Outer.N == 0 {
+			s.plane.Inject(now, pkts[i].B, &s.out)
+		} else {
+			err = s.plane.Encapsulate(now, pkts[i].Outer, pkts[i].B, &s.out)
+		}
 		if err == nil {
 			err = s.plane.send(&s.out, s.batch)
 		}
