@@ -55,6 +55,7 @@ type Machine struct {
 
 	hosts        hosts
 	domains      []core.Domain   // where subscribers are, in order
+	routers      bool            // some have mobile networks
 	homeNetworks bart.Lite       // around the home addresses of profiles
 	shared       map[homeKey]int // IPv4 home addresses that several registrations of one subscriber have: how many beside one
 

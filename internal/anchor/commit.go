@@ -194,7 +194,7 @@ func (m *Machine) done(ev core.Done) {
 	refused := m.answered(ev)
 	id, back, undo := m.flights.landed(ev.Ref, ev.Err == nil)
 	if refused != nil {
-		defer m.refuseHost(refused, &homeagent.Refusal{Status: mobility.ReasonUnspecified, Reason: wire.ForwardingFailed, Detail: ev.Err.Error()})
+		defer m.refuseHost(refused, &homeagent.Refusal{Status: refused.unforwardable(), Reason: wire.ForwardingFailed, Detail: ev.Err.Error()})
 	}
 	if !undo {
 		return

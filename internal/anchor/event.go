@@ -23,6 +23,7 @@ type Fields struct {
 	HoA      netip.Addr     `json:"hoa,omitzero"`
 	V4       []netip.Prefix `json:"v4,omitempty"` // IPv4 home addresses beside an IPv6 one
 	HNP      []netip.Prefix `json:"hnp,omitempty"`
+	Networks []netip.Prefix `json:"networks,omitempty"` // of a mobile router, IPv6
 	Seq      uint16         `json:"seq,omitempty"`
 	Lifetime int            `json:"lifetime_s,omitempty"`
 	Status   uint8          `json:"status,omitempty"`

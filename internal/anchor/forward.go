@@ -62,7 +62,7 @@ func (m *Machine) routes() {
 	m.subs.All(func(s *subscriber.Profile) {
 		for _, n := range s.Networks {
 			if s.Domain == 0 && m.cfg.DSMIP6.On {
-				ops = append(ops, core.HostOp{Kind: "route", Prefix: n, Name: m.cfg.Device})
+				ops = append(ops, m.networkRoute(n, s, m.stillServed(s.Domain, n)))
 			}
 		}
 	})
@@ -89,13 +89,19 @@ func (m *Machine) defend(d core.Domain, keys []netip.Prefix, stop bool) {
 		if !k.Addr().IsLinkLocalUnicast() && m.onLink(k) {
 			ops = append(ops, core.HostOp{Kind: "route", Del: stop, Prefix: k, Name: m.cfg.Device})
 		}
-		ops = append(ops, core.HostOp{Kind: "proxy", Del: stop, Prefix: k, Name: m.cfg.HomeLink})
+		proxy := core.HostOp{Kind: "proxy", Del: stop, Prefix: k, Name: m.cfg.HomeLink}
+		h := m.hosts.table.ByHome(d, k)
+		router := h != nil && h.Router && k.Addr().Is6()
+		if router && !stop {
+			proxy.Value = "router"
+		}
+		ops = append(ops, proxy)
 		switch {
 		case m.hosts.link == nil:
 		case stop:
 			m.hosts.link.Yield(k.Addr())
 		default:
-			m.hosts.link.Defend(m.now, k.Addr())
+			m.hosts.link.Defend(m.now, k.Addr(), router)
 		}
 	}
 	if len(ops) > 0 {

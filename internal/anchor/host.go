@@ -121,10 +121,9 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 	if r.profile != nil {
 		r.have = m.hosts.table.ByHome(r.profile.Domain, netip.PrefixFrom(r.Home, 128))
 	}
-	asked := r.Flags&mobility.BUAck != 0
 	if r.Flags&mobility.BUHome == 0 { // for a correspondent node, which this is not
 		switch {
-		case asked && r.Flags&mobility.BURouter != 0:
+		case r.Router(): // answered whether flag A is set or not, RFC 3963 6.2
 			return deny(mobility.MobileRouterNotPermitted, wire.MobileRouterRefused, "without the H flag")
 		case r.have != nil && r.have.State == binding.Active: // answered whether flag A is set or not, 9.5.1
 			return deny(mobility.TypeChangeDisallowed, wire.TypeChange, "the binding is a home registration")
@@ -160,8 +159,6 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 		return nil
 	}
 	switch {
-	case r.Flags&mobility.BURouter != 0: // RFC 3963 6.6: "not configured to support Mobile Routers"
-		return deny(mobility.MobileRouterNotPermitted, wire.MobileRouterRefused, "")
 	case r.Flags&mobility.BUForceUDP != 0 && (r.Framing != homeagent.UDP || m.cfg.DSMIP6.NoForcedUDP):
 		if r.HasMessageID { // to its sender 144 would speak of its clock
 			return deny(mobility.AdministrativelyProhibited, wire.UDPNotForced, "")
@@ -176,7 +173,7 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 	case r.have == nil && m.hosts.table.Len()+m.cache.Len() >= m.cfg.Limits.Sessions:
 		return deny(mobility.InsufficientResources, wire.SessionLimit, "")
 	}
-	return nil
+	return m.examineRouter(r)
 }
 
 // homeSubnet says whether an address lies in a home network of this anchor (RFC 6275 10.3.1).
@@ -250,6 +247,7 @@ func (m *Machine) aboutHost(h *homeagent.Registration) Fields {
 	for _, v := range h.V4 {
 		f.V4 = append(f.V4, v.Prefix)
 	}
+	f.Networks = h.Networks
 	return f
 }
 

@@ -215,14 +215,10 @@ func (m *Machine) transmit() {
 	}
 }
 
-// keysOnLink lists what is defended for a registration on the home link: its addresses, and its link-local one with flag L.
-// Nobody can be answered for a prefix of many addresses.
-func (m *Machine) keysOnLink(h *homeagent.Registration) (keys []netip.Prefix) {
-	for _, k := range h.Keys() {
-		if k.IsSingleIP() {
-			keys = append(keys, k)
-		}
-	}
+// keysOnLink lists what is defended for a registration on the home link: its addresses and mobile networks, and its link-local
+// address with flag L.
+func (m *Machine) keysOnLink(h *homeagent.Registration) []netip.Prefix {
+	keys := h.Keys()
 	if h.Both {
 		keys = append(keys, netip.PrefixFrom(h.LinkLocal(), 128))
 	}
@@ -243,5 +239,7 @@ func (m *Machine) defendHost(h *homeagent.Registration, keys []netip.Prefix, sto
 			}
 		}
 	}
-	m.defend(h.Domain, keys, stop)
+	networks := slices.DeleteFunc(slices.Clone(keys), func(k netip.Prefix) bool { return !m.isNetwork(h.Node, k) })
+	m.leadNetworks(h, networks, stop)
+	m.defend(h.Domain, without(keys, networks), stop)
 }

@@ -40,6 +40,9 @@ func (m *Machine) reserveHost(p *subscriber.Profile) error {
 		m.domains = slices.Insert(m.domains, n, p.Domain)
 	}
 	m.homeNetworks.Insert(p.HoA.Masked())
+	if err := m.reserveNetworks(p); err != nil {
+		return err
+	}
 	for _, n := range p.Networks {
 		for _, o := range m.pools.All() {
 			if o.Domain() != p.Domain || !o.Range().Overlaps(n) {
@@ -65,6 +68,7 @@ func (m *Machine) registerHost(r *hostRequest) {
 	}
 	p := m.arrangeHost(r)
 	next.V4 = p.v4
+	next.Router, next.Networks = r.Router(), r.networksOf()
 	next.Follow(&r.Request)
 	next.State = binding.Active
 	next.UDP = r.Framing == homeagent.UDP && (r.NAT || m.cfg.DSMIP6.ForceUDP || r.Flags&mobility.BUForceUDP != 0)
@@ -111,7 +115,7 @@ func (m *Machine) registerHost(r *hostRequest) {
 // same says whether two registrations are forwarded and defended alike, so that the second is a refresh of the first. A
 // longer lifetime than the stored one is none: a restart would cut it.
 func same(a, b *homeagent.Registration) bool {
-	return a.State == binding.Active && a.Lifetime >= b.Lifetime && a.Both == b.Both && a.NAT == b.NAT && a.Chain() == b.Chain() && a.Framing == b.Framing &&
+	return a.State == binding.Active && a.Lifetime >= b.Lifetime && a.Router == b.Router && len(without(a.Networks, b.Networks)) == 0 && len(without(b.Networks, a.Networks)) == 0 && a.Both == b.Both && a.NAT == b.NAT && a.Chain() == b.Chain() && a.Framing == b.Framing &&
 		len(a.V4) == len(b.V4) && !slices.ContainsFunc(a.V4, func(v homeagent.V4Home) bool { return !b.Has(v.Prefix) })
 }
 

@@ -62,10 +62,6 @@ func TestHostStatuses(t *testing.T) {
 		{"133 nothing to deregister, away", nil, nil, func(*rig) bu { return native(hoa1, coa1).with(lifetime0) }, mobility.NotHomeAgent, wire.NothingToDeregister},
 		{"135 old", nil, func(r *rig) { r.status(native(hoa1, coa1).numbered(9), 0) }, func(*rig) bu { return native(hoa1, coa2).numbered(9) }, mobility.SequenceOutOfWindow, wire.SequenceOld},
 		{"135 old deregistration", nil, func(r *rig) { r.status(native(hoa1, coa1).numbered(9), 0) }, func(*rig) bu { return atHome(hoa1).numbered(8) }, mobility.SequenceOutOfWindow, wire.SequenceOld},
-		{"140 mobile router", nil, nil, func(*rig) bu { return native(hoa4, coa1).with(flag(mobility.BURouter)) }, mobility.MobileRouterNotPermitted, wire.MobileRouterRefused},
-		{"140 mobile router with its prefixes", nil, nil, func(*rig) bu {
-			return native(hoa4, coa1, mobility.MobileNetworkPrefix{Prefix: pfx("2001:db8:99::/48")}).with(flag(mobility.BURouter))
-		}, mobility.MobileRouterNotPermitted, wire.MobileRouterRefused},
 		{"144 forced UDP refused", refuseUDP, nil, func(*rig) bu { return udp(hoa1, ip("10.0.0.7"), seen).with(flag(mobility.BUForceUDP)) }, mobility.IDMismatch, wire.UDPNotForced},
 		{"144 forced UDP in an IPv6 network", nil, nil, func(*rig) bu { return native(hoa1, coa1).with(flag(mobility.BUForceUDP)) }, mobility.IDMismatch, wire.UDPNotForced},
 		{"144 forced UDP in protocol 41", nil, nil, func(*rig) bu { return in41(hoa1, v4coa).with(flag(mobility.BUForceUDP)) }, mobility.IDMismatch, wire.UDPNotForced},

@@ -87,6 +87,11 @@ func (m *Machine) restoreHost(h *homeagent.Registration, expires time.Time) erro
 		return ends(errors.New("no host registrations for him any more"))
 	}
 	keys := h.Keys()
+	for _, n := range h.Networks {
+		if !slices.Contains(p.Networks, n) {
+			return ends(fmt.Errorf("%s: not his any more", n))
+		}
+	}
 	for n, k := range keys {
 		if k.Addr().Is4() && (!m.mayHave(p, k) || !slices.Contains(p.Networks, k) && !m.takeAgain(h, k)) {
 			m.releaseHost(h.Domain, h.Node, keys[:n], false)
@@ -182,8 +187,7 @@ func (m *Machine) hostByAddress(s string) *homeagent.Registration {
 		return m.hosts.table.ByHome(p.Domain, netip.PrefixFrom(a, 128))
 	}
 	for _, d := range m.domains {
-		// Longest first, as it is forwarded. Of IPv6 a registration has nothing but its home address.
-		for bits := 32; a.Is4() && bits > 0; bits-- {
+		for bits := a.BitLen(); bits > 0; bits-- { // longest first, as it is forwarded
 			k, _ := a.Prefix(bits)
 			if h := m.hosts.table.ByHome(d, k); h != nil {
 				return h

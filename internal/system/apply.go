@@ -101,7 +101,8 @@ func describe(op core.HostOp) string {
 //	           connections that have it (RFC 4862 5.5.4). Setting it again changes the last two
 //	link       of Name or If: Value up or down, MTU, MAC
 //	neighbour  Prefix (a single address) has MAC on Name or If
-//	proxy      Prefix (a single address) is answered for by ND or ARP on Name or If; IPv6 switches proxy_ndp on there.
+//	proxy      Prefix (a single address) is answered for by ND or ARP on Name or If; IPv6 switches proxy_ndp on there. Value "router": as a
+//	           router (the R flag of Neighbor Advertisements)
 //	           Linux answers ARP for it only when it forwards on that link and routes the address elsewhere
 //	sysctl     Name (net.…, separated by dots or slashes) = Value; Del puts the old value back
 func (h *Host) Apply(ops []core.HostOp) error {

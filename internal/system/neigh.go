@@ -151,6 +151,9 @@ func (h *Host) setNeighbour(op core.HostOp, ifi int, proxy bool, mode int) error
 	}
 	if proxy {
 		msg.Flags = netlink.NTF_PROXY
+		if op.Value == "router" {
+			msg.Flags |= netlink.NTF_ROUTER
+		}
 	}
 	req := h.request(kind, flags)
 	req.AddData(msg)

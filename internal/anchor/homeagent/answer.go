@@ -23,6 +23,9 @@ type Answer struct {
 // are not made by a protocol that could move with the node.
 func (r *Request) Accept(a Answer) *mobility.BindingAck {
 	ack := &mobility.BindingAck{Status: a.Status, Sequence: r.Sequence, Lifetime: a.Lifetime}
+	if r.Router() { // RFC 3963 4.2: only then
+		ack.Flags |= mobility.BARouter
+	}
 	if a.Advice > 0 && a.Advice < a.Lifetime {
 		ack.Options = ack.Options.Add(mobility.BindingRefreshAdvice{Interval: a.Advice})
 	}
@@ -38,6 +41,10 @@ func (r *Request) Refuse(f *Refusal, natRefresh time.Duration) *mobility.Binding
 	ack := &mobility.BindingAck{Status: f.Status, Sequence: r.Sequence}
 	if f.Status == mobility.SequenceOutOfWindow {
 		ack.Sequence = f.Sequence // RFC 6275 9.5.1
+	}
+	switch f.Status { // the statuses of who supports mobile routers (RFC 3963 4.2)
+	case mobility.InvalidPrefix, mobility.NotAuthorizedForPrefix, mobility.ForwardingSetupFailed:
+		ack.Flags |= mobility.BARouter
 	}
 	id := r.MessageID
 	if f.MessageID != 0 {

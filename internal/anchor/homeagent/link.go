@@ -40,6 +40,7 @@ type Link struct {
 type address struct {
 	a        netip.Addr
 	probing  bool
+	router   bool
 	rest     int // rounds to come
 	at       time.Duration
 	place    int
@@ -87,13 +88,14 @@ func (l *Link) Probe(now core.Now, a netip.Addr) bool {
 	return true
 }
 
-// Defend announces an address, and again in rounds of RetransTimer.
-func (l *Link) Defend(now core.Now, a netip.Addr) {
+// Defend announces an address, and again in rounds of RetransTimer. router: its node is a mobile router, of which advertisements
+// say so (RFC 3963 6.2).
+func (l *Link) Defend(now core.Now, a netip.Addr, router bool) {
 	if d := l.addresses[a]; d != nil && !d.probing {
 		return
 	}
 	l.Yield(a)
-	d := &address{a: a, rest: maxAdvertisements, place: -1}
+	d := &address{a: a, router: router, rest: maxAdvertisements, place: -1}
 	l.addresses[a] = d
 	l.round(now, d)
 }
@@ -112,7 +114,7 @@ func (l *Link) round(now core.Now, d *address) {
 	if d.probing {
 		l.solicit(d.a)
 	} else {
-		l.announce(d.a)
+		l.announce(d)
 	}
 	if d.rest == 0 && !d.probing {
 		l.queue.Remove(d)
@@ -175,7 +177,7 @@ func (l *Link) Handle(now core.Now, f *access.Frame) (c Conflict, ok bool) {
 		return c, false
 	}
 	d.defended = now.Boot
-	l.announce(a)
+	l.announce(d)
 	return c, true
 }
 
@@ -188,7 +190,8 @@ func (l *Link) solicit(a netip.Addr) {
 }
 
 // announce takes an address over in the neighbours' caches: RFC 6275 10.4.1, RFC 5227 1.1.
-func (l *Link) announce(a netip.Addr) {
+func (l *Link) announce(d *address) {
+	a := d.a
 	if a.Is4() {
 		l.frames = append(l.frames, &access.Frame{Dst: ether.Broadcast, Src: l.cfg.MAC, SrcIP: a, DstIP: a,
 			Body: &ether.ARP{Op: ether.ARPRequest, SenderHW: l.cfg.MAC, SenderIP: a, TargetIP: a}})
@@ -196,7 +199,7 @@ func (l *Link) announce(a netip.Addr) {
 	}
 	to := netip.IPv6LinkLocalAllNodes()
 	l.frames = append(l.frames, &access.Frame{Dst: group(to), Src: l.cfg.MAC, SrcIP: l.cfg.LinkLocal, DstIP: to,
-		Body: &nd.NeighborAdvertisement{Override: true, Target: a, Options: nd.Options{nd.TargetLinkLayer(l.cfg.MAC)}}})
+		Body: &nd.NeighborAdvertisement{Router: d.router, Override: true, Target: a, Options: nd.Options{nd.TargetLinkLayer(l.cfg.MAC)}}})
 }
 
 // group is the MAC address of an IPv6 multicast address, RFC 2464 7.

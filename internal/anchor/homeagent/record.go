@@ -14,6 +14,9 @@ import (
 // recordVersion is the first octet of a stored registration. Records are big-endian and have one encoding for one content.
 const recordVersion = 1
 
+// recordRouter is the version of a mobile router's: behind the IPv4 home addresses stand its IPv6 mobile network prefixes.
+const recordRouter = 2
+
 // MaxV4 limits the IPv4 home addresses and prefixes of one registration.
 const MaxV4 = 16
 
@@ -35,7 +38,11 @@ func (h *Registration) Encode(now core.Now) []byte {
 			flags |= 1 << n
 		}
 	}
-	b = append(b, recordVersion, byte(h.State), byte(h.Framing), byte(h.Dialect), flags)
+	version := byte(recordVersion)
+	if h.Router {
+		version = recordRouter
+	}
+	b = append(b, version, byte(h.State), byte(h.Framing), byte(h.Dialect), flags)
 	b = binary.BigEndian.AppendUint64(b, uint64(now.Wall.Add(h.Expires-now.Boot).UnixNano()))
 	b = binary.BigEndian.AppendUint64(b, uint64(h.Since))
 	b = binary.BigEndian.AppendUint64(b, h.MessageID)
@@ -54,6 +61,13 @@ func (h *Registration) Encode(now core.Now) []byte {
 		a := v.Prefix.Addr().As4()
 		b = append(append(b, a[:]...), byte(v.Prefix.Bits()), bool8(v.Dynamic))
 	}
+	if h.Router {
+		b = append(b, byte(len(h.Networks)))
+		for _, n := range h.Networks {
+			a := n.Addr().As16()
+			b = append(append(b, a[:]...), byte(n.Bits()))
+		}
+	}
 	for _, s := range [...]string{h.Node, h.Auth.Kind, h.Auth.Peer} {
 		b = append(append(b, byte(len(s))), s...)
 	}
@@ -69,11 +83,11 @@ func bool8(v bool) byte {
 
 // Decode is the reverse of Encode: expires is the wall time of the end. What it gives shares nothing with b.
 func Decode(id core.ID, b []byte) (h Registration, expires time.Time, err error) {
-	if len(b) == 0 || b[0] != recordVersion {
+	if len(b) == 0 || b[0] != recordVersion && b[0] != recordRouter {
 		return h, expires, fmt.Errorf("record of a version that this program does not know: %x", b[:min(len(b), 1)])
 	}
 	d := reader{b: b[1:]}
-	h.ID, h.place = id, -1
+	h.ID, h.place, h.Router = id, -1, b[0] == recordRouter
 	h.State, h.Framing, h.Dialect = binding.State(d.u8()), Framing(d.u8()), Dialect(d.u8())
 	flags := d.u8()
 	h.UDP, h.NAT, h.Both = flags&flagUDP != 0, flags&flagNAT != 0, flags&flagBoth != 0
@@ -90,6 +104,12 @@ func Decode(id core.ID, b []byte) (h Registration, expires time.Time, err error)
 		a := netip.AddrFrom4([4]byte(d.take(4)))
 		h.V4 = append(h.V4, V4Home{Prefix: netip.PrefixFrom(a, int(d.u8())), Dynamic: d.u8() == 1})
 	}
+	if h.Router {
+		for n := d.u8(); n > 0 && !d.short; n-- {
+			a := netip.AddrFrom16([16]byte(d.take(16)))
+			h.Networks = append(h.Networks, netip.PrefixFrom(a, int(d.u8())))
+		}
+	}
 	h.Node, h.Auth.Kind, h.Auth.Peer = d.text(), d.text(), d.text()
 	if d.short || len(d.b) > 0 || !h.sane() {
 		return Registration{}, expires, errRecord
@@ -102,11 +122,16 @@ func (h *Registration) sane() bool {
 	if h.State != binding.Active && h.State != binding.Deprecated || h.Framing > Proto41 || h.Dialect > Soliman00 {
 		return false
 	}
-	if h.Node == "" || !routable6(h.Home) || !h.Local.Is6() || len(h.V4) > MaxV4 {
+	if h.Node == "" || !routable6(h.Home) || !h.Local.Is6() || len(h.V4) > MaxV4 || len(h.Networks) > MaxNetworks {
 		return false
 	}
 	for _, v := range h.V4 {
 		if !v.Prefix.IsValid() || v.Prefix != v.Prefix.Masked() {
+			return false
+		}
+	}
+	for _, n := range h.Networks {
+		if !n.IsValid() || n != n.Masked() || n.Bits() == 0 || !routable6(n.Addr()) {
 			return false
 		}
 	}

@@ -2,6 +2,7 @@ package homeagent
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/binding"
@@ -16,7 +17,10 @@ type Registration struct {
 	Domain core.Domain
 	Home   netip.Addr // IPv6 home address
 	V4     []V4Home
-	State  binding.State
+	// Router: it is a mobile router's, RFC 3963 (flag R); Networks are its IPv6 mobile network prefixes.
+	Router   bool
+	Networks []netip.Prefix
+	State    binding.State
 
 	Framing Framing
 	Dialect Dialect
@@ -51,12 +55,12 @@ func (h *Registration) V6() netip.Prefix { return netip.PrefixFrom(h.Home, 128) 
 
 // Keys lists the home keys, the IPv6 home address first.
 func (h *Registration) Keys() []netip.Prefix {
-	keys := make([]netip.Prefix, 1, 1+len(h.V4))
+	keys := make([]netip.Prefix, 1, 1+len(h.V4)+len(h.Networks))
 	keys[0] = h.V6()
 	for _, v := range h.V4 {
 		keys = append(keys, v.Prefix)
 	}
-	return keys
+	return append(keys, h.Networks...)
 }
 
 // Has says whether k is a home key.
@@ -69,7 +73,7 @@ func (h *Registration) Has(k netip.Prefix) bool {
 			return true
 		}
 	}
-	return false
+	return slices.Contains(h.Networks, k)
 }
 
 // LinkLocal is the link-local address to defend with flag L (RFC 6275 10.3.1): the interface identifier of the home address
@@ -128,7 +132,7 @@ func (h *Registration) Ops(grace time.Duration, dark bool) []core.Op {
 	if !on && !dark {
 		return []core.Op{core.Drop{ID: h.ID}}
 	}
-	ops := make([]core.Op, 0, 2+len(h.V4))
+	ops := make([]core.Op, 0, 2+len(h.V4)+len(h.Networks))
 	ops = append(ops, core.SetSession{ID: h.ID, Domain: h.Domain, Chain: h.Chain(), Grace: grace})
 	for _, k := range h.Keys() {
 		ops = append(ops, core.SetKey{Match: core.Match{Domain: h.Domain, Dst: k}, ID: h.ID, Up: on, Down: on})

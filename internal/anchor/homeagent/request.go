@@ -29,6 +29,9 @@ type Refusal struct {
 	MessageID uint64
 }
 
+// Router says whether the request is a mobile router's (flag R, RFC 3963 4.1).
+func (r *Request) Router() bool { return r.Flags&mobility.BURouter != 0 }
+
 func silent(r wire.Reason, detail string) *Refusal {
 	return &Refusal{Silent: true, Reason: r, Detail: detail}
 }
@@ -57,7 +60,12 @@ type Request struct {
 	// Bare: the care-of address is nothing but the source of a native packet, which ESP in transport mode does not cover.
 	Bare bool
 
-	V4           []mobility.IPv4HomeAddress
+	V4 []mobility.IPv4HomeAddress
+	// Networks are what the Mobile Network Prefix options name; Explicit: there are some (RFC 3963 5.2). BadNetwork: one is no
+	// prefix that anybody could have.
+	Networks             []netip.Prefix
+	Explicit, BadNetwork bool
+
 	NonceIndices bool
 	HasMessageID bool
 	MessageID    uint64
@@ -80,6 +88,7 @@ func Read(path core.Path, bu *mobility.BindingUpdate, rules *Rules) (Request, *R
 		r.HasMessageID, r.MessageID = true, id.Timestamp
 	}
 	r.addresses(o, rules)
+	r.readNetworks(o)
 	return r, r.careOf(o, rules)
 }
 

@@ -29,12 +29,14 @@ type Table struct {
 	byHome map[key]*Registration
 	queue  due.Queue[*Registration]
 	count  [4]int // by state
+	// lengths counts the home keys of many addresses.
+	lengths map[length]int
 }
 
 // NewTable makes an empty one.
 func NewTable(remind time.Duration) *Table {
 	return &Table{
-		Remind: remind, byID: make(map[core.ID]*Registration), byHome: make(map[key]*Registration),
+		Remind: remind, byID: make(map[core.ID]*Registration), byHome: make(map[key]*Registration), lengths: make(map[length]int),
 		queue: due.New(
 			func(a, b *Registration) bool { return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.ID, b.ID)) < 0 },
 			func(h *Registration) *int { return &h.place }),
@@ -76,9 +78,7 @@ func (t *Table) Put(to Registration) (*Registration, error) {
 		return h, nil
 	}
 	t.count[h.State]--
-	for _, k := range h.Keys() {
-		delete(t.byHome, key{h.Domain, k})
-	}
+	t.unindex(h)
 	place := h.place
 	*h = to
 	h.place = place
@@ -115,16 +115,22 @@ func (t *Table) index(h *Registration) {
 	t.count[h.State]++
 	for _, k := range h.Keys() {
 		t.byHome[key{h.Domain, k}] = h
+		t.countLength(k, 1)
 	}
 	h.reminders = 0
 	t.schedule(h)
 }
 
-// Remove takes a registration out.
-func (t *Table) Remove(h *Registration) {
+func (t *Table) unindex(h *Registration) {
 	for _, k := range h.Keys() {
 		delete(t.byHome, key{h.Domain, k})
+		t.countLength(k, -1)
 	}
+}
+
+// Remove takes a registration out.
+func (t *Table) Remove(h *Registration) {
+	t.unindex(h)
 	delete(t.byID, h.ID)
 	t.count[h.State]--
 	t.queue.Remove(h)
