@@ -218,6 +218,10 @@ func (Tell) effect()     {}
 func (Reply) effect()    {}
 func (Emit) effect()     {}
 
+// CountSessions is the Body of an Ask for the counters of sessions; the Answer has []Counter, in the order of the ids. A session
+// that is not known counts nothing.
+type CountSessions []ID
+
 // Appender is a message body that writes itself: access frames are.
 type Appender interface {
 	Append(b []byte) ([]byte, error)

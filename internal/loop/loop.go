@@ -309,8 +309,8 @@ func (l *Loop) handle(ev core.Event) Group {
 			l.cfg.Observer.Emit(now, l.cfg.Shard, e)
 		case core.Reply:
 			l.reply(e)
-		case core.Ask: // nobody answers yet: RADIUS and key exchange are not in this version
-			l.offer(core.Answer{Ref: e.Ref, Err: errors.ErrUnsupported})
+		case core.Ask:
+			l.offer(Counted(l.cfg.Data, e))
 		case core.Tell:
 			l.offer(core.Told{From: l.cfg.Shard, Body: e.Body})
 		case core.Send:
@@ -482,3 +482,16 @@ func decodeICMP(b []byte, src, dst netip.Addr) (any, error) {
 
 // Decode is the daemon's way from a packet to an event, for simulations.
 func Decode(kind string, p *core.Packet) core.Event { return decode(kind, p) }
+
+// Counted answers an Ask for counters. Nothing else is answered yet: RADIUS and key exchange are not in this version.
+func Counted(data core.Dataplane, e core.Ask) core.Answer {
+	ids, ok := e.Body.(core.CountSessions)
+	if !ok || data == nil {
+		return core.Answer{Ref: e.Ref, Err: errors.ErrUnsupported}
+	}
+	into := make([]core.Counter, len(ids))
+	if err := data.Counters(ids, into); err != nil {
+		return core.Answer{Ref: e.Ref, Err: err}
+	}
+	return core.Answer{Ref: e.Ref, Body: into}
+}

@@ -43,6 +43,9 @@ type Codec interface {
 	In(now core.Now, pkt []byte, outer core.Chain, into *core.Packet) error
 	Out(now core.Now, p *core.Packet, into []byte) ([]byte, error)
 	Answer(pkt []byte, outer core.Chain, err error) (core.Packet, bool)
+	Protect(now core.Now, pkt, into []byte) ([]byte, error)
+	Guards(home netip.Addr) bool
+	loop.Security
 }
 
 // Attachment to a core link.
@@ -188,6 +191,10 @@ func (n *Node) start() (err error) {
 		return err
 	}
 	n.apply = &loop.Applier{Store: n.Store, Token: n.lease.Token(), Data: nodeData{n}, Host: nodeHost{n}, Write: n.write}
+	if n.codec != nil {
+		n.apply.Security = n.codec
+		n.Engine.Guard(n.codec.Guards)
+	}
 	done, err := n.apply.Restore(context.Background(), n.Name, n.handle)
 	if err != nil {
 		return err
@@ -306,7 +313,8 @@ func (n *Node) handle(ev core.Event) loop.Group {
 				n.replies[e.Ref] = &e
 			}
 		case core.Ask:
-			n.later(life, func() { n.step(core.Answer{Ref: e.Ref, Err: errors.ErrUnsupported}) })
+			answer := loop.Counted(nodeData{n}, e)
+			n.later(life, func() { n.step(answer) })
 		case core.Tell:
 			n.later(life, func() { n.step(core.Told{Body: e.Body}) })
 		default:
@@ -445,6 +453,10 @@ func (n *Node) forward() {
 			n.depart(b)
 		case p.To == dataplane.ToSignal:
 			outer := p.Outer
+			if outer.N == 0 {
+				n.later(n.life, func() { n.protect(b) })
+				continue
+			}
 			n.later(n.life, func() { n.signal(b, outer) })
 		case n.cfg.Role == dataplane.Gateway && p.If != 0:
 			i := slices.IndexFunc(n.cfg.Access, func(a Access) bool { return a.If == p.If })
