@@ -161,6 +161,8 @@ const (
 	MessageIDRequired  Reason = "message-id-required"           // RFC 4285
 
 	MissingAuthorization Reason = "missing-binding-authorization-data" // RFC 6275 6.2.7
+	NonceExpired         Reason = "nonce-expired"                      // or never given: RFC 6275 9.5.1
+	HomeInTest           Reason = "home-address-in-test"               // a Home Address option in Home or Care-of Test Init: RFC 6275 9.4
 )
 
 // Links of a mobile node.

@@ -1,0 +1,106 @@
+package peer
+
+import (
+	"net/netip"
+	"time"
+
+	"kedge/internal/core"
+	"kedge/wire/mobility"
+)
+
+// Stages of an entry. At half of its lifetime a binding is looked at, at three quarters it is renewed if it carried packets to the
+// mobile node in between: the node is asked for it (RFC 6275 9.5.5), three times at most.
+const (
+	looking uint8 = iota
+	asking
+	askingAgain
+	askingLast
+	ending
+)
+
+// refreshRetry is the least time between Binding Refresh Requests; it doubles.
+const refreshRetry = 2 * time.Second
+
+// schedule begins a lifetime.
+func (m *Machine) schedule(e *entry) {
+	e.stage, e.at = looking, e.expires-e.lifetime/2
+	if m.cfg.Used == nil {
+		e.stage, e.at = ending, e.expires
+	}
+	m.cache.due.Set(e)
+}
+
+// advance does what is due for an entry.
+func (m *Machine) advance(e *entry) {
+	if !e.live() {
+		m.cache.remove(e)
+		return
+	}
+	if e.expires <= m.now.Boot {
+		m.unbind(e, "expired")
+		return
+	}
+	switch e.stage {
+	case looking:
+		e.used = m.cfg.Used(e.binding())
+		e.stage, e.at = asking, e.expires-e.lifetime/4
+	case asking:
+		if m.idle(e) {
+			e.stage, e.at = ending, e.expires
+			break
+		}
+		m.ask(e)
+		e.stage, e.at = askingAgain, e.at+refreshRetry
+	case askingAgain:
+		m.ask(e)
+		e.stage, e.at = askingLast, e.at+2*refreshRetry
+	case askingLast:
+		m.ask(e)
+		e.stage, e.at = ending, e.expires
+	default:
+		e.at = e.expires
+	}
+	e.at = min(max(e.at, m.now.Boot+1), e.expires)
+	m.cache.due.Set(e)
+}
+
+// ask sends a Binding Refresh Request: always to the home address (RFC 6275 9.5.5).
+func (m *Machine) ask(e *entry) {
+	m.emit(core.Emit{Name: "refresh-request", ID: e.id, Why: "lifetime-ends", Fields: m.fields(e)})
+	m.out = append(m.out, core.Send{
+		Path: core.Path{If: e.link, Local: netip.AddrPortFrom(e.key.own, 0), Remote: netip.AddrPortFrom(e.key.home, 0)},
+		Body: &mobility.BindingRefreshRequest{},
+	})
+}
+
+// unbind ends a binding. What proved it is remembered as long as it could be used again.
+func (m *Machine) unbind(e *entry, why string) {
+	before := e.careOf
+	f := m.fields(e)
+	e.careOf = netip.Addr{}
+	m.cache.ended(e)
+	m.forward(e, before)
+	m.emit(core.Emit{Name: "session", ID: e.id, From: "active", To: "gone", Why: why, Fields: f})
+	m.past.add(core.Past{When: m.now.Wall, What: why, Detail: "care-of address " + before.String()}, e.key.home)
+	m.remember(e)
+}
+
+// remember keeps what is left of a binding until its nonces are too old.
+func (m *Machine) remember(e *entry) {
+	if e.guarded <= m.now.Boot {
+		m.cache.remove(e)
+		return
+	}
+	e.at = e.guarded
+	m.cache.due.Set(e)
+}
+
+// Forget ends a binding whose sessions an embedding machine could not make.
+func (m *Machine) Forget(now core.Now, own, home netip.Addr, why string, out []core.Effect) []core.Effect {
+	m.now, m.out = now, out
+	if e := m.cache.byKey[key{own, home}]; e != nil && e.live() {
+		m.unbind(e, why)
+	}
+	out, m.out = m.out, nil
+	return out
+}
