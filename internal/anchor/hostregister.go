@@ -216,6 +216,9 @@ func (m *Machine) removeHost(h *homeagent.Registration, why string, rest bool) {
 	m.hosts.table.Remove(h)
 	h.State = binding.None
 	m.setHostState(h, was, why, netip.Addr{})
+	if was == binding.Active { // else it ended with that
+		m.hostEndpoint(h)
+	}
 	if was == binding.Active {
 		m.defendHost(h, on, true)
 	}
@@ -238,6 +241,7 @@ func (m *Machine) commitHost(h *homeagent.Registration, before []byte, gone []ne
 	m.hosts.asked[ref] = r
 	m.effect(core.Persist{Key: hostKey(h.ID), Val: record})
 	m.effect(core.Forward{Ops: m.hostOps(h, m.cfg.Timers.UplinkGrace, gone), Ref: ref})
+	m.hostEndpoint(h)
 	m.effect(core.Send{Path: r.Path, Body: answer, Ref: ref + 1})
 }
 
@@ -366,4 +370,5 @@ func (m *Machine) repairHost(h *homeagent.Registration, extra []netip.Prefix) {
 	m.flights.repairs[ref] = repair{h.ID, gone}
 	m.effect(core.Persist{Key: hostKey(h.ID), Val: h.Encode(m.now)})
 	m.effect(core.Forward{Ops: m.hostOps(h, 0, gone), Ref: ref})
+	m.hostEndpoint(h)
 }

@@ -120,6 +120,7 @@ func (m *Machine) restoreHost(h *homeagent.Registration, expires time.Time) erro
 		m.effect(core.Forward{Ops: ops})
 	}
 	if h.State == binding.Active {
+		m.hostEndpoint(h)
 		m.defendHost(h, m.keysOnLink(h), false)
 	}
 	return nil
