@@ -120,3 +120,14 @@ func (c *Codec) outTunnel(now core.Now, p *core.Packet, s *ip.Signal, into []byt
 	p.Outer = core.Chain{}
 	return b, nil
 }
+
+// Guards says whether return routability of a home address goes in ESP: what the data plane has of it is left to us (see mem.Engine.Guard).
+func (c *Codec) Guards(home netip.Addr) bool { return c.cfg.IPsec != nil && c.cfg.IPsec.Guards(home) }
+
+// UpdateEndpoint implements loop.Security.
+func (c *Codec) UpdateEndpoint(peer string, home, local, remote netip.Addr) error {
+	if c.cfg.IPsec == nil {
+		return nil
+	}
+	return c.cfg.IPsec.UpdateEndpoint(peer, home, local, remote)
+}

@@ -189,7 +189,20 @@ func signals(b []byte) bool {
 		return false
 	}
 	u, err := ip.FindUpper(b, &h)
-	return err == nil && !u.Fragment && (u.Proto == protoMH || u.Proto == protoESP)
+	if err != nil || u.Fragment {
+		return false
+	}
+	return u.Proto == protoMH || u.Proto == protoESP || u.Proto == ip.ICMPv6 && u.Off < len(b) && b[u.Off] >= 144 && b[u.Off] <= 147
+}
+
+// protect sends what the data plane left to signalling, to put ESP around it.
+func (n *Node) protect(b []byte) {
+	out, err := n.codec.Protect(n.Now(), b, nil)
+	if err != nil {
+		n.s.trace("%s: codec: %v", n.Name, err)
+		return
+	}
+	n.depart(out)
 }
 
 const (
@@ -209,6 +222,12 @@ func (n *Node) signal(b []byte, outer core.Chain) {
 		} else if a, ok := n.codec.Answer(b, outer, err); ok {
 			n.encode(&a)
 		}
+		return
+	}
+	if p.Proto == ip.IPv6 { // for somebody else
+		n.out.Reset()
+		n.Engine.Inject(n.s.boot, p.B, &n.out)
+		n.forward()
 		return
 	}
 	ev := loop.Decode("mh", &p)
