@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is for one step of an exchange, not for all of it.
+const patience = 20 * time.Second
+
+func endpoint(addr, port string) (netip.AddrPort, error) {
+	return netip.ParseAddrPort(net.JoinHostPort(addr, port))
+}
+
+// family is the socket option level of an address and the options for the traffic class of what comes and goes.
+func family(a netip.Addr) (level, receive, send int) {
+	if a.Is4() {
+		return unix.IPPROTO_IP, unix.IP_RECVTOS, unix.IP_TOS
+	}
+	return unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, unix.IPV6_TCLASS
+}
+
+// option sets an integer socket option.
+func option(c *net.UDPConn, level, name, value int) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	return errors.Join(raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), level, name, value) }), inner)
+}
+
+// class finds the traffic class in control messages.
+func class(oob []byte) (int, error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range msgs {
+		switch {
+		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_TOS && len(m.Data) >= 1:
+			return int(m.Data[0]), nil
+		case m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_TCLASS && len(m.Data) >= 4:
+			return int(binary.NativeEndian.Uint32(m.Data)), nil
+		}
+	}
+	return 0, errors.New("the kernel said no traffic class")
+}
+
+func echo(args []string) error {
+	if len(args) != 2 {
+		return errors.New("want an address and a port")
+	}
+	at, err := endpoint(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	if err != nil {
+		return err
+	}
+	u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return err
+	}
+	level, receive, _ := family(at.Addr())
+	if err := option(u, level, receive, 1); err != nil {
+		return err
+	}
+	go func() {
+		buf, oob := make([]byte, 65536), make([]byte, 256)
+		for {
+			n, m, _, from, err := u.ReadMsgUDPAddrPort(buf[1:], oob)
+			if err != nil {
+				continue // an ICMP error about an answer
+			}
+			c, err := class(oob[:m])
+			if err != nil {
+				continue
+			}
+			buf[0] = byte(c)
+			_, _ = u.WriteToUDPAddrPort(buf[:1+n], from)
+		}
+	}()
+	fmt.Println("ready")
+	for {
+		c, err := l.AcceptTCP()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c)
+			_ = c.CloseWrite()
+		}()
+	}
+}
+
+func stream(args []string) error {
+	if len(args) != 3 {
+		return errors.New("want an address, a port and a number of octets")
+	}
+	to, err := endpoint(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	size, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	conn, err := net.DialTimeout("tcp", to.String(), patience)
+	if err != nil {
+		return err
+	}
+	c := conn.(*net.TCPConn)
+	defer c.Close()
+	data := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(data)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(data)
+		sent <- errors.Join(err, c.CloseWrite())
+	}()
+	h, n, buf := sha256.New(), 0, make([]byte, 65536)
+	for {
+		if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		k, err := c.Read(buf)
+		n += k
+		h.Write(buf[:k])
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("after %d of %d octets: %w", n, size, err)
+		}
+	}
+	if err := <-sent; err != nil {
+		return err
+	}
+	if n != size || [32]byte(h.Sum(nil)) != sha256.Sum256(data) {
+		return fmt.Errorf("%d octets came back of %d, or not as they were sent", n, size)
+	}
+	fmt.Printf("%d octets there and back in %v\n", size, time.Since(start).Round(time.Millisecond))
+	return nil
+}
+
+func datagrams(args []string) error {
+	if len(args) < 5 {
+		return errors.New("want an address, a port, a traffic class, that wanted, and lengths")
+	}
+	to, err := endpoint(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	sent, err := strconv.ParseUint(args[2], 0, 8)
+	if err != nil {
+		return err
+	}
+	want, err := strconv.ParseUint(args[3], 0, 8)
+	if err != nil {
+		return err
+	}
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	level, _, send := family(to.Addr())
+	if err := option(c, level, send, int(sent)); err != nil {
+		return err
+	}
+	for i, a := range args[4:] {
+		size, err := strconv.Atoi(a)
+		if err != nil || size < 1 {
+			return fmt.Errorf("%q is no length", a)
+		}
+		if err := exchange(c, bytes.Repeat([]byte{byte(i + 1), byte(size)}, size)[:size], byte(want)); err != nil {
+			return fmt.Errorf("%d octets: %w", size, err)
+		}
+	}
+	return nil
+}
+
+// tries of one datagram: the first may only find out the path MTU, or whose link-layer address it is.
+const tries = 5
+
+func exchange(c *net.UDPConn, data []byte, want byte) (err error) {
+	buf := make([]byte, 65536)
+	for range tries {
+		if _, err = c.Write(data); err != nil {
+			continue
+		}
+		if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		n := 0
+		if n, err = c.Read(buf); err != nil {
+			continue
+		}
+		switch {
+		case n < 1 || !bytes.Equal(buf[1:n], data):
+			return fmt.Errorf("%d came back, or not as they were sent", n-1)
+		case buf[0] != want:
+			return fmt.Errorf("the traffic class that arrived is %#x, want %#x", buf[0], want)
+		}
+		return nil
+	}
+	return fmt.Errorf("nothing came back of %d tries: %w", tries, err)
+}

@@ -1,0 +1,86 @@
+package uml
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"kedge/internal/system/netns"
+)
+
+func tap(i int) string    { return fmt.Sprintf("tap%d", i) }
+func bridge(i int) string { return fmt.Sprintf("br%d", i) }
+
+// wire makes tap devices, each on a bridge.
+func (g *Guest) wire() error {
+	// Nothing of this namespace takes part in what it carries.
+	if err := g.Wire.Sysctl("net.ipv6.conf.default.disable_ipv6", "1"); err != nil {
+		return err
+	}
+	nl, err := g.Wire.Handle()
+	if err != nil {
+		return err
+	}
+	for i := range g.taps {
+		// Devices are made by a thread inside: /dev/net/tun looks where its opener is.
+		err := g.Wire.Do(func() error {
+			return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tap(i)}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR})
+		})
+		if err != nil {
+			return fmt.Errorf("tap device: %w", err)
+		}
+		l, err := nl.LinkByName(tap(i))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(nl.LinkSetUp(l), g.Wire.Bridge(bridge(i), tap(i))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Connect makes a link in another namespace that is on the wire of the guest's i-th interface, up, with checksums and segments
+// complete, as on a real wire. Its peer is a port of bridge br<i> in Wire; the name of that is returned.
+func (g *Guest) Connect(i int, ns *netns.NS, name string, mtu int) (port string, err error) {
+	port = fmt.Sprintf("port%d", g.ports)
+	g.ports++
+	if err := netns.Veth(netns.End{NS: g.Wire, Name: port, MTU: mtu}, netns.End{NS: ns, Name: name, MTU: mtu}); err != nil {
+		return "", err
+	}
+	if err := whole(ns, name); err != nil {
+		return "", err
+	}
+	return port, g.Wire.Attach(port, bridge(i))
+}
+
+// whole switches off what leaves checksums and segments to a device.
+func whole(ns *netns.NS, ifname string) error {
+	return ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, cmd := range []uint32{unix.ETHTOOL_SGSO, unix.ETHTOOL_STSO, unix.ETHTOOL_STXCSUM} {
+			val := struct{ cmd, data uint32 }{cmd, 0}
+			var req struct {
+				name [unix.IFNAMSIZ]byte
+				data unsafe.Pointer
+				_    [16]byte
+			}
+			copy(req.name[:unix.IFNAMSIZ-1], ifname)
+			req.data = unsafe.Pointer(&val)
+			_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
+			runtime.KeepAlive(&val)
+			if errno != 0 && errno != unix.EOPNOTSUPP {
+				return fmt.Errorf("%s: offload off: %w", ifname, errno)
+			}
+		}
+		return nil
+	})
+}
