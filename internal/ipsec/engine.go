@@ -37,7 +37,7 @@ type Engine struct {
 // if no association has static keys.
 func New(cfg Config, counters Counters) (*Engine, error) {
 	e := &Engine{
-		policies: policies{byHome: map[netip.Addr]*peer{}, byOwn: map[netip.Addr]*peer{}, byAddr: map[netip.Addr][]*peer{}},
+		policies: policies{byHome: map[netip.Addr]*peer{}, byOwn: map[netip.Addr][]*peer{}, byAddr: map[netip.Addr][]*peer{}},
 		peers:    map[string]*peer{}, mobility: map[uint32]*peer{}, spi: map[uint32]*inbound{},
 		counters: counters, rand: cfg.Rand,
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"kedge/internal/core"
@@ -54,10 +55,11 @@ type peer struct {
 // Endpoint is the two ends of a tunnel.
 type Endpoint struct{ Local, Remote netip.Addr }
 
-// policies is the policy database. It does not change after New.
+// policies is the policy database. After New only home addresses of ours are added.
 type policies struct {
+	mu       sync.RWMutex // guards byOwn, and own and ends of the peers in it
 	byHome   map[netip.Addr]*peer
-	byOwn    map[netip.Addr]*peer // nodes: traffic of a home address with anybody
+	byOwn    map[netip.Addr][]*peer // nodes: traffic of a home address with anybody, and who may be its home agent
 	byAddr   map[netip.Addr][]*peer
 	prefixes []prefixPeer // longest first
 }
@@ -78,10 +80,7 @@ func (d *policies) add(p *peer) error {
 		return nil // their care-of addresses are anywhere
 	}
 	for _, o := range p.Own {
-		if other := d.byOwn[o]; other != nil {
-			return fmt.Errorf("peers %s and %s are both home agent of our home address %s", other.Name, p.Name, o)
-		}
-		d.byOwn[o] = p
+		d.byOwn[o] = append(d.byOwn[o], p)
 	}
 	for _, a := range p.Addresses {
 		if !a.IsSingleIP() {
@@ -92,6 +91,11 @@ func (d *policies) add(p *peer) error {
 			if len(other.Own) == 0 || len(p.Own) == 0 {
 				return fmt.Errorf("peers %s and %s both have address %s", other.Name, p.Name, a.Addr())
 			}
+			for _, o := range p.Own {
+				if slices.Contains(other.Own, o) {
+					return fmt.Errorf("peers %s and %s are both home agent of our home address %s, at %s", other.Name, p.Name, o, a.Addr())
+				}
+			}
 		}
 		d.byAddr[a.Addr()] = append(d.byAddr[a.Addr()], p)
 	}
@@ -99,8 +103,46 @@ func (d *policies) add(p *peer) error {
 	return nil
 }
 
+// serves adds a home address of ours to those that a home agent may serve.
+func (d *policies) serves(p *peer, home netip.Addr) *atomic.Pointer[Endpoint] {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.ends[home] == nil {
+		p.own[home], p.ends[home] = true, new(atomic.Pointer[Endpoint])
+		d.byOwn[home] = append(d.byOwn[home], p)
+	}
+	return p.ends[home]
+}
+
+// agent is the home agent of a home address of ours: the one to which there is a tunnel, or the first that may be it.
+func (d *policies) agent(home netip.Addr) *peer {
+	all := d.byOwn[home]
+	for _, p := range all {
+		if p.ends[home].Load() != nil {
+			return p
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all[0]
+}
+
+// at is where the tunnel of a peer's packet goes; known is false if it is of no home address that the peer has or serves.
+func (d *policies) at(p *peer, t *Traffic) (end *Endpoint, known bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	e := p.end(t)
+	if e == nil {
+		return nil, false
+	}
+	return e.Load(), true
+}
+
 // decide looks a packet up. p is nil where no policy is about it.
 func (d *policies) decide(t *Traffic) (p *peer, a Action, u Use) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	local, remote := t.local(), t.remote()
 	if p = d.byHome[remote]; p != nil {
 		a, u = p.decide(t, len(p.own) == 0 || p.own[local])
@@ -124,7 +166,7 @@ func (d *policies) decide(t *Traffic) (p *peer, a Action, u Use) {
 		}
 		return nil, Bypass, 0
 	}
-	if p = d.byOwn[local]; p != nil {
+	if p = d.agent(local); p != nil {
 		a, u = p.decide(t, false)
 		return p, a, u
 	}
@@ -208,9 +250,11 @@ func (p *peer) tunnel(u Use, t *Traffic) (Action, Use) {
 // Guards says whether there is an association for the return routability of a home address, theirs or ours: what comes to it or from
 // it in its tunnel must then have come by that, whether the tunnel's ends are known here or not.
 func (e *Engine) Guards(home netip.Addr) bool {
+	e.policies.mu.RLock()
+	defer e.policies.mu.RUnlock()
 	p := e.byHome[home]
 	if p == nil {
-		p = e.byOwn[home]
+		p = e.agent(home)
 	}
 	return p != nil && p.out[ReturnRoutability].Load() != nil
 }

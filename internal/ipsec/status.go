@@ -114,11 +114,13 @@ func (e *Engine) Status() []PeerStatus {
 	all := make([]PeerStatus, 0, len(e.order))
 	for _, p := range e.order {
 		s := PeerStatus{Name: p.Name, Protection: p.Protection}
+		e.policies.mu.RLock()
 		for home, at := range p.ends {
 			if end := at.Load(); end != nil {
 				s.Tunnels = append(s.Tunnels, Tunnel{home, end.Local, end.Remote})
 			}
 		}
+		e.policies.mu.RUnlock()
 		slices.SortFunc(s.Tunnels, func(a, b Tunnel) int { return a.Home.Compare(b.Home) })
 		slices.SortFunc(ins[p], func(a, b *inbound) int { return cmp.Or(cmp.Compare(a.use, b.use), cmp.Compare(a.spi, b.spi)) })
 		for _, i := range ins[p] {

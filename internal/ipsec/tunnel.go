@@ -12,16 +12,19 @@ import (
 // UpdateEndpoint moves the tunnel of a peer for a home address, the peer's or ours: the addresses of the outer header of what Tunnel
 // sends and of what Inbound accepts in tunnel mode (RFC 4877 4.3). Call it for an accepted Binding Update that an association of this
 // peer protected, and for nothing else. Static keys always move (the K bit of RFC 6275 6.1.7 is about key exchanges). An invalid
-// remote ends the tunnel: its policies are inactive until there is one again, as at home (4.2), and its associations stay.
+// remote ends the tunnel: its policies are inactive until there is one again, as at home (4.2), and its associations stay. A home
+// address of ours that the policy does not know is from then on one that the peer, a home agent, serves (RFC 3776 4.2: new entries
+// for a new home address).
 func (e *Engine) UpdateEndpoint(peer string, home, local, remote netip.Addr) error {
 	p := e.peers[peer]
 	if p == nil {
 		return fmt.Errorf("no peer %q", peer)
 	}
-	end := p.ends[home]
-	switch {
-	case end == nil:
+	if len(p.homes) > 0 && !p.homes[home] || len(p.Own) == 0 && len(p.homes) == 0 {
 		return fmt.Errorf("peer %s: %s is no home address of its", peer, home)
+	}
+	end := e.serves(p, home)
+	switch {
 	case !remote.IsValid():
 		end.Store(nil)
 	case local.Is4() != remote.Is4() || !local.IsValid():
@@ -46,7 +49,7 @@ func (e *Engine) Tunnel(now core.Now, t Traffic, packet, into []byte) (out []byt
 		e.refuse(now, &t, p, 0, 0, wire.WrongAssociation)
 		return into, core.Auth{}, &wire.Error{Msg: "outbound policy", RFC: "RFC 4877 6", Reason: wire.WrongAssociation}
 	}
-	end := p.end(&t).Load()
+	end, _ := e.at(p, &t)
 	if end == nil { // it ended since decide
 		return append(into, packet...), bypassAuth(nil), nil
 	}
@@ -106,10 +109,8 @@ func (i *inbound) tunnelled(outer *Traffic, next uint8, packet []byte, inner *Tr
 		return 0, wire.BadInner
 	}
 	// Of a home address that is none of the peer's, the policy says that the association is wrong.
-	if end := i.peer.end(inner); end != nil {
-		if at := end.Load(); at == nil || outer.Remote != at.Remote {
-			return 0, wire.WrongTunnel
-		}
+	if end, known := i.peer.engine.at(i.peer, inner); known && (end == nil || outer.Remote != end.Remote) {
+		return 0, wire.WrongTunnel
 	}
 	return h.Len, ""
 }
