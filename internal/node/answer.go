@@ -19,11 +19,15 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	case !m.vouched(p):
 		m.ignored(p, wire.NotAuthorized, "")
 		return
-	case home != m.hoa():
-		m.ignored(p, wire.UnknownHome, home.String())
-		return
 	case ba.Flags&mobility.BAProxy != 0:
 		m.ignored(p, wire.NotForUs, "a proxy acknowledgement")
+		return
+	case home != m.hoa():
+		if x := m.alsoOf(home); x != nil {
+			m.alsoAcked(x, p, ba)
+			return
+		}
+		m.ignored(p, wire.UnknownHome, home.String())
 		return
 	case len(m.sent) == 0 && m.acked != ba.Sequence:
 		m.ignored(p, wire.Unsolicited, "")
@@ -112,6 +116,9 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 	m.losers(s)
 	m.tries, m.resyncs, m.unverified, m.retryAt, m.stamps.wrong = 0, 0, 0, never, 0
 	m.agents.Accepted(m.now.Boot)
+	if ba.Status == mobility.AcceptedPrefixDiscovery { // RFC 6275 11.7.3
+		m.prefixes.Ask(m.now.Boot)
+	}
 	settled := m.settled()
 	why := "acknowledged"
 	m.endRace()
@@ -182,10 +189,13 @@ func (m *Machine) frame(s *sent, ba *mobility.BindingAck) {
 // take4 reads what became of the IPv4 home address, RFC 5555 4.4.2. It says whether to ask anew at once.
 func (m *Machine) take4(s *sent, ba *mobility.BindingAck) (again bool) {
 	b := &m.bind
-	b.ipv4 = netip.Prefix{}
 	if !s.asked {
+		if m.carries4(s.home) {
+			b.ipv4 = netip.Prefix{}
+		}
 		return false
 	}
+	b.ipv4 = netip.Prefix{}
 	ack, ok := ba.Options.IPv4AddressAck()
 	addr := ack.Addr
 	switch {

@@ -136,7 +136,9 @@ func (m *Machine) seek(cs []movement.CareOf, why string) {
 	} else {
 		m.setState(registering, why)
 	}
-	m.startRace(cs, register, false, false)
+	if m.parting == nil { // else when that is over
+		m.startRace(cs, register, false, false)
+	}
 }
 
 // improve looks whether a better care-of address answers, while the bound one works.

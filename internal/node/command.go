@@ -32,7 +32,7 @@ func (m *Machine) command(ev *core.Command) {
 	case core.GetStatus:
 		body = m.status()
 	case core.GetBindings:
-		body = m.bindings(c.Filter)
+		body = append(m.bindings(c.Filter), m.correspondents(c.Filter)...)
 	case core.Explain:
 		body, err = m.explain(c.ID)
 	case core.Roam:
@@ -68,7 +68,9 @@ func (m *Machine) status() core.Status {
 	if m.path.heard > 0 {
 		s.Peers[0].LastHeard = m.wall(m.path.heard)
 	}
+	m.optimizedStatus(&s)
 	note := func(format string, args ...any) { s.Notes = append(s.Notes, fmt.Sprintf(format, args...)) }
+	m.discoveryNotes(note)
 	if !a.protected() {
 		note("signalling with %s is not protected", a.name)
 	}
@@ -155,7 +157,7 @@ func (m *Machine) identity() string {
 }
 
 func (m *Machine) explain(id string) (core.Explanation, error) {
-	x := core.Explanation{ID: m.identity(), Profile: "config", Bindings: m.bindings(""), History: slices.Clone(m.history)}
+	x := core.Explanation{ID: m.identity(), Profile: "config", Bindings: append(m.bindings(""), m.correspondents("")...), History: slices.Clone(m.history)}
 	if id != "" && id != x.ID && id != m.hoa().String() && id != m.home4().String() {
 		return x, fmt.Errorf("%w: this node is %s", wire.UnknownHost, x.ID)
 	}

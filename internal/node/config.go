@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	stdpath "path"
+	"slices"
 	"time"
 
+	"kedge/internal/node/optimize"
 	"kedge/wire/mobility"
 )
 
@@ -92,6 +94,8 @@ type Config struct {
 	Restart uint32
 
 	Timers Timers
+
+	Optimize optimize.Config // route optimization with IPv6 correspondents; its zero value: none
 }
 
 // Anchor is the home agent.
@@ -121,9 +125,16 @@ type Peer struct {
 
 // Home is what the node keeps while it moves.
 type Home struct {
-	V6   netip.Prefix // IPv6 home address with the length of the home prefix
-	IPv4 IPv4
-	V4   netip.Prefix // IPv4 home address with the length of its network, if static; 32 = unknown
+	V6 netip.Prefix // IPv6 home address with the length of the home prefix
+	// Prefixes are those that the home network may be renumbered to: the node takes home addresses on them, and on no others.
+	Prefixes []netip.Prefix
+	IPv4     IPv4
+	V4       netip.Prefix // IPv4 home address with the length of its network, if static; 32 = unknown
+}
+
+// allows says whether the node may have a home address on a prefix.
+func (h *Home) allows(p netip.Prefix) bool {
+	return p == h.V6.Masked() || slices.Contains(h.Prefixes, p)
 }
 
 // Link says which interfaces the node may use; the first that matches counts.
@@ -186,6 +197,9 @@ func (c *Config) validate() error {
 		if _, err := stdpath.Match(l.Match, ""); err != nil || l.Match == "" {
 			return fmt.Errorf("link %q is no pattern of names", l.Match)
 		}
+	}
+	if err := c.Optimize.Validate(); err != nil {
+		return fmt.Errorf("route optimization: %w", err)
 	}
 	return c.Timers.validate()
 }

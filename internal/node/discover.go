@@ -291,3 +291,35 @@ func (m *Machine) countQuietly(p *core.Path, r wire.Reason, detail string) {
 	m.quiet = m.now.Boot + time.Second
 	m.ignored(p, r, detail)
 }
+
+// discoveryNotes are what a status says of home agents and home addresses.
+func (m *Machine) discoveryNotes(note func(format string, args ...any)) {
+	now := m.now.Boot
+	if m.cfg.discovers() != discovery.Config || len(m.agents.List()) > 1 {
+		how := map[discovery.Means]string{discovery.DHAAD: "home agent address discovery", discovery.DNS: m.cfg.Anchor.Host, discovery.Config: "the config"}[m.cfg.discovers()]
+		switch {
+		case !m.ha.v6.IsValid():
+			note("no home agent is known yet: asking by %s", how)
+		default:
+			note("home agent %v of %s, found by %s, of %d known", m.ha.v6, m.ha.name, m.ha.by, len(m.agents.List()))
+		}
+		if !m.ha.v6.IsValid() && m.cfg.discovers() == discovery.DHAAD && !m.asksFrom().IsValid() {
+			note("home agents are not discovered from IPv4 networks (RFC 5555 2.1)")
+		}
+		if m.unnamed != "" {
+			note("%s: %s", m.cfg.Anchor.Host, m.unnamed)
+		}
+	}
+	for _, h := range m.prefixes.Homes() {
+		what := "home address"
+		if h.Addr() != m.hoa() {
+			what = "other home address"
+		}
+		if h.Preferred != discovery.Forever || h.Valid != discovery.Forever || h.Addr() != m.hoa() {
+			note("%s %v: preferred %s, valid %s", what, h.Addr(), lasts(h.Preferred, now), lasts(h.Valid, now))
+		}
+	}
+	if m.offered.IsValid() {
+		note("the home network has the prefix %v, which node.home.prefixes does not name", m.offered)
+	}
+}

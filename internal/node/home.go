@@ -32,6 +32,9 @@ func (m *Machine) comeHome(at movement.CareOf, why string) {
 // homePrefixes are the addresses that the node has on the home link.
 func (m *Machine) homePrefixes() []netip.Prefix {
 	ps := []netip.Prefix{m.home6}
+	for _, x := range m.also {
+		ps = append(ps, x.home)
+	}
 	if m.cfg.Home.IPv4 == IPv4Static {
 		ps = append(ps, m.cfg.Home.V4)
 	}
@@ -132,6 +135,9 @@ func (m *Machine) bestFor(cs []movement.CareOf) int {
 // finish removes what the node has set on the host. Without an answer to the farewell, the binding lives until it expires.
 func (m *Machine) finish(why string) {
 	m.endRace()
+	if m.opt != nil {
+		m.out = m.opt.Stop(m.now, m.out)
+	}
 	m.unbind()
 	m.unconfigure()
 	m.out = m.move.Close(m.now, m.out)

@@ -2,6 +2,9 @@ package node
 
 import "net/netip"
 
+// protectionESP is Anchor.Protection where ESP protects.
+const protectionESP = "esp"
+
 // homeAgent is the home agent in use. Which one that is changes while the node runs, where it is discovered.
 type homeAgent struct {
 	v6, v4     netip.Addr // invalid: not known

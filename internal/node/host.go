@@ -152,6 +152,10 @@ func (m *Machine) desired() []core.HostOp {
 	v4 := m.home4()
 	add(core.HostOp{Kind: "link", Name: dev, MTU: m.deviceMTU(), Value: "up"})
 	add(core.HostOp{Kind: "address", Prefix: host(m.hoa()), Name: dev, Value: "nodad"})
+	for _, x := range m.also {
+		// One that is not preferred yet, or not any more: what uses it goes on, and nothing new takes it (RFC 4862 5.5.4).
+		add(core.HostOp{Kind: "address", Prefix: host(x.home.Addr()), Name: dev, Value: "nodad deprecated"})
+	}
 	if v4.IsValid() {
 		add(core.HostOp{Kind: "address", Prefix: host(v4), Name: dev})
 	}
@@ -160,6 +164,9 @@ func (m *Machine) desired() []core.HostOp {
 		add(core.HostOp{Kind: "rule", Prefix: p, Table: table, Value: fmt.Sprintf("%spriority %d", what, prio)})
 	}
 	rule(host(m.hoa()), table, prioHome, "")
+	for _, x := range m.also {
+		rule(host(x.home.Addr()), table, prioHome, "")
+	}
 	if v4.IsValid() {
 		rule(host(v4), table, prioHome, "")
 	}

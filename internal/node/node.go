@@ -10,6 +10,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/node/discovery"
 	"kedge/internal/node/movement"
+	"kedge/internal/node/optimize"
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
@@ -30,6 +31,9 @@ type Machine struct {
 	ha         homeAgent
 	agents     *discovery.Agents
 	prefixes   *discovery.Prefixes
+	also       []*also      // other home addresses
+	parting    *parting     // nil: no former home agent is being left
+	offered    netip.Prefix // of the home network, that the config does not name
 	silence    silence
 	quiet      time.Duration // until then what anybody can send is counted, and not told
 	unnamed    string        // why the name of the home agent is not resolved
@@ -73,7 +77,8 @@ type Machine struct {
 	why4       string       // why there is no IPv4 home address
 	refusesUDP bool         // status 144: no F flag
 
-	homeIf   int // home link while the node is there
+	opt      *optimize.Machine // nil: no correspondent is ever told
+	homeIf   int               // home link while the node is there
 	homeAt   movement.CareOf
 	stopRefs []core.Ref
 
@@ -94,6 +99,7 @@ type watcher interface {
 	CareOfs() []movement.CareOf
 	Changed() bool
 	AtHome() (movement.CareOf, bool)
+	SetHome(home []netip.Addr, prefix netip.Prefix)
 	ValidUntil(ifi int, a netip.Addr) time.Duration
 	Confirm(now core.Now, a netip.Addr)
 	Suspect(now core.Now, a netip.Addr, out []core.Effect) []core.Effect
@@ -122,23 +128,22 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	}
 	m.seq = uint16(b[0])<<8 | uint16(b[1])
 	m.acked, m.probeSeq = m.seq, uint16(b[2])<<8|uint16(b[3])
+	m.prefixes = discovery.NewPrefixes(cfg.Home.V6, cfg.Home.allows, rand)
 	m.newAgents()
-	m.prefixes = discovery.NewPrefixes(cfg.Home.V6, rand)
+	if err := m.newOptimizer(); err != nil {
+		return nil, err
+	}
 	return m, m.watch(b[4:])
 }
 
 // watch makes the sub-machine that watches the links.
 func (m *Machine) watch(secret []byte) error {
 	c := movement.Config{
-		Home: []netip.Addr{m.hoa()}, HomePrefix6: m.home6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
+		Home: m.homeAddrs(), HomePrefix6: m.home6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
 		NoOptimistic: m.cfg.NoOptimistic,
 	}
 	for _, l := range m.cfg.Links {
 		c.Links = append(c.Links, movement.Pattern{Match: l.Match, Prefer: l.Prefer, V4: l.Families.V4, V6: l.Families.V6})
-	}
-	if m.cfg.Home.IPv4 == IPv4Static {
-		// Its network shows no home link: without IPv6 nobody comes home (RFC 5555 4.4.4).
-		c.Home = append(c.Home, m.cfg.Home.V4.Addr())
 	}
 	move, err := movement.New(c, m.rand)
 	if err == nil {
@@ -153,6 +158,9 @@ func (m *Machine) start() {
 	m.forward()
 	m.configure()
 	m.persist()
+	if m.opt != nil {
+		m.out = m.opt.Start(m.now, m.out)
+	}
 }
 
 // Handle takes one event.
@@ -175,6 +183,9 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	case core.Done:
 		m.done(&ev)
 	case core.Reported:
+		if m.optimizes(ev) {
+			break
+		}
 		m.count(wire.Reason(ev.Reason))
 		m.doubt()
 	case core.Command:
@@ -182,7 +193,7 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	case core.Restored:
 		m.restored(&ev)
 	case core.Answer:
-		if ev.Ref == refResolve && m.state != starting && m.state != stopped {
+		if !m.optimizes(ev) && ev.Ref == refResolve && m.state != starting && m.state != stopped {
 			m.resolved(&ev)
 		}
 	}
@@ -197,6 +208,8 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 		m.evaluate("care-of addresses changed")
 		m.configure()
 	}
+	m.locate()
+	m.optimizes(core.Tick{})
 	out, m.out = m.out, nil
 	return out
 }
@@ -212,6 +225,10 @@ func (m *Machine) deadline() time.Duration {
 	default:
 		at = min(at, m.agents.Deadline(), m.silentAt())
 	}
+	if m.parting != nil {
+		at = min(at, m.parting.next)
+	}
+	at = min(at, m.alsoAt(), m.prefixes.Deadline(m.solicits()))
 	for i := range m.race.attempts {
 		at = min(at, m.race.attempts[i].next)
 		if ask := m.race.attempts[i].ask; ask > 0 {
@@ -248,6 +265,11 @@ func (m *Machine) Deadline() (time.Duration, bool) {
 	if d, ok := m.move.Deadline(); ok {
 		at = min(at, d)
 	}
+	if m.opt != nil {
+		if d, ok := m.opt.Deadline(); ok {
+			at = min(at, d)
+		}
+	}
 	return at, at != never
 }
 
@@ -281,8 +303,10 @@ func (m *Machine) tick() {
 		m.evaluate("a care-of address may work again")
 	}
 	m.discover()
+	m.partDue()
 	m.sendDue()
 	m.askDue()
+	m.renumberDue()
 	m.withoutAnswer()
 	if m.host.retryAt <= now {
 		m.host.retryAt = never
@@ -312,8 +336,19 @@ func (m *Machine) message(ev *core.Message) {
 		m.echoed(&ev.Path, e)
 		return
 	}
-	if r, ok := ev.Body.(*nd.HomeAgentAddressDiscoveryReply); ok {
-		m.replied(&ev.Path, r)
+	switch b := ev.Body.(type) { // of others than the home agent in use
+	case *nd.HomeAgentAddressDiscoveryReply:
+		m.replied(&ev.Path, b)
+		return
+	case *mobility.HomeAgentSwitch:
+		m.switched(&ev.Path, b)
+		return
+	case *mobility.BindingAck:
+		if m.partAcked(&ev.Path, b) {
+			return
+		}
+	}
+	if m.optimizes(*ev) {
 		return
 	}
 	if ev.Path.Remote.Addr() != m.ha.v6 {
@@ -327,6 +362,8 @@ func (m *Machine) message(ev *core.Message) {
 		m.refreshRequest(&ev.Path)
 	case *mobility.BindingError:
 		m.bindingError(&ev.Path, b)
+	case *nd.MobilePrefixAdvertisement:
+		m.advertised(&ev.Path, b)
 	default:
 		m.ignored(&ev.Path, wire.UnsupportedMessage, "")
 	}
@@ -335,6 +372,7 @@ func (m *Machine) message(ev *core.Message) {
 // done takes the results of effects.
 func (m *Machine) done(ev *core.Done) {
 	switch {
+	case m.optimizes(*ev):
 	case movement.Ours(ev.Ref):
 		m.out = m.move.Handle(m.now, *ev, m.out)
 	case ev.Ref == refForward:

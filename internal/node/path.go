@@ -50,15 +50,18 @@ func (m *Machine) auth() core.Auth {
 //	IPv6             IPv6(care-of -> home agent) | Home Address option                       RFC 6275 11.7.1
 //	IPv4, rfc5555    IPv4 | UDP 4191 | IPv6(home address -> home agent)                      RFC 5555 4.4.2
 //	IPv4, soliman    IPv4 protocol 41 | IPv6(::ffff:care-of -> home agent) | Home Address option   document 004, 2.2.2
-func (m *Machine) signalling(c *movement.CareOf) core.Path {
-	p := core.Path{Remote: addrPort(m.ha.v6), Own: m.hoa(), Auth: m.auth()}
+func (m *Machine) signalling(c *movement.CareOf) core.Path { return m.signallingOf(m.hoa(), c) }
+
+// signallingOf is that for one of several home addresses.
+func (m *Machine) signallingOf(home netip.Addr, c *movement.CareOf) core.Path {
+	p := core.Path{Remote: addrPort(m.ha.v6), Own: home, Auth: m.auth()}
 	switch {
 	case c.Addr.Is6():
 		p.If, p.Local = c.If, addrPort(c.Addr)
 	case m.cfg.Anchor.Dialect == Soliman:
 		p.Local, p.Outer = addrPort(netip.AddrFrom16(c.Addr.As16())), m.chain(c.Addr, inIPv4)
 	default:
-		p.Local, p.Own, p.Outer = addrPort(m.hoa()), netip.Addr{}, m.chain(c.Addr, inUDP)
+		p.Local, p.Own, p.Outer = addrPort(home), netip.Addr{}, m.chain(c.Addr, inUDP)
 	}
 	return p
 }

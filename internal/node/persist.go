@@ -3,10 +3,13 @@ package node
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/node/discovery"
 	"kedge/internal/node/movement"
+	"kedge/internal/node/optimize"
 	"kedge/wire"
 )
 
@@ -31,6 +34,10 @@ type record struct {
 	Session  core.ID      `json:"session,omitzero"`  // in the data plane
 	Binding  *bindingRec  `json:"binding,omitempty"`
 	Networks []networkRec `json:"networks,omitempty"` // the one used last at the end
+	Agents   []agentRec   `json:"agents,omitempty"`   // home agents that were discovered, the one in use first
+	By       string       `json:"by,omitempty"`       // how
+	Homes    []homeRec    `json:"homes,omitempty"`    // home addresses, if it is not that of the config for ever
+	Current  netip.Addr   `json:"current,omitzero"`   // the preferred one of them
 }
 
 type bindingRec struct {
@@ -44,6 +51,19 @@ type bindingRec struct {
 	Expires   time.Time     `json:"expires"`
 	Keepalive time.Duration `json:"keepalive_ns"`
 	IPv4      netip.Prefix  `json:"ipv4,omitzero"`
+}
+
+type agentRec struct {
+	V6 netip.Addr `json:"v6"`
+	V4 netip.Addr `json:"v4,omitzero"`
+}
+
+// homeRec is a home address. A zero time is one that does not come.
+type homeRec struct {
+	Home      netip.Prefix `json:"home"`
+	Preferred time.Time    `json:"preferred,omitzero"`
+	Valid     time.Time    `json:"valid,omitzero"`
+	Bound     time.Time    `json:"bound,omitzero"` // until then, beside the preferred one
 }
 
 type networkRec struct {
@@ -60,8 +80,9 @@ type networkRec struct {
 // margin, and in the end by status 135.
 func (m *Machine) persist() {
 	r := record{
-		Restart: m.restart, Seq: m.seq, Secret: m.secret, Given4: m.given4, Without4: m.without4, Home: m.hoa(),
+		Restart: m.restart, Seq: m.seq, Secret: m.secret, Given4: m.given4, Without4: m.without4, Home: m.cfg.Home.V6.Addr(),
 	}
+	m.recordDiscovery(&r)
 	if m.livesUntil > m.now.Boot {
 		r.Lives = m.wall(m.livesUntil)
 	}
@@ -96,6 +117,11 @@ func (m *Machine) restored(ev *core.Restored) {
 	switch {
 	case ev.Last:
 		m.start()
+	case string(ev.Key) == optimize.Key && m.opt != nil:
+		if err := m.opt.Restore(m.now, m.hoa(), ev.Val); err != nil {
+			m.count(wire.Malformed)
+			m.failed("record", err)
+		}
 	case string(ev.Key) != recordKey:
 	default:
 		if err := m.adopt(ev.Val); err != nil {
@@ -125,9 +151,10 @@ func (m *Machine) adopt(val []byte) error {
 			m.nets.list = append(m.nets.list, &network{name: n.Name, rtt: n.RTT, fails: n.Fails, other: n.Other, avoid: n.Avoid, plain: n.Plain, until: n.Until})
 		}
 	}
-	if r.Home != m.hoa() {
+	if r.Home != m.cfg.Home.V6.Addr() {
 		return nil
 	}
+	m.adoptDiscovery(&r)
 	m.seq = r.Seq + seqMargin
 	m.acked = m.seq
 	m.without4 = r.Without4
@@ -139,6 +166,11 @@ func (m *Machine) adopt(val []byte) error {
 	}
 	if r.Binding != nil {
 		m.adoptBinding(&r)
+	}
+	for _, h := range r.Homes { // their packets go on through the tunnel meanwhile
+		if x := m.alsoOf(h.Home.Addr()); x != nil && m.bound() && h.Bound.After(m.now.Wall) {
+			x.agent, x.careOf, x.expires = m.ha.v6, m.bind.careOf, m.now.Boot+min(h.Bound.Sub(m.now.Wall), maxLifetime)
+		}
 	}
 	return nil
 }
@@ -159,4 +191,74 @@ func (m *Machine) adoptBinding(r *record) {
 		m.bind.ipv4 = b.IPv4
 	}
 	m.session.id = r.Session
+}
+
+// recordDiscovery notes what was found out about the home network.
+func (m *Machine) recordDiscovery(r *record) {
+	if cur, by, ok := m.agents.Current(); ok && by != discovery.Config.String() {
+		r.By = by
+		for _, a := range m.agents.List() {
+			r.Agents = append(r.Agents, agentRec{a.V6, a.V4})
+		}
+		i := slices.IndexFunc(r.Agents, func(a agentRec) bool { return a.V6 == cur.V6 })
+		first := r.Agents[i]
+		copy(r.Agents[1:], r.Agents[:i])
+		r.Agents[0] = first
+	}
+	at := func(boot time.Duration) time.Time {
+		if boot == discovery.Forever {
+			return time.Time{}
+		}
+		return m.wall(boot).Truncate(time.Second)
+	}
+	homes := m.prefixes.Homes()
+	for _, h := range homes {
+		rec := homeRec{Home: h.Prefix, Preferred: at(h.Preferred), Valid: at(h.Valid)}
+		if x := m.alsoOf(h.Addr()); x != nil && m.serves(x) {
+			rec.Bound = m.wall(x.expires)
+		}
+		r.Homes = append(r.Homes, rec)
+	}
+	if len(homes) == 1 && homes[0] == (discovery.Home{Prefix: m.cfg.Home.V6, Preferred: discovery.Forever, Valid: discovery.Forever}) {
+		r.Homes = nil
+		return
+	}
+	r.Current = m.hoa()
+}
+
+// adoptDiscovery takes it over. What the config does not allow any more is left out.
+func (m *Machine) adoptDiscovery(r *record) {
+	if m.cfg.discovers() != discovery.Config && len(r.Agents) > 0 {
+		var list []discovery.Agent
+		for _, a := range r.Agents[:min(len(r.Agents), discovery.MaxAgents)] {
+			list = append(list, discovery.Agent{V6: a.V6, V4: a.V4})
+		}
+		m.agents.Adopt(list, r.By)
+		m.take()
+	}
+	boot := func(t time.Time) time.Duration {
+		if t.IsZero() {
+			return discovery.Forever
+		}
+		return max(m.now.Boot+t.Sub(m.now.Wall), 0)
+	}
+	var homes []discovery.Home
+	for _, h := range r.Homes {
+		d := discovery.Home{Prefix: h.Home, Preferred: boot(h.Preferred), Valid: boot(h.Valid)}
+		if h.Home.IsValid() && h.Home.Addr().Is6() && m.cfg.Home.allows(h.Home.Masked()) && d.Valid > m.now.Boot {
+			homes = append(homes, d)
+		}
+	}
+	i := slices.IndexFunc(homes, func(h discovery.Home) bool { return h.Prefix.Addr() == r.Current })
+	if i < 0 {
+		return
+	}
+	m.prefixes.Adopt(m.now.Boot, homes)
+	m.home6 = homes[i].Prefix
+	for k, h := range homes {
+		if k != i {
+			m.also = append(m.also, &also{home: h.Prefix, next: m.now.Boot})
+		}
+	}
+	m.move.SetHome(m.homeAddrs(), m.home6.Masked())
 }

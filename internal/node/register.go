@@ -44,6 +44,7 @@ type sent struct {
 	at       time.Duration
 	careOf   movement.CareOf
 	kind     kind
+	home     netip.Addr // invalid: the preferred one
 	force    bool       // with the F flag
 	asked    bool       // with an IPv4 Home Address option
 	ipv4     netip.Addr // what the option said
@@ -246,10 +247,9 @@ func (m *Machine) transmit(a *attempt) {
 	m.persist()
 }
 
-// lifetime is what to ask for: no more than what is left of the care-of address's own (RFC 6275 11.7.1).
+// lifetime is what to ask for, for the preferred home address.
 func (m *Machine) lifetime(c *movement.CareOf) time.Duration {
-	left := m.move.ValidUntil(c.If, c.Addr) - m.now.Boot
-	return min(m.cfg.Timers.Lifetime, max(left.Truncate(mobility.LifetimeUnit), mobility.LifetimeUnit))
+	return max(m.lifetimeOf(c, m.hoa()), mobility.LifetimeUnit)
 }
 
 // update builds the Binding Update that s describes, and completes s.
@@ -275,7 +275,7 @@ func (m *Machine) update(s *sent) *mobility.BindingUpdate {
 		}
 	}
 	m.stamp(s, bu)
-	if s.kind == register && m.wants4() {
+	if s.kind == register && m.wants4() && m.carries4(s.home) {
 		s.asked, s.ipv4 = true, m.ask4()
 		bu.Options = bu.Options.Add(m.homeOption(s.ipv4))
 	}
@@ -292,6 +292,18 @@ func (m *Machine) homeOption(a netip.Addr) mobility.IPv4HomeAddress {
 		}
 	}
 	return o
+}
+
+// carries4 says whether the IPv4 home address goes with an IPv6 one: with that of the config as long as there is it, then with the
+// preferred one.
+func (m *Machine) carries4(home netip.Addr) bool {
+	if !home.IsValid() {
+		home = m.hoa()
+	}
+	if _, ok := m.prefixes.Find(m.cfg.Home.V6.Addr()); ok {
+		return home == m.cfg.Home.V6.Addr()
+	}
+	return home == m.hoa()
 }
 
 // wants4 says whether the IPv4 Home Address option goes into Binding Updates. An anchor that did not answer it does not know

@@ -55,8 +55,9 @@ func (l *links) ValidUntil(int, netip.Addr) time.Duration {
 	}
 	return never
 }
-func (l *links) Confirm(core.Now, netip.Addr) {}
-func (l *links) Counters() map[string]uint64  { return l.dropped }
+func (l *links) SetHome([]netip.Addr, netip.Prefix) {}
+func (l *links) Confirm(core.Now, netip.Addr)       {}
+func (l *links) Counters() map[string]uint64        { return l.dropped }
 func (l *links) Changed() bool {
 	c := l.changed
 	l.changed = false

@@ -68,6 +68,11 @@ func (m *Machine) forward() {
 	if m.bind.ipv4.IsValid() {
 		keys = append(keys, host(m.bind.ipv4.Addr()))
 	}
+	for _, x := range m.also {
+		if m.serves(x) {
+			keys = append(keys, host(x.home.Addr()))
+		}
+	}
 	chain := m.chain(m.bind.careOf.Addr, m.bind.framing)
 	chain.MTU = uint16(m.bind.mtu) // 0: the data plane follows the path MTU that routers tell
 	var ops []core.Op

@@ -40,7 +40,10 @@ func (h *Home) Addr() netip.Addr { return h.Prefix.Addr() }
 // Prefixes is what is known of the home addresses of a node. Use NewPrefixes.
 type Prefixes struct {
 	rand  io.Reader
-	homes []Home // as they were made; the newest last
+	allow func(netip.Prefix) bool
+	other []netip.Prefix // of the last advertisement, that are not allowed
+	ends  time.Duration  // when a lifetime ends next; never = none
+	homes []Home         // as they were made; the newest last
 	asked asked
 	askAt time.Duration // when a lifetime has run down so far that it is time to ask; never = not
 }
@@ -56,9 +59,10 @@ type asked struct {
 	last    time.Duration
 }
 
-// NewPrefixes begins with the home address of the config, of whose prefix nothing is known yet.
-func NewPrefixes(home netip.Prefix, rand io.Reader) *Prefixes {
-	return &Prefixes{rand: rand, homes: []Home{{Prefix: home, Preferred: Forever, Valid: Forever}}, askAt: never, asked: asked{next: never, last: -time.Hour}}
+// NewPrefixes begins with the home address of the config, of whose prefix nothing is known yet. allow says on what prefixes home
+// addresses may be made.
+func NewPrefixes(home netip.Prefix, allow func(netip.Prefix) bool, rand io.Reader) *Prefixes {
+	return &Prefixes{rand: rand, allow: allow, ends: never, homes: []Home{{Prefix: home, Preferred: Forever, Valid: Forever}}, askAt: never, asked: asked{next: never, last: -time.Hour}}
 }
 
 // Homes are the home addresses, the oldest first.
@@ -152,19 +156,34 @@ func (p *Prefixes) Due(now time.Duration, able bool) (id uint16, ok bool) {
 }
 
 // Deadline is when something is due, or a lifetime ends.
-func (p *Prefixes) Deadline(now time.Duration, able bool) time.Duration {
+func (p *Prefixes) Deadline(able bool) time.Duration {
 	at := never
 	if able {
 		at = min(p.askAt, p.asked.next)
 	}
+	return min(at, p.ends)
+}
+
+// Changed says whether a lifetime has ended since the last time it said so.
+func (p *Prefixes) Changed(now time.Duration) bool {
+	ended := p.ends <= now
+	p.next(now)
+	return ended
+}
+
+// next finds the lifetime that ends next.
+func (p *Prefixes) next(now time.Duration) {
+	p.ends = never
 	for i := range p.homes {
 		if h := &p.homes[i]; h.Preferred > now {
-			at = min(at, h.Preferred)
+			p.ends = min(p.ends, h.Preferred)
 		}
-		at = min(at, p.homes[i].Valid)
+		p.ends = min(p.ends, p.homes[i].Valid)
 	}
-	return at
 }
+
+// Unwanted are prefixes of the last advertisement that could be used, but are not allowed.
+func (p *Prefixes) Unwanted() []netip.Prefix { return p.other }
 
 // Reset forgets what was asked: another home agent serves now.
 func (p *Prefixes) Reset(now time.Duration) {
@@ -181,6 +200,7 @@ func (p *Prefixes) Advertised(now time.Duration, a *nd.MobilePrefixAdvertisement
 		return wire.Unsolicited
 	}
 	q.open, q.again, q.next = false, false, never
+	p.other = p.other[:0]
 	n := 0
 	listed := map[netip.Prefix]bool{}
 	var fresh *nd.PrefixInformation
@@ -197,6 +217,8 @@ func (p *Prefixes) Advertised(now time.Duration, a *nd.MobilePrefixAdvertisement
 		case known >= 0:
 			listed[at] = true
 			p.lives(&p.homes[known], now, o, protected)
+		case o.Autonomous && o.Preferred > 0 && !p.allow(at):
+			p.other = append(p.other, at)
 		case o.Autonomous && o.Preferred > 0 && fresh == nil && at.Bits() == p.homes[len(p.homes)-1].Prefix.Bits():
 			listed[at] = true
 			fresh = o
@@ -266,6 +288,7 @@ func until(now time.Duration, seconds uint32) time.Duration {
 // now, at random, so that the nodes of a home network do not all ask at once; then the valid one.
 func (p *Prefixes) schedule(now time.Duration) {
 	p.askAt = never
+	p.next(now)
 	h, ok := p.Best(now)
 	if !ok {
 		return

@@ -30,6 +30,15 @@ type homeState struct {
 // early would send into the void.
 const kernelTakes = 100 * time.Millisecond
 
+// SetHome changes what New was told of the home network: all home addresses, and the home subnet prefix. Links are judged anew.
+func (m *Machine) SetHome(home []netip.Addr, prefix netip.Prefix) {
+	m.cfg.Home, m.cfg.HomePrefix6 = slices.Clone(home), prefix
+	for _, ifi := range m.order {
+		m.judgeHome(m.links[ifi])
+	}
+	m.refresh()
+}
+
 // judgeHome looks whether a link is the home link: the home subnet prefix is on-link there (RFC 6275 11.5.2).
 func (m *Machine) judgeHome(l *link) {
 	home := m.cfg.HomePrefix6
