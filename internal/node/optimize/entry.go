@@ -107,9 +107,12 @@ type target struct {
 }
 
 // add makes an entry. The table has room.
-func (m *Machine) add(a netip.Addr) *entry {
+func (m *Machine) add(a netip.Addr) *entry { return m.enter(a, m.hooks.Session()) }
+
+// enter makes an entry with a session that there may have been before.
+func (m *Machine) enter(a netip.Addr, id core.ID) *entry {
 	m.serial++
-	e := &entry{peer: a, id: m.hooks.Session(), serial: m.serial, since: m.now.Wall, used: m.now.Boot, errorAt: -time.Hour, gap: watchEvery}
+	e := &entry{peer: a, id: id, serial: m.serial, since: m.now.Wall, used: m.now.Boot, errorAt: -time.Hour, gap: watchEvery}
 	// RFC 6275 11.7.2: the sequence number SHOULD start at a random value. What comes without randomness is no secret.
 	var b [2]byte
 	_, _ = io.ReadFull(m.rand, b[:])
@@ -191,7 +194,7 @@ func (m *Machine) over(e *entry) bool {
 		return true
 	}
 	if m.place.At == Away && !m.place.CareOf.IsValid() {
-		return !e.always || true
+		return true
 	}
 	return now >= e.hold && !e.wanted(now)
 }

@@ -88,8 +88,8 @@ func (m *Machine) Restore(now core.Now, home netip.Addr, val []byte) error {
 			m.find(x.Peer) != nil || m.cfg.use(x.Peer) == Never {
 			continue
 		}
-		e := m.add(x.Peer)
-		e.id, e.seq, e.lives = x.Session, x.Seq+seqMargin, now.Boot+lives
+		e := m.enter(x.Peer, x.Session)
+		e.seq, e.lives = x.Seq+seqMargin, now.Boot+lives
 		e.always = m.cfg.use(x.Peer) == Always
 		e.told.chain = core.Chain{RO: 1, Layer: [2]core.Layer{{Local: addrPort(x.Wire), Remote: addrPort(x.Peer)}}}
 		if x.CareOf == x.Wire && left > 0 && left <= MaxBindingLifetime && x.Lifetime > 0 && x.Lifetime <= MaxBindingLifetime {
