@@ -28,7 +28,8 @@ type entry struct {
 	expires  time.Duration
 
 	stage uint8
-	used  uint64 // packets, when last looked
+	used  uint64 // packets to the mobile node, when last looked
+	busy  bool   // there were more than the time before
 	at    time.Duration
 	place int // in the queue
 	turn  *list.Element
@@ -63,6 +64,15 @@ func (c *cache) add(k key) *entry {
 	return e
 }
 
+// revive gives an entry that ended a new life: a session's number is never used again.
+func (c *cache) revive(e *entry) {
+	delete(c.byID, e.id)
+	c.due.Remove(e)
+	c.last++
+	e.id = c.last
+	c.byID[e.id] = e
+}
+
 // renewed puts a binding at the end of those that may have to go.
 func (c *cache) renewed(e *entry) {
 	if e.turn == nil {
@@ -90,8 +100,8 @@ func (c *cache) remove(e *entry) {
 // candidates is how many bindings are looked at for one that may go.
 const candidates = 8
 
-// room makes place for one more entry, RFC 6275 9.6: of the bindings that were renewed longest ago, the first that carried nothing
-// since it was looked at goes. One whose nonces are still accepted stays: what has to be remembered of it needs the place. false: the
+// room makes place for one more entry, RFC 6275 9.6: of the bindings that were renewed longest ago, the first that was not seen to
+// carry packets goes. One whose nonces are still accepted stays: what has to be remembered of it needs the place. false: the
 // new one is refused.
 func (m *Machine) room() bool {
 	if len(m.cache.byKey) < m.cfg.Limits.Bindings {
@@ -99,20 +109,10 @@ func (m *Machine) room() bool {
 	}
 	n := 0
 	for x := m.cache.recent.Front(); x != nil && n < candidates; x, n = x.Next(), n+1 {
-		if e := x.Value.(*entry); e.guarded <= m.now.Boot && m.idle(e) {
+		if e := x.Value.(*entry); e.guarded <= m.now.Boot && !e.busy {
 			m.unbind(e, "replaced")
 			return true
 		}
 	}
 	return false
-}
-
-// idle says whether a binding carried nothing since it was looked at, and looks.
-func (m *Machine) idle(e *entry) bool {
-	if m.cfg.Used == nil {
-		return true
-	}
-	was := e.used
-	e.used = m.cfg.Used(e.binding())
-	return e.used == was
 }

@@ -134,6 +134,8 @@ func (m *Machine) list(filter string) []core.Binding {
 			Sequence: e.seq, Protection: "return-routability", Framing: "ip",
 		})
 	}
-	slices.SortFunc(found, func(a, b core.Binding) int { return cmp.Or(a.Home[0].Addr().Compare(b.Home[0].Addr()), cmp.Compare(a.Session, b.Session)) })
+	slices.SortFunc(found, func(a, b core.Binding) int {
+		return cmp.Or(a.Home[0].Addr().Compare(b.Home[0].Addr()), cmp.Compare(a.Session, b.Session))
+	})
 	return found
 }

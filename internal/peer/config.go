@@ -30,8 +30,8 @@ type Config struct {
 	// Forward makes the sessions of bindings, and what leads packets to them, in place of the machine: it is called during Handle
 	// whenever the cache changes, and its effects come before the answer to the mobile node.
 	Forward func(Binding) []core.Effect
-	// Used says how many packets a binding has carried to the mobile node so far. nil: nobody knows, so no binding is taken to be
-	// in use.
+	// Used says with Forward how many packets a binding has carried to the mobile node so far. nil: nobody knows, so no binding is
+	// taken to be in use. Without Forward the machine asks for the counters of its sessions.
 	Used func(Binding) uint64
 }
 

@@ -32,7 +32,9 @@ type limiter struct {
 	of   *[slots]bucket
 }
 
-func newLimiter(rate int, seed [8]byte) limiter { return limiter{rate: rate, seed: seed, of: new([slots]bucket)} }
+func newLimiter(rate int, seed [8]byte) limiter {
+	return limiter{rate: rate, seed: seed, of: new([slots]bucket)}
+}
 
 // take lets a message of a source pass. What its network's bucket refuses takes nothing from the others.
 func (l *limiter) take(now time.Duration, src netip.Addr) bool {

@@ -68,6 +68,8 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 		m.reported(&ev)
 	case core.Done:
 		m.done(&ev)
+	case core.Answer:
+		m.answer(&ev)
 	case core.Command:
 		m.command(&ev)
 	}
@@ -141,7 +143,7 @@ func (m *Machine) message(ev *core.Message) {
 		return
 	}
 	switch {
-	case !m.isOwn(own(&ev.Path)) || !m.isOwn(ev.Path.Local.Addr()) && !ev.Path.Own.IsValid():
+	case !m.isOwn(own(&ev.Path)):
 		m.ignored(&ev.Path, wire.BadDestination, "")
 		return
 	case !ip.Routable(src):

@@ -8,11 +8,11 @@ import (
 	"kedge/wire/mobility"
 )
 
-// Stages of an entry. At half of its lifetime a binding is looked at, at three quarters it is renewed if it carried packets to the
-// mobile node in between: the node is asked for it (RFC 6275 9.5.5), three times at most.
+// Stages of an entry. At half of its lifetime a binding is looked at, and again at three quarters: if it carried packets to the mobile
+// node in between, the node is asked to renew it (RFC 6275 9.5.5), three times at most.
 const (
 	looking uint8 = iota
-	asking
+	lookingAgain
 	askingAgain
 	askingLast
 	ending
@@ -24,9 +24,6 @@ const refreshRetry = 2 * time.Second
 // schedule begins a lifetime.
 func (m *Machine) schedule(e *entry) {
 	e.stage, e.at = looking, e.expires-e.lifetime/2
-	if m.cfg.Used == nil {
-		e.stage, e.at = ending, e.expires
-	}
 	m.cache.due.Set(e)
 }
 
@@ -42,26 +39,51 @@ func (m *Machine) advance(e *entry) {
 	}
 	switch e.stage {
 	case looking:
-		e.used = m.cfg.Used(e.binding())
-		e.stage, e.at = asking, e.expires-e.lifetime/4
-	case asking:
-		if m.idle(e) {
-			e.stage, e.at = ending, e.expires
-			break
-		}
-		m.ask(e)
-		e.stage, e.at = askingAgain, e.at+refreshRetry
-	case askingAgain:
-		m.ask(e)
-		e.stage, e.at = askingLast, e.at+2*refreshRetry
-	case askingLast:
-		m.ask(e)
+		e.stage, e.at = lookingAgain, e.expires-e.lifetime/4
+		m.look(e)
+	case lookingAgain:
 		e.stage, e.at = ending, e.expires
+		m.look(e) // the answer goes on
+	case askingAgain:
+		e.stage, e.at = askingLast, e.at+2*refreshRetry
+		m.ask(e)
 	default:
-		e.at = e.expires
+		if e.stage == askingLast {
+			m.ask(e)
+		}
+		e.stage, e.at = ending, e.expires
 	}
 	e.at = min(max(e.at, m.now.Boot+1), e.expires)
 	m.cache.due.Set(e)
+}
+
+// look asks how many packets a binding has carried.
+func (m *Machine) look(e *entry) {
+	switch {
+	case m.cfg.Used != nil:
+		m.looked(e, m.cfg.Used(e.binding()))
+	case m.cfg.Forward == nil:
+		m.out = append(m.out, core.Ask{Ref: core.Ref(e.id), Body: core.CountSessions{e.id}})
+	}
+}
+
+// answer takes the data plane's. One that comes too late for its look counts for the next.
+func (m *Machine) answer(ev *core.Answer) {
+	e := m.cache.byID[core.ID(ev.Ref)]
+	counters, ok := ev.Body.([]core.Counter)
+	if ev.Err == nil && ok && len(counters) == 1 && e != nil && e.live() {
+		m.looked(e, counters[0].PacketsOut)
+	}
+}
+
+// looked hears how many packets a binding has carried to the mobile node so far.
+func (m *Machine) looked(e *entry, packets uint64) {
+	e.busy, e.used = packets > e.used, packets
+	if e.busy && e.stage == ending && e.at == e.expires {
+		m.ask(e)
+		e.stage, e.at = askingAgain, min(m.now.Boot+refreshRetry, e.expires)
+		m.cache.due.Set(e)
+	}
 }
 
 // ask sends a Binding Refresh Request: always to the home address (RFC 6275 9.5.5).

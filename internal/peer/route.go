@@ -47,7 +47,9 @@ func newRoutes(cfg *Config) routes {
 }
 
 // fits says whether an own address can have a table.
-func (r *routes) fits(own netip.Addr) bool { return !r.mine || r.own[own] != nil || len(r.own) < MaxOwn }
+func (r *routes) fits(own netip.Addr) bool {
+	return !r.mine || r.own[own] != nil || len(r.own) < MaxOwn
+}
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 

@@ -142,15 +142,17 @@ func (m *Machine) register(r *request, e *entry) {
 		return
 	}
 	from, why := "gone", "new"
-	if e == nil {
+	switch {
+	case e == nil:
 		e = m.cache.add(r.key)
-	}
-	if e.live() {
-		if from, why = "active", "refreshed"; e.careOf != r.careOf {
-			why = "moved"
-		}
-	} else {
 		e.since = m.now.Wall
+	case !e.live():
+		m.cache.revive(e)
+		e.since = m.now.Wall
+	case e.careOf == r.careOf:
+		from, why = "active", "refreshed"
+	default:
+		from, why = "active", "moved"
 	}
 	before := e.careOf
 	m.proved(e, r)

@@ -95,7 +95,8 @@ func describe(op core.HostOp) string {
 //	           Table (0 = main); Metric (0: the kernel's, 1024 in IPv6); MTU; Value: unreachable, blackhole or prohibit, "advmss N".
 //	           Routes of a table to one prefix differ by their metric: setting one with the same replaces it
 //	rule       packets from Prefix (Value "to": to Prefix; ::/0 and 0.0.0.0/0: all of a family), in by Name, look up Table; Value
-//	           may add "priority N", "dport N", and "suppress N": a route found there counts only if its prefix is longer than N
+//	           may add "priority N", "dport N", and "suppress N": a route found there counts only if its prefix is longer than N.
+//	           "goto N" goes on at priority N, and has no Table
 //	address    Prefix on Name or If; Value, words: "nodad" (IPv6), usable at once; "optimistic" (IPv6, RFC 4429), usable while
 //	           duplicate address detection runs; "noprefixroute", without a route to its prefix; "deprecated", only for
 //	           connections that have it (RFC 4862 5.5.4). Setting it again changes the last two
@@ -104,6 +105,8 @@ func describe(op core.HostOp) string {
 //	proxy      Prefix (a single address) is answered for by ND or ARP on Name or If; IPv6 switches proxy_ndp on there. Value "router": as a
 //	           router (the R flag of Neighbor Advertisements)
 //	           Linux answers ARP for it only when it forwards on that link and routes the address elsewhere
+//	anycast    Prefix (a single IPv6 address) is one that this host answers for on Name or If beside others, as long as the process
+//	           lives; packets to it are taken by an "ip" port
 //	sysctl     Name (net.…, separated by dots or slashes) = Value; Del puts the old value back
 func (h *Host) Apply(ops []core.HostOp) error {
 	h.mu.Lock()
@@ -130,8 +133,10 @@ func (h *Host) apply(op core.HostOp) error {
 		return h.neighbour(op)
 	case "sysctl":
 		return h.sysctl(op)
+	case "anycast":
+		return h.joinAnycast(op)
 	}
-	return fmt.Errorf("kind %q is none of route, rule, address, link, neighbour, proxy, sysctl", op.Kind)
+	return fmt.Errorf("kind %q is none of route, rule, address, link, neighbour, proxy, sysctl, anycast", op.Kind)
 }
 
 // explain adds the remedy to a cause.

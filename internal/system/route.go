@@ -174,9 +174,6 @@ func (h *Host) ownRoute(r *netlink.Route, op core.HostOp) error {
 func (h *Host) newRule(op core.HostOp) (*netlink.Rule, error) {
 	r := netlink.NewRule()
 	r.Protocol, r.Priority, r.Table, r.IifName, r.Family = h.opt.Tag, RulePriority, op.Table, op.Name, netlink.FAMILY_V6
-	if op.Table == 0 {
-		return nil, &hinted{errors.New("a rule needs a table"), "give one between 1 and 4294967295"}
-	}
 	to := false
 	words := strings.Fields(op.Value)
 	for i := 0; i < len(words); i++ {
@@ -187,13 +184,13 @@ func (h *Host) newRule(op core.HostOp) (*netlink.Rule, error) {
 		}
 		var size int
 		switch w {
-		case "priority", "suppress":
+		case "priority", "suppress", "goto":
 			size = 31
 		case "dport":
 			size = 16
 		}
 		if size == 0 || i+1 == len(words) {
-			return nil, fmt.Errorf("value %q: want from, to, priority N, suppress N, dport N", op.Value)
+			return nil, fmt.Errorf("value %q: want from, to, priority N, suppress N, dport N, goto N", op.Value)
 		}
 		i++
 		n, err := strconv.ParseUint(words[i], 10, size)
@@ -205,9 +202,14 @@ func (h *Host) newRule(op core.HostOp) (*netlink.Rule, error) {
 			r.Priority = int(n)
 		case "suppress":
 			r.SuppressPrefixlen = int(n)
+		case "goto":
+			r.Goto = int(n)
 		case "dport":
 			r.Dport = netlink.NewRulePortRange(uint16(n), uint16(n))
 		}
+	}
+	if op.Table == 0 && r.Goto < 0 {
+		return nil, &hinted{errors.New("a rule needs a table"), "give one between 1 and 4294967295, or goto N"}
 	}
 	if op.Prefix.IsValid() {
 		r.Family = family(op.Prefix.Addr())
@@ -258,5 +260,5 @@ func sameRule(a, b *netlink.Rule, fam int) bool {
 		return *p
 	}
 	return a.Table == b.Table && a.Priority == b.Priority && a.IifName == b.IifName && sel(a.Src) == sel(b.Src) && sel(a.Dst) == sel(b.Dst) &&
-		port(a.Dport) == port(b.Dport) && a.SuppressPrefixlen == b.SuppressPrefixlen
+		port(a.Dport) == port(b.Dport) && a.SuppressPrefixlen == b.SuppressPrefixlen && max(a.Goto, -1) == max(b.Goto, -1)
 }
