@@ -74,8 +74,11 @@ type Node struct {
 // NodeAnchor is the home agent of a node.
 type NodeAnchor struct {
 	Name         string     // of the peer
-	IPv6         netip.Addr // always
+	IPv6         netip.Addr // invalid: it is found
 	IPv4         netip.Addr // invalid: no way over IPv4
+	Discover     bool       // by DHAAD
+	Host         string     // by name; "" = not
+	Others       []string   // names of peers that home agents may be as well
 	Dialect      string
 	OctetLengths bool
 }
@@ -87,6 +90,7 @@ type Home struct {
 	// or without IPv4.
 	V4       netip.Prefix
 	Dynamic4 bool
+	Prefixes []netip.Prefix // that the home network may be renumbered to
 }
 
 // Link is a rule for the links whose name it matches.

@@ -63,16 +63,20 @@ type rawNode struct {
 type rawNodeAnchor struct {
 	at
 	Name         leaf[string]           `yaml:"name" doc:"Name of the home agent in security.peers." ex:"ha1" req:"1"`
-	Addresses    list[leaf[netip.Addr]] `yaml:"addresses" doc:"Its addresses: one of IPv6, and one of IPv4 for IPv4 networks." ex:"[\"2001:db8:a::1\", 198.51.100.1]" req:"1"`
+	Addresses    list[leaf[netip.Addr]] `yaml:"addresses" doc:"Its addresses: one of IPv6, and one of IPv4 for IPv4 networks. With discover, those to begin with; with host, none." ex:"[\"2001:db8:a::1\", 198.51.100.1]"`
+	Discover     leaf[bool]             `yaml:"discover" doc:"Ask the home network for its home agents (RFC 6275 11.4.1), from IPv6 networks only, and go over to the next one when one fails." def:"false"`
+	Host         leaf[string]           `yaml:"host" doc:"Name of the home agent, whose A and AAAA records are asked of the name servers of the visited network (RFC 5555 2.1)." ex:"ha.example.net"`
+	Others       list[leaf[string]]     `yaml:"others" doc:"Names in security.peers of further home agents that may be found, each with its own keys and addresses." ex:"[ha2]"`
 	Dialect      leaf[string]           `yaml:"dialect" doc:"Form of signalling over IPv4." enum:"rfc5555|draft-soliman-00" def:"rfc5555"`
 	OptionLength leaf[string]           `yaml:"option-length" doc:"Length field of the options of draft-soliman-00: its literal 1, or the number of octets." enum:"literal|octets" def:"literal"`
 }
 
 type rawHome struct {
 	at
-	V6       leaf[string] `yaml:"v6" doc:"IPv6 home address with the length of its home prefix." ex:"\"2001:db8:2000::5/64\"" req:"1"`
-	V4       leaf[string] `yaml:"v4" doc:"IPv4 home address, with or without the length of its network; dynamic: the home agent gives one; none." ex:"10.20.0.5/16" def:"dynamic"`
-	Networks later        `yaml:"networks" doc:"Mobile network prefixes." later:"mobile networks (RFC 3963)"`
+	V6       leaf[string]             `yaml:"v6" doc:"IPv6 home address with the length of its home prefix." ex:"\"2001:db8:2000::5/64\"" req:"1"`
+	V4       leaf[string]             `yaml:"v4" doc:"IPv4 home address, with or without the length of its network; dynamic: the home agent gives one; none." ex:"10.20.0.5/16" def:"dynamic"`
+	Prefixes list[leaf[netip.Prefix]] `yaml:"prefixes" doc:"Prefixes that the home network may be renumbered to. When the home prefix is deprecated the node has a home address on the first of them that the home network offers, with the same interface identifier; the home agent knows that as a home address of the node too." ex:"[\"2001:db8:2001::/64\"]"`
+	Networks later                    `yaml:"networks" doc:"Mobile network prefixes." later:"mobile networks (RFC 3963)"`
 }
 
 type rawLink struct {

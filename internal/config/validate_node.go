@@ -52,6 +52,17 @@ func (v *validator) nodeAnchor(n *Node, r *rawNodeAnchor) {
 		}
 		*at = l.v
 	}
+	v.found(n, r, peer, known)
+	if found := n.Anchor.Discover || n.Anchor.Host != ""; found && n.Anchor.IPv6.IsValid() == (len(r.Addresses.items) > 0) {
+		return
+	}
+	if !r.Addresses.set {
+		if !r.set || v.faulty(r.path) {
+			return
+		}
+		v.fail(r, "says nothing of where the home agent is", `write its addresses, as in ["2001:db8:a::1", 198.51.100.1], discover: true, or host: with its name`)
+		return
+	}
 	empty(v, &r.Addresses, "is empty", `write the home agent's addresses, as in ["2001:db8:a::1", 198.51.100.1]`)
 	switch {
 	case len(r.Addresses.items) == 0 || v.faulty(r.Addresses.path):
@@ -69,6 +80,7 @@ func (v *validator) home(n *Node, r *rawHome) {
 			v.fail(&r.V6, x.Addr().String()+" is the home agent's address", "write the node's own")
 		}
 	}
+	v.renumbered(n, r)
 	switch l := &r.V4; l.v {
 	case "", "none":
 	case "dynamic":
