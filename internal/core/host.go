@@ -37,7 +37,7 @@ type Port interface {
 }
 
 // HostOp is one thing of the operating system. Kind: route, rule, address, link, neighbour, proxy (ND or ARP by the
-// family of Prefix), sysctl. Name is the interface name (or the sysctl's), If its index; either is enough. Src is the
+// family of Prefix), sysctl, anycast. Name is the interface name (or the sysctl's), If its index; either is enough. Src is the
 // source address that a route prefers, Metric its rank (0 = the kernel's choice), Proto who set it, which only Watch tells. What
 // Value says is in package system.
 type HostOp struct {

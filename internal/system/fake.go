@@ -74,7 +74,7 @@ func (f *Fake) Apply(ops []core.HostOp) error {
 			err = f.Script(op)
 		}
 		switch op.Kind {
-		case "route", "rule", "address", "link", "neighbour", "proxy", "sysctl":
+		case "route", "rule", "address", "link", "neighbour", "proxy", "sysctl", "anycast":
 		default:
 			err = fmt.Errorf("unknown kind %q", op.Kind)
 		}

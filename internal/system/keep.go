@@ -179,6 +179,13 @@ func (k *keeper) look() time.Duration {
 		return keepMost
 	}
 	now, next := time.Now(), keepLook
+	if k.lost {
+		if n, err := h.rejoin(); err != nil {
+			k.tell(core.Emit{Name: "failed", Why: "anycast addresses cannot be joined again", Fields: map[string]any{"err": err.Error()}})
+		} else if n > 0 {
+			k.tell(core.Emit{Name: "restored", Why: "the link was down", Fields: map[string]any{"anycast": n}})
+		}
+	}
 	k.lost = false
 	back := make(map[string]int)
 	var longest time.Duration

@@ -56,7 +56,7 @@ func (l *localSet) set(local []netip.Addr) {
 func (l *localSet) wants(a netip.Addr) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.given == nil || l.given[a]
+	return l.given == nil || l.given[a] || l.h.anycast.has(a)
 }
 
 // has says whether a packet to a, which the kernel has not looked at yet, is for us.

@@ -41,6 +41,9 @@ type Options struct {
 	// SendByIf makes an "ip" port send by the link that a packet's If names, as a node with several links needs. Otherwise the
 	// routing table decides, because the link that a request came by may not be the way back.
 	SendByIf bool
+	// ICMPv6 are the types of home agent discovery and prefix discovery (RFC 6275 6.5 to 6.8) that an "ip" port gives beside Mobility
+	// Headers and ESP: those of a request or those of an answer. None: no such messages.
+	ICMPv6 []uint8
 	// Tag replaces Protocol: two daemons in one namespace need different ones.
 	Tag uint8
 	// Journal is a file for the old values of sysctls and links, best under /run. "": they are not put back after a crash.
@@ -63,6 +66,8 @@ type Host struct {
 	applied map[object]bool        // what this run wants
 	kept    map[object]core.HostOp // of that, what Keep looks after, and how it was set
 	journal *journal
+
+	anycast anycasts
 
 	watchBuffer int // octets of the receive buffers of Watch and Keep; tests make it small
 }
@@ -115,6 +120,7 @@ func NewHost(opt Options) (*Host, error) {
 
 // Close releases the sockets. Ports and watches live on their own.
 func (h *Host) Close() error {
+	h.leaveAnycast()
 	if h.nl != nil {
 		h.nl.Close()
 	}
