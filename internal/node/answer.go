@@ -113,6 +113,8 @@ func (m *Machine) accepted(s *sent, ba *mobility.BindingAck) {
 		m.frame(s, ba)
 	}
 	again := m.take4(s, ba)
+	m.behind = m.takeNetworks(s, ba)
+	m.bind.router = s.router && m.routes()
 	m.losers(s)
 	m.tries, m.resyncs, m.unverified, m.retryAt, m.stamps.wrong = 0, 0, 0, never, 0
 	m.agents.Accepted(m.now.Boot)
@@ -196,7 +198,7 @@ func (m *Machine) take4(s *sent, ba *mobility.BindingAck) (again bool) {
 		return false
 	}
 	b.ipv4 = netip.Prefix{}
-	ack, ok := ba.Options.IPv4AddressAck()
+	ack, ok := m.addressAck(ba)
 	addr := ack.Addr
 	switch {
 	case !ok:

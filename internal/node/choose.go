@@ -17,7 +17,7 @@ func (m *Machine) candidates() []movement.CareOf {
 	m.no4 = false
 	for _, c := range m.move.CareOfs() {
 		switch {
-		case c.Home:
+		case c.Home, m.inNetwork(c.Addr):
 		case !m.ha.reachable(c.Addr):
 			m.no4 = m.no4 || c.Addr.Is4() && m.ha.v6.IsValid()
 		default:

@@ -54,6 +54,7 @@ func (m *Machine) roam(link string) error {
 	m.preferred, m.seen, m.tries, m.resyncs, m.unverified, m.deaf, m.refusesUDP = link, nil, 0, 0, 0, 0, false
 	m.nets.forget()
 	m.retryAt, m.barred = never, false
+	m.routerAgain()
 	m.evaluate("roam")
 	return nil
 }
@@ -79,6 +80,12 @@ func (m *Machine) status() core.Status {
 	}
 	if m.why4 != "" {
 		note("no IPv4 home address: %s", m.why4)
+	}
+	if m.router.refused != "" {
+		note("mobile networks are not served, the node is a host: %s", m.router.refused)
+	}
+	for _, s := range m.unserved {
+		note("mobile network is not served: %s", s)
 	}
 	if m.state == refused {
 		note("%s refuses: %s", a.name, m.reason)
@@ -118,6 +125,9 @@ func (m *Machine) bindings(filter string) []core.Binding {
 	bs := []core.Binding{}
 	add := func(b core.Binding, home netip.Addr) {
 		b.Home = []netip.Prefix{host(home)}
+		if home == m.hoa() {
+			b.Home = append(b.Home, m.behind...) // Prefix Information, RFC 3963 5.1
+		}
 		if filter == "" || strings.Contains(b.ID, filter) || strings.Contains(home.String(), filter) {
 			bs = append(bs, b)
 		}

@@ -130,6 +130,11 @@ type Home struct {
 	Prefixes []netip.Prefix
 	IPv4     IPv4
 	V4       netip.Prefix // IPv4 home address with the length of its network, if static; 32 = unknown
+	// Networks are the mobile network prefixes behind the node, of both families (RFC 3963); Implicit: Binding Updates name none of IPv6.
+	Networks []netip.Prefix
+	Implicit bool
+	// Interfaces lead to them: what comes from there with another source is not forwarded.
+	Interfaces []string
 }
 
 // allows says whether the node may have a home address on a prefix.
@@ -228,7 +233,7 @@ func (c *Config) addresses() error {
 			return fmt.Errorf("%v is no prefix, or has bits set behind its length", n)
 		}
 	}
-	return nil
+	return c.checkNetworks()
 }
 
 func (t *Timers) validate() error {

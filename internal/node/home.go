@@ -60,6 +60,7 @@ func (m *Machine) deregistered(s *sent, ba *mobility.BindingAck) {
 		}
 	}
 	switch {
+	case m.retypedDone(s):
 	case m.state == returning && s.kind == deregister:
 		m.claim("deregistered")
 	case m.state == stopping:
@@ -74,6 +75,7 @@ func (m *Machine) claim(why string) {
 	m.sent = m.sent[:0]
 	m.livesUntil = 0
 	m.unbind()
+	m.routerAgain()
 	m.out = m.move.ClaimHome(m.now, m.homeIf, m.homePrefixes(), m.out)
 	m.setState(home, why)
 	m.emit(core.Emit{Name: "handover", Why: "home", Fields: map[string]any{"phase": "registration", "if": m.homeAt.Link, "hoa": m.hoa().String(),

@@ -35,7 +35,7 @@ type hostState struct {
 // name tells the things of the host apart; setting one again replaces it.
 func name(op *core.HostOp) string {
 	if op.Kind == "rule" {
-		return fmt.Sprint(op.Kind, op.Prefix, op.Table, op.Value)
+		return fmt.Sprint(op.Kind, op.Prefix, op.Table, op.Name, op.Value)
 	}
 	return fmt.Sprint(op.Kind, op.Prefix, op.Table, op.Name)
 }
@@ -159,6 +159,7 @@ func (m *Machine) desired() []core.HostOp {
 	if v4.IsValid() {
 		add(core.HostOp{Kind: "address", Prefix: host(v4), Name: dev})
 	}
+	m.networkRoutes(add)
 	m.homeRoutes(v4, add)
 	rule := func(p netip.Prefix, table, prio int, what string) {
 		add(core.HostOp{Kind: "rule", Prefix: p, Table: table, Value: fmt.Sprintf("%spriority %d", what, prio)})

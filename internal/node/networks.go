@@ -3,8 +3,8 @@ package node
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	stdpath "path"
+	"slices"
 
 	"kedge/internal/core"
 	"kedge/internal/node/movement"
@@ -126,9 +126,9 @@ func (m *Machine) routerUpdate(s *sent, bu *mobility.BindingUpdate) {
 	}
 }
 
-// served reads which mobile networks the home agent forwards, RFC 3963 5.3, RFC 5555 3.2.1. Without the R flag it knows nothing of
+// takeNetworks reads which mobile networks the home agent forwards, RFC 3963 5.3, RFC 5555 3.2.1. Without the R flag it knows nothing of
 // mobile routers.
-func (m *Machine) served(s *sent, ba *mobility.BindingAck) (networks []netip.Prefix) {
+func (m *Machine) takeNetworks(s *sent, ba *mobility.BindingAck) (networks []netip.Prefix) {
 	if !s.router {
 		return nil
 	}
@@ -159,6 +159,16 @@ func (m *Machine) served(s *sent, ba *mobility.BindingAck) (networks []netip.Pre
 	}
 	m.router.retyped = false
 	return networks
+}
+
+// addressAck is the first acknowledgement of an IPv4 home address that is none of a mobile network.
+func (m *Machine) addressAck(ba *mobility.BindingAck) (mobility.IPv4AddressAck, bool) {
+	for ack := range ba.Options.IPv4AddressAcks() {
+		if !slices.ContainsFunc(m.cfg.Home.Networks, func(n netip.Prefix) bool { return n.Addr() == ack.Addr }) {
+			return ack, true
+		}
+	}
+	return mobility.IPv4AddressAck{}, false
 }
 
 // problemNetwork tells once that an IPv4 network is not served.
@@ -251,12 +261,18 @@ func (m *Machine) networkRoutes(add func(core.HostOp)) {
 		add(core.HostOp{Kind: "rule", Prefix: p, Name: in, Table: table, Value: fmt.Sprintf("%spriority %d", what, prio)})
 	}
 	four := false
+	// Before package movement makes hosts of the links that the node registers from (RFC 3963 5.6, 5.7): this sets all.
+	add(core.HostOp{Kind: "sysctl", Name: "net/ipv6/conf/all/forwarding", Value: "1"})
+	if slices.ContainsFunc(h.Networks, is4) {
+		add(core.HostOp{Kind: "sysctl", Name: "net/ipv4/ip_forward", Value: "1"})
+	}
 	for _, n := range h.Networks {
-		four = four || n.Addr().Is4()
+		four = four || is4(n)
 		add(core.HostOp{Kind: "route", Prefix: n, Table: table, Value: "unreachable"})
 		rule(n, "", mainTable, prioNetworkHere, "to suppress 0 ")
 		rule(n, "", table, prioNetworkNone, "to ")
 		rule(n, "", table, prioNetworkFrom, "")
+		rule(n, "", m.closedTable(), prioNetworkElse, "")
 	}
 	if four && m.state != home && !m.home4().IsValid() { // else it has this route
 		add(core.HostOp{Kind: "route", Prefix: all4, Table: table, Name: m.cfg.Device, MTU: m.innerMTU()})
@@ -266,19 +282,12 @@ func (m *Machine) networkRoutes(add func(core.HostOp)) {
 			add(core.HostOp{Kind: "route", Prefix: all, Table: m.closedTable(), Value: "unreachable"})
 		}
 	}
-	if len(h.Interfaces) == 0 { // without them, whoever is routed here is known by nothing but his source
-		for _, n := range h.Networks {
-			_ = n
-		}
-	}
 	for _, in := range h.Interfaces {
 		rule(all6, in, m.closedTable(), prioNetworkElse, "")
 		if four {
 			rule(all4, in, m.closedTable(), prioNetworkElse, "")
 		}
 	}
-	add(core.HostOp{Kind: "sysctl", Name: "net/ipv6/conf/all/forwarding", Value: "1"})
-	if four {
-		add(core.HostOp{Kind: "sysctl", Name: "net/ipv4/ip_forward", Value: "1"})
-	}
 }
+
+func is4(n netip.Prefix) bool { return n.Addr().Is4() }

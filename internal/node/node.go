@@ -39,7 +39,11 @@ type Machine struct {
 	unnamed    string        // why the name of the home agent is not resolved
 	home6      netip.Prefix  // home address with the length of its prefix
 	bind       binding
+	router     router
+	behind     []netip.Prefix // mobile networks, by the home agent, of the binding
+	unserved   []string       // IPv4 networks, and why
 	session    session
+	ends       []core.Endpoint // as the security policy has them
 	path       path
 	race       race
 	rate       rate
@@ -210,6 +214,7 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	}
 	m.locate()
 	m.optimizes(core.Tick{})
+	m.endpoints()
 	out, m.out = m.out, nil
 	return out
 }

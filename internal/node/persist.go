@@ -51,6 +51,9 @@ type bindingRec struct {
 	Expires   time.Time     `json:"expires"`
 	Keepalive time.Duration `json:"keepalive_ns"`
 	IPv4      netip.Prefix  `json:"ipv4,omitzero"`
+	// Router: of a mobile router, with the mobile networks that are forwarded.
+	Router   bool           `json:"router,omitzero"`
+	Networks []netip.Prefix `json:"mobile_networks,omitempty"`
 }
 
 type agentRec struct {
@@ -89,7 +92,7 @@ func (m *Machine) persist() {
 	if b := &m.bind; m.bound() && m.session.up {
 		r.Session = m.session.id
 		r.Binding = &bindingRec{CareOf: b.careOf.Addr, Link: b.careOf.Link, If: b.careOf.If, MTU: b.careOf.MTU, Framing: b.framing, Seq: b.seq,
-			Lifetime: b.lifetime, Expires: m.wall(b.expires), Keepalive: b.keepalive, IPv4: b.ipv4}
+			Lifetime: b.lifetime, Expires: m.wall(b.expires), Keepalive: b.keepalive, IPv4: b.ipv4, Router: b.router, Networks: m.behind}
 	}
 	for _, n := range m.nets.list {
 		r.Networks = append(r.Networks, networkRec{n.name, n.rtt, n.fails, n.other, utc(n.avoid), n.plain, utc(n.until)})
@@ -180,7 +183,8 @@ func (m *Machine) adoptBinding(r *record) {
 	b := r.Binding
 	left := b.Expires.Sub(m.now.Wall)
 	if left <= 0 || left > maxLifetime || !b.CareOf.IsValid() || b.CareOf.Is4In6() || b.CareOf.Is6() != (b.Framing == inIPv6) || b.Framing > inUDP ||
-		!m.ha.reachable(b.CareOf) || b.Lifetime <= 0 || b.Lifetime > maxLifetime || b.MTU < 0 || b.MTU > 65535 || b.Keepalive < 0 || r.Session == 0 {
+		!m.ha.reachable(b.CareOf) || b.Lifetime <= 0 || b.Lifetime > maxLifetime || b.MTU < 0 || b.MTU > 65535 || b.Keepalive < 0 || r.Session == 0 ||
+		b.Router != m.routes() || len(b.Networks) > MaxNetworks { // the home agent would not take it for a refresh (status 139)
 		return
 	}
 	m.bind = binding{
@@ -189,6 +193,12 @@ func (m *Machine) adoptBinding(r *record) {
 	}
 	if b.IPv4.IsValid() && usable4(b.IPv4.Addr()) {
 		m.bind.ipv4 = b.IPv4
+	}
+	m.bind.router = b.Router
+	for _, n := range b.Networks {
+		if slices.Contains(m.cfg.Home.Networks, n) {
+			m.behind = append(m.behind, n)
+		}
 	}
 	m.session.id = r.Session
 }

@@ -59,6 +59,9 @@ func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 		m.drop(&s.careOf)
 		return
 	}
+	if m.refuseRouter(s, ba) {
+		return
+	}
 	r, ok := refusals[ba.Status]
 	if !ok {
 		r.reason = wire.RefusedByAnchor

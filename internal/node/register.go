@@ -46,6 +46,7 @@ type sent struct {
 	kind     kind
 	home     netip.Addr // invalid: the preferred one
 	force    bool       // with the F flag
+	router   bool       // with the R flag
 	asked    bool       // with an IPv4 Home Address option
 	ipv4     netip.Addr // what the option said
 	stamp    uint64     // timestamp of the message-id option; 0 = without one
@@ -274,6 +275,7 @@ func (m *Machine) update(s *sent) *mobility.BindingUpdate {
 			bu.Flags |= mobility.BUForceUDP
 		}
 	}
+	m.routerUpdate(s, bu)
 	m.stamp(s, bu)
 	if s.kind == register && m.wants4() && m.carries4(s.home) {
 		s.asked, s.ipv4 = true, m.ask4()

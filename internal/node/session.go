@@ -24,6 +24,7 @@ type binding struct {
 	refreshAt time.Duration
 	keepalive time.Duration // longest time between packets that a NAT likes; 0 = none needed
 	ipv4      netip.Prefix  // bound IPv4 home address; invalid = none
+	router    bool          // it is one of a mobile router
 	mtu       int           // octets of outer packets, if less than the link's; 0 = the link's
 }
 
@@ -73,6 +74,7 @@ func (m *Machine) forward() {
 			keys = append(keys, host(x.home.Addr()))
 		}
 	}
+	keys = append(keys, m.behind...)
 	chain := m.chain(m.bind.careOf.Addr, m.bind.framing)
 	chain.MTU = uint16(m.bind.mtu) // 0: the data plane follows the path MTU that routers tell
 	var ops []core.Op
@@ -160,7 +162,7 @@ func (m *Machine) forwarded(err error) {
 
 // unbind ends the binding: it expired, or the home agent has none any more.
 func (m *Machine) unbind() {
-	m.bind = binding{}
+	m.bind, m.behind = binding{}, nil
 	m.unforward()
 	m.persist()
 }
@@ -168,6 +170,7 @@ func (m *Machine) unbind() {
 // expire: the lifetime is over, and with it what the home agent knew.
 func (m *Machine) expire() {
 	m.unbind()
+	m.routerAgain()
 	m.past("binding expired", "", "")
 	if m.state == active || m.state == updating {
 		m.setState(registering, "expired")

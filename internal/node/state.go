@@ -76,6 +76,9 @@ func (m *Machine) fields() map[string]any {
 	if m.bound() {
 		f["coa"], f["encap"] = m.bind.careOf.Addr.String(), m.bind.framing.String()
 		f["if"], f["seq"], f["lifetime_s"] = m.bind.careOf.Link, m.bind.seq, int(m.bind.lifetime.Seconds())
+		if len(m.behind) > 0 {
+			f["networks"] = m.behind
+		}
 		if m.bind.ipv4.IsValid() {
 			f["hoa4"] = m.bind.ipv4.String()
 		}
