@@ -147,7 +147,12 @@ func (b *bed) udp(size int) (*traffic.UDP, error) {
 	for i := range to {
 		to[i], _ = way.HomeOf(i + 1)
 	}
-	u, err := traffic.NewUDP(b.net.CN, way.CN6, b.net.Host, to, size)
+	router, err := b.net.Anchor.Link(network.NetLink)
+	if err != nil {
+		return nil, err
+	}
+	from := traffic.Sender{NS: b.net.CN, Link: network.HostLink, Source: way.CN6, Router: core.MAC(router.Attrs().HardwareAddr)}
+	u, err := traffic.NewUDP(from, b.net.Host, to, size)
 	if err != nil {
 		return nil, err
 	}

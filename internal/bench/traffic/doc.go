@@ -1,6 +1,6 @@
 // Package traffic makes traffic between two network namespaces and measures what arrives: TCP streams with large writes, and UDP
-// packets by sendmmsg at a rate that is kept, to random ones of many addresses. Sender and sink are threads of one process, each on
-// a CPU of its own, so that what was lost is known at once and the ends take the same CPU time whatever is between them.
+// packets in frames, by sendmmsg at a rate that is kept, to random ones of many addresses. Sender and sink are threads of one process,
+// each on a CPU of its own, so that what was lost is known at once and the ends take the same CPU time whatever is between them.
 package traffic
 
 import (

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kedge/internal/core"
 	"kedge/internal/system/netns"
 )
 
@@ -22,6 +23,16 @@ func pair(t *testing.T) (a, b *netns.NS) {
 }
 
 var source = netip.MustParseAddr("2001:db8::a")
+
+// sender is a's end of the link; the router is b.
+func sender(t *testing.T, a, b *netns.NS) Sender {
+	t.Helper()
+	l, err := b.Link("y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Sender{NS: a, Link: "x", Source: source, Router: core.MAC(l.Attrs().HardwareAddr)}
+}
 
 func TestTCPStreams(t *testing.T) {
 	a, b := pair(t)
@@ -47,7 +58,7 @@ func TestTCPStreams(t *testing.T) {
 func TestUDPPackets(t *testing.T) {
 	a, b := pair(t)
 	for _, size := range []int{64, 512} {
-		u, err := NewUDP(a, source, b, []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}, size)
+		u, err := NewUDP(sender(t, a, b), b, []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}, size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +83,7 @@ func TestUDPPackets(t *testing.T) {
 			t.Errorf("as fast as it can: %d packets, %v", p.Sent, err)
 		}
 	}
-	if _, err := NewUDP(a, source, b, nil, 63); err == nil {
+	if _, err := NewUDP(sender(t, a, b), b, nil, 63); err == nil {
 		t.Error("packets without room for their marks")
 	}
 }
@@ -80,7 +91,7 @@ func TestUDPPackets(t *testing.T) {
 // TestUDPSize: packets have the size on the wire that was asked for, with their headers.
 func TestUDPSize(t *testing.T) {
 	a, b := pair(t)
-	u, err := NewUDP(a, source, b, []netip.Addr{netip.MustParseAddr("2001:db8::1")}, 64)
+	u, err := NewUDP(sender(t, a, b), b, []netip.Addr{netip.MustParseAddr("2001:db8::1")}, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +128,7 @@ func TestUDPSize(t *testing.T) {
 // TestSendAllocates: what goes on while packets are sent takes no memory, so that no garbage collection is measured.
 func TestSendAllocates(t *testing.T) {
 	a, b := pair(t)
-	u, err := NewUDP(a, source, b, []netip.Addr{netip.MustParseAddr("2001:db8::1")}, 64)
+	u, err := NewUDP(sender(t, a, b), b, []netip.Addr{netip.MustParseAddr("2001:db8::1")}, 64)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/system/netns"
+	"kedge/wire/ip"
 )
 
 const (
@@ -41,11 +42,12 @@ type mmsghdr struct {
 
 // UDP sends packets of one size from a namespace to random ones of many addresses that another one has.
 type UDP struct {
-	size  int
-	to    []unix.RawSockaddrInet6
-	out   [flows]int
-	in    int
-	epoch uint32
+	size   int // of the payload, octets
+	to     []netip.Addr
+	out    int
+	frames *frames
+	in     int
+	epoch  uint32
 
 	got  atomic.Uint64 // packets of the probe that came
 	last atomic.Int64  // when the last one came, nanoseconds
@@ -53,33 +55,16 @@ type UDP struct {
 }
 
 // NewUDP opens sockets. The packets have size octets with their IPv6 header, 64 at least; to are the addresses.
-func NewUDP(from *netns.NS, source netip.Addr, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
-	u := &UDP{size: size - 48, in: -1}
+func NewUDP(from Sender, at *netns.NS, to []netip.Addr, size int) (_ *UDP, err error) {
+	u := &UDP{size: size - ip.IPv6Len - ip.UDPLen, to: to, out: -1, in: -1}
 	if u.size < header {
 		return nil, fmt.Errorf("packets of %d octets do not hold their marks", size)
-	}
-	for i := range u.out {
-		u.out[i] = -1
 	}
 	defer func() {
 		if err != nil {
 			u.Close()
 		}
 	}()
-	err = from.Do(func() error {
-		for i := range u.out {
-			if u.out[i], err = socket(true, unix.SOCK_DGRAM); err != nil {
-				return err
-			}
-			if err := errors.Join(unix.SetsockoptInt(u.out[i], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer), unix.Bind(u.out[i], sockaddr(netip.AddrPortFrom(source, 0)))); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
 	var here unix.Sockaddr
 	err = at.Do(func() error {
 		if u.in, err = socket(true, unix.SOCK_DGRAM); err != nil {
@@ -95,34 +80,31 @@ func NewUDP(from *netns.NS, source netip.Addr, at *netns.NS, to []netip.Addr, si
 	if err != nil {
 		return nil, fmt.Errorf("sink of packets: %w", err)
 	}
-	var port [2]byte
-	binary.BigEndian.PutUint16(port[:], uint16(here.(*unix.SockaddrInet6).Port))
-	for _, a := range to {
-		u.to = append(u.to, unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: binary.NativeEndian.Uint16(port[:]), Addr: a.As16()})
+	var ether [etherLen]byte
+	if u.out, ether, err = from.open(); err != nil {
+		return nil, err
 	}
+	u.frames = newFrames(ether, from.Source, uint16(here.(*unix.SockaddrInet6).Port), u.size)
 	return u, nil
 }
 
 // Close closes the sockets.
 func (u *UDP) Close() {
-	for _, fd := range append(u.out[:], u.in) {
+	for _, fd := range []int{u.out, u.in} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
 	}
 }
 
-// messages prepares a batch: packets of size octets, the sockaddrs to be filled in.
-func messages(size int, names []unix.RawSockaddrInet6) ([]mmsghdr, []byte) {
+// messages prepares a batch with size octets for each.
+func messages(size int) ([]mmsghdr, []byte) {
 	m, data, iov := make([]mmsghdr, batch), make([]byte, batch*size), make([]unix.Iovec, batch)
 	for i := range m {
 		iov[i].Base = &data[i*size]
 		iov[i].SetLen(size)
 		m[i].hdr.Iov = &iov[i]
 		m[i].hdr.SetIovlen(1)
-		if names != nil {
-			m[i].hdr.Name, m[i].hdr.Namelen = (*byte)(unsafe.Pointer(&names[i])), unix.SizeofSockaddrInet6
-		}
 	}
 	return m, data
 }
@@ -137,7 +119,7 @@ type stamped struct {
 // it, which costs the sender, on a virtual machine many times what forwarding the packet does. When a packet came the kernel says.
 func (u *UDP) receive(of uint32, h *Histogram) {
 	thread(false)
-	m, data := messages(2048, nil)
+	m, data := messages(2048)
 	stamps := make([]stamped, batch)
 	for i := range m {
 		m[i].hdr.Control = (*byte)(unsafe.Pointer(&stamps[i]))
@@ -231,10 +213,8 @@ func (u *UDP) Send(ctx context.Context, rate float64, d time.Duration, h *Histog
 
 func (u *UDP) send(ctx context.Context, rate float64, start, end int64) (sent uint64, err error) {
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	names := make([]unix.RawSockaddrInet6, batch)
-	m, data := messages(u.size, names)
 	for i := range batch {
-		binary.NativeEndian.PutUint32(data[i*u.size:], u.epoch)
+		binary.NativeEndian.PutUint32(u.frames.payload(i), u.epoch)
 	}
 	r := rand.NewPCG(uint64(start), uint64(u.epoch))
 	for calls := 0; ; calls++ {
@@ -242,27 +222,24 @@ func (u *UDP) send(ctx context.Context, rate float64, start, end int64) (sent ui
 		if now >= end && calls > 0 || calls%1024 == 0 && ctx.Err() != nil {
 			return sent, nil
 		}
-		owed := uint64(batch)
+		owed := batch
 		if rate > 0 {
 			due := uint64(float64(now-start) / 1e9 * rate)
 			if due <= sent {
 				sleepUntil(min(end, max(now+int64(pace), start+int64(float64(sent+1)/rate*1e9))))
 				continue
 			}
-			owed = min(batch, due-sent)
+			owed = int(min(batch, due-sent))
 		}
 		wall := realtime()
 		for i := range owed {
-			names[i] = u.to[r.Uint64()%uint64(len(u.to))]
-			binary.NativeEndian.PutUint64(data[int(i)*u.size+8:], uint64(wall))
+			binary.NativeEndian.PutUint64(u.frames.payload(i)[8:], uint64(wall))
+			u.frames.set(i, u.to[r.Uint64()%uint64(len(u.to))], calls%flows)
 		}
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(u.out[calls%flows]), uintptr(unsafe.Pointer(&m[0])), uintptr(owed), 0, 0, 0)
-		switch errno {
-		case 0:
-			sent += uint64(n)
-		case unix.EINTR, unix.ENOBUFS, unix.EAGAIN:
-		default:
-			return sent, fmt.Errorf("send packets: %w", errno)
+		n, err := u.frames.send(u.out, owed)
+		if err != nil {
+			return sent, err
 		}
+		sent += uint64(n)
 	}
 }
