@@ -54,8 +54,12 @@ func (m *Machine) roam(link string) error {
 	m.preferred, m.seen, m.tries, m.resyncs, m.unverified, m.deaf, m.refusesUDP = link, nil, 0, 0, 0, 0, false
 	m.nets.forget()
 	m.retryAt, m.barred = never, false
+	asRouter := m.router.refused != ""
 	m.routerAgain()
 	m.evaluate("roam")
+	if asRouter {
+		m.requested("as a router again")
+	}
 	return nil
 }
 

@@ -54,6 +54,9 @@ func (m *Machine) withoutAnswer() bool {
 // deregistered takes the acknowledgement of a Binding Update with lifetime zero.
 func (m *Machine) deregistered(s *sent, ba *mobility.BindingAck) {
 	if !ba.Status.Accepted() && ba.Status != mobility.NotHomeAgent {
+		if m.retypedNot(s, ba) {
+			return
+		}
 		m.refusal(wire.RefusedByAnchor, ba.Status, "deregistration")
 		if m.race.attempts = m.race.attempts[:min(len(m.race.attempts), 1)]; m.racing() && m.state != stopping {
 			return // tried again with its back-off

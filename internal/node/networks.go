@@ -129,6 +129,7 @@ func (m *Machine) routerUpdate(s *sent, bu *mobility.BindingUpdate) {
 // takeNetworks reads which mobile networks the home agent forwards, RFC 3963 5.3, RFC 5555 3.2.1. Without the R flag it knows nothing of
 // mobile routers.
 func (m *Machine) takeNetworks(s *sent, ba *mobility.BindingAck) (networks []netip.Prefix) {
+	m.router.retyped = false
 	if !s.router {
 		return nil
 	}
@@ -157,7 +158,6 @@ func (m *Machine) takeNetworks(s *sent, ba *mobility.BindingAck) (networks []net
 		}
 		m.problemNetwork(n, why)
 	}
-	m.router.retyped = false
 	return networks
 }
 
@@ -205,7 +205,7 @@ var routerReasons = map[mobility.Status]wire.Reason{
 // refuseRouter takes a refusal of a mobile router's registration, RFC 3963 5.4: another home agent may accept it, else the node is a
 // host, and asks as one at once. It says whether it was such a refusal.
 func (m *Machine) refuseRouter(s *sent, ba *mobility.BindingAck) bool {
-	if ba.Status == mobility.TypeChangeDisallowed && !m.router.retyped && len(m.cfg.Home.Networks) > 0 {
+	if ba.Status == mobility.TypeChangeDisallowed && !m.router.retyped {
 		// A binding of the other type: of an earlier run with another config, or from before networks were refused.
 		m.refusal(wire.TypeChange, ba.Status, "ends the former registration")
 		m.router.retyped = true
@@ -228,6 +228,16 @@ func (m *Machine) refuseRouter(s *sent, ba *mobility.BindingAck) bool {
 	} else {
 		m.evaluate("as a host")
 	}
+	return true
+}
+
+// retypedNot gives up where the registration of the other type cannot be ended: it ends by itself.
+func (m *Machine) retypedNot(s *sent, ba *mobility.BindingAck) bool {
+	if s.kind != farewell || m.state == stopping || !m.router.retyped {
+		return false
+	}
+	m.refusal(wire.TypeChange, ba.Status, "deregistration")
+	m.wait(min(lastingFirst<<min(m.tries, 10), lastingMax), wire.TypeChange)
 	return true
 }
 

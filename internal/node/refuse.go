@@ -36,7 +36,7 @@ var refusals = map[mobility.Status]refusal{
 	mobility.NotHomeSubnet:                {wire.PrefixNotAuthorized, true},
 	mobility.NotHomeAgent:                 {wire.UnknownSubscriber, true},
 	mobility.DADFailed:                    {wire.AddressClaimed, true},
-	mobility.TypeChangeDisallowed:         {wire.NotAuthorized, true},
+	mobility.TypeChangeDisallowed:         {wire.TypeChange, true},
 	mobility.MobileRouterNotPermitted:     {wire.NotAuthorized, true},
 	mobility.MIPv6MsgIDRequired:           {wire.NotAuthorized, true},
 	mobility.MIPv6AuthFail:                {wire.NotAuthorized, true},
