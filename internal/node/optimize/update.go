@@ -196,7 +196,7 @@ func (m *Machine) accepted(e *entry, p *core.Path, s *sentUpdate, ba *mobility.B
 	}
 	before := e.bind.careOf
 	e.bind = binding{careOf: u.target.careOf, seq: s.seq, lifetime: lifetime, expires: s.at + lifetime}
-	e.bind.refreshAt = e.bind.expires - max(lifetime/5, min(renewBefore, lifetime/2))
+	e.bind.refreshAt = e.bind.expires - max(3*lifetime/10, min(renewBefore, lifetime/2))
 	e.lives = e.bind.expires + slack
 	for _, o := range u.sent {
 		if newer(o.seq, s.seq) { // repeated before this came, and may still be heard
