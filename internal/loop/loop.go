@@ -70,6 +70,7 @@ type Config struct {
 	Data     core.Dataplane
 	Store    core.Store // nil: nothing is durable
 	Security Security   // nil: no security association is in tunnel mode
+	Answer   Answerer   // of what is not asked of the data plane; nil: nobody answers
 	Observer Observer   // nil: nobody looks
 }
 
@@ -88,6 +89,7 @@ type Loop struct {
 	ref     core.Ref
 	waiting map[core.Ref]chan core.Reply
 
+	asks  asks
 	ready chan struct{}
 }
 
@@ -152,6 +154,7 @@ func (l *Loop) Command(ctx context.Context, body any) (any, error) {
 // Run restores the machine, opens its ports and runs until ctx ends, which is no error.
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer l.asks.begin(ctx)()
 	defer cancel()
 	l.apply = Applier{Store: l.cfg.Store, Data: l.cfg.Data, Host: l.cfg.Host, Security: l.cfg.Security, Write: l.write, Committed: l.cfg.Observer.StoreCommit}
 	if l.cfg.Store != nil {
@@ -310,7 +313,11 @@ func (l *Loop) handle(ev core.Event) Group {
 		case core.Reply:
 			l.reply(e)
 		case core.Ask:
-			l.offer(Counted(l.cfg.Data, e))
+			if _, counters := e.Body.(core.CountSessions); counters || l.cfg.Answer == nil {
+				l.offer(Counted(l.cfg.Data, e))
+			} else {
+				l.ask(e)
+			}
 		case core.Tell:
 			l.offer(core.Told{From: l.cfg.Shard, Body: e.Body})
 		case core.Send:
