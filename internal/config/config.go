@@ -18,7 +18,7 @@ import (
 	"kedge/internal/core"
 )
 
-// Config is one validated file. Anchor, Gateway or Node is set, or several.
+// Config is one validated file. Anchor, Gateway, Node or Peer is set, or several.
 type Config struct {
 	File      string
 	Name      string // log key "self", metric label, id of the virtual anchor
@@ -31,6 +31,7 @@ type Config struct {
 	Anchor    *Anchor
 	Gateway   *Gateway
 	Node      *Node
+	Peer      *Correspondent
 
 	at  map[string]position // where each value was written, for checks across files
 	src *source

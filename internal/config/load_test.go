@@ -64,7 +64,7 @@ func TestExamples(t *testing.T) {
 // TestExamplesAreWhole: the commented examples show every key that a section may have.
 func TestExamplesAreWhole(t *testing.T) {
 	var text []byte
-	for _, f := range []string{"anchor", "gateway", "homeagent", "node"} {
+	for _, f := range []string{"anchor", "gateway", "homeagent", "node", "peer"} {
 		b, err := os.ReadFile("../../examples/" + f + ".yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -491,7 +491,7 @@ func FuzzLoad(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, _, err := Parse("f.yaml", b)
 		if err == nil {
-			if c.Anchor == nil && c.Gateway == nil && c.Node == nil {
+			if c.Anchor == nil && c.Gateway == nil && c.Node == nil && c.Peer == nil {
 				t.Fatal("a config without role")
 			}
 			return

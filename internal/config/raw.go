@@ -11,18 +11,18 @@ import (
 // range, rfc (where a range or default comes from), enum, later (known, but not in this version), family, single.
 type rawFile struct {
 	at
-	Version   leaf[int]    `yaml:"version" doc:"Shape of this file." ex:"1" req:"1" range:"1..1"`
-	Name      leaf[string] `yaml:"name" doc:"Name of this daemon: log key self, metric label, id of the virtual anchor in the store." ex:"lma1" req:"1"`
-	API       rawAPI       `yaml:"api" doc:"Control API."`
-	Log       rawLog       `yaml:"log" doc:"Log on standard error."`
-	Events    rawEvents    `yaml:"events" doc:"Event stream: one JSON object a line."`
-	Store     rawStore     `yaml:"store" doc:"Where sessions survive a restart."`
-	Dataplane rawDataplane `yaml:"dataplane" doc:"Forwarding. A single word is short for kind: dataplane: auto." short:"kind"`
-	Security  rawSecurity  `yaml:"security" doc:"Who is trusted. Nowhere else is trust written."`
-	Anchor    *rawAnchor   `yaml:"anchor" doc:"Local mobility anchor (RFC 5213 5, RFC 5844 3.1)."`
-	Gateway   *rawGateway  `yaml:"gateway" doc:"Mobile access gateway (RFC 5213 6, RFC 5844 3.2)."`
-	Node      *rawNode     `yaml:"node" doc:"Mobile node (RFC 6275 11, RFC 5555 4.4)."`
-	Peer      later        `yaml:"peer" doc:"Correspondent node." later:"the correspondent role"`
+	Version   leaf[int]         `yaml:"version" doc:"Shape of this file." ex:"1" req:"1" range:"1..1"`
+	Name      leaf[string]      `yaml:"name" doc:"Name of this daemon: log key self, metric label, id of the virtual anchor in the store." ex:"lma1" req:"1"`
+	API       rawAPI            `yaml:"api" doc:"Control API."`
+	Log       rawLog            `yaml:"log" doc:"Log on standard error."`
+	Events    rawEvents         `yaml:"events" doc:"Event stream: one JSON object a line."`
+	Store     rawStore          `yaml:"store" doc:"Where sessions survive a restart."`
+	Dataplane rawDataplane      `yaml:"dataplane" doc:"Forwarding. A single word is short for kind: dataplane: auto." short:"kind"`
+	Security  rawSecurity       `yaml:"security" doc:"Who is trusted. Nowhere else is trust written."`
+	Anchor    *rawAnchor        `yaml:"anchor" doc:"Local mobility anchor (RFC 5213 5, RFC 5844 3.1)."`
+	Gateway   *rawGateway       `yaml:"gateway" doc:"Mobile access gateway (RFC 5213 6, RFC 5844 3.2)."`
+	Node      *rawNode          `yaml:"node" doc:"Mobile node (RFC 6275 11, RFC 5555 4.4)."`
+	Peer      *rawCorrespondent `yaml:"peer" doc:"Correspondent node: mobile nodes exchange packets with this host directly (RFC 6275 9). {} takes every default."`
 }
 
 type rawAPI struct {

@@ -68,11 +68,14 @@ func (v *validator) file(r *rawFile) *Config {
 			v.fail(r.Node, "a mobile node is no anchor and no gateway", "write it in a file of its own, for another machine")
 		}
 	}
-	v.unusedPeers(c, &r.Security)
-	if r.set && r.Anchor == nil && r.Gateway == nil && r.Node == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") && !v.blamed("", "node") {
-		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor:, gateway: or node:")
+	if r.Peer != nil {
+		c.Peer = v.correspondent(c, r.Peer, r)
 	}
-	if r.Dataplane.Device.set && r.Anchor == nil && r.Gateway != nil {
+	v.unusedPeers(c, &r.Security)
+	if r.set && r.Anchor == nil && r.Gateway == nil && r.Node == nil && r.Peer == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") && !v.blamed("", "node") && !v.blamed("", "peer") {
+		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor:, gateway:, node: or peer:")
+	}
+	if r.Dataplane.Device.set && r.Anchor == nil && r.Gateway != nil && r.Peer == nil {
 		v.warn(&r.Dataplane.Device, UnusedSetting, "only an anchor or a node has a TUN interface")
 	}
 	if t := &r.Dataplane.ThroughStack; t.set && r.Anchor == nil && c.Dataplane.Kind != PlaneUser {
