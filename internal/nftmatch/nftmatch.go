@@ -39,6 +39,13 @@ func Upper(proto byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}}}
 }
 
+// ICMPv6 matches a type of ICMPv6 messages, behind whatever extension headers.
+func ICMPv6(kind byte) []expr.Any {
+	return append(Upper(ip.ICMPv6),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{kind}})
+}
+
 // Among adds a set of the IPv6 addresses among addrs to a table, and matches packets whose address at an offset is in it.
 func Among(c *nftables.Conn, t *nftables.Table, name string, offset uint32, addrs []netip.Addr) ([]expr.Any, error) {
 	set, seen := &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIP6Addr}, map[netip.Addr]bool{}

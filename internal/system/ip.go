@@ -26,9 +26,9 @@ const (
 	sendMTU = wireip.MinMTU6
 )
 
-// IPPort is the "ip" port: whole IPv6 packets of signalling to this host's addresses, see Host.Open. Mobility Headers and ESP
-// without extension headers come by raw sockets, reassembled by the kernel, whose headers are put back as far as the kernel tells
-// them. Packets with a Home Address option or a type 2 routing header, which the kernel would refuse with an ICMPv6 error, are
+// IPPort is the "ip" port: whole IPv6 packets of signalling to this host's addresses, see Host.Open. Mobility Headers, ESP and the
+// ICMPv6 messages of Options.ICMPv6 without extension headers come by raw sockets, reassembled by the kernel, whose headers are put
+// back as far as the kernel tells them. A wrong checksum of those messages it drops itself. Packets with a Home Address option or a type 2 routing header, which the kernel would refuse with an ICMPv6 error, are
 // taken below it (see tap).
 //
 // On Write, B is the whole packet. Its source must be an address of this host; If chooses the link only for link-local and
@@ -38,13 +38,14 @@ type IPPort struct {
 	ep    *descriptor
 	mh    *descriptor
 	esp   *descriptor
+	icmp  *descriptor // nil without Options.ICMPv6
 	out   *descriptor
 	tap   *tap
-	fds   struct{ mh, esp int } // as epoll names them
+	fds   struct{ mh, esp, icmp int } // as epoll names them
 	byIf  bool
 
 	rx     *ring
-	events [4]unix.EpollEvent
+	events [5]unix.EpollEvent
 	tx     struct {
 		sync.Mutex
 		*ring
@@ -80,6 +81,13 @@ func (h *Host) openIP() (p *IPPort, err error) {
 	if err = p.out.control(func(fd int) { err = deaf(fd) }); err != nil {
 		return p, err
 	}
+	if len(h.opt.ICMPv6) > 0 {
+		fd, err := icmpSocket(h.opt.ICMPv6)
+		if err != nil {
+			return p, err
+		}
+		p.icmp = newDescriptor(fd, "icmp6")
+	}
 	if p.local, err = h.openLocalSet(); err != nil {
 		return p, err
 	}
@@ -93,7 +101,10 @@ func (h *Host) openIP() (p *IPPort, err error) {
 	for _, s := range []struct {
 		d  *descriptor
 		fd *int
-	}{{p.mh, &p.fds.mh}, {p.esp, &p.fds.esp}, {p.tap.d, &tapped}} {
+	}{{p.mh, &p.fds.mh}, {p.esp, &p.fds.esp}, {p.tap.d, &tapped}, {p.icmp, &p.fds.icmp}} {
+		if s.d == nil {
+			continue
+		}
 		if cerr := s.d.control(func(fd int) {
 			*s.fd = fd
 			receiveBuffer(fd, 4<<20)
@@ -180,6 +191,8 @@ func (p *IPPort) drain(fd int, into []core.Packet) (n int) {
 		from, proto = p.mh, protoMH
 	case p.fds.esp:
 		from, proto = p.esp, wireip.ESP
+	case p.fds.icmp:
+		from, proto = p.icmp, wireip.ICMPv6
 	default:
 		return p.tap.drain(into)
 	}
@@ -339,7 +352,10 @@ func (p *IPPort) SetLocal(local ...netip.Addr) error {
 func (p *IPPort) Stats() PortStats {
 	s := PortStats{Foreign: p.foreign.Load() + p.tap.foreign.Load(), Truncated: p.truncated.Load() + p.tap.truncated.Load(),
 		Fragments: p.tap.refused.Load(), RateLimited: p.problem.limited.Load()}
-	for _, d := range []*descriptor{p.mh, p.esp, p.tap.d} {
+	for _, d := range []*descriptor{p.mh, p.esp, p.icmp, p.tap.d} {
+		if d == nil {
+			continue
+		}
 		_ = d.control(func(fd int) { s.Overrun += drops(fd) })
 	}
 	return s
@@ -351,7 +367,7 @@ func (p *IPPort) Close() error {
 	if p.tap != nil {
 		errs = append(errs, p.tap.Close())
 	}
-	for _, d := range []*descriptor{p.ep, p.mh, p.esp, p.out} {
+	for _, d := range []*descriptor{p.ep, p.mh, p.esp, p.icmp, p.out} {
 		errs = append(errs, d.Close())
 	}
 	if p.local != nil {

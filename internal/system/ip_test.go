@@ -97,6 +97,13 @@ func option(o ...byte) hdr {
 	return hdr{wireip.DstOpts, b}
 }
 
+// icmp6 is an ICMPv6 message from src to right with its checksum, which is wrong by bad.
+func icmp6(src netip.Addr, bad uint16, b ...byte) []byte {
+	b = append([]byte{b[0], 0, 0, 0}, b[1:]...)
+	binary.BigEndian.PutUint16(b[2:], wireip.PseudoChecksum(src, right, wireip.ICMPv6, b)+bad)
+	return b
+}
+
 // signalPackets come to right, as one packet or as fragments. got is what the port must give, nil for nothing; told: the kernel
 // answers with an ICMPv6 error, as it did before.
 var (
@@ -143,14 +150,28 @@ var (
 		{"another routing header", [][]byte{chain(135, msg, rh(0, 1))}, nil, true},
 		{"Home Address option, AH", [][]byte{chain(51, append([]byte{135, 4, 0, 0}, make([]byte, 60)...), aligned)}, nil, true},
 		{"no next header", [][]byte{chain(59, nil, aligned)}, nil, true},
+
+		{"prefix solicitation", [][]byte{chain(58, mps)}, chain(58, mps), false},
+		{"prefix solicitation, Home Address option", [][]byte{chain(58, away, aligned)}, chain(58, away, aligned), false},
+		{"prefix solicitation, Home Address option, four Pad1", [][]byte{chain(58, away, haoAt(0, 0, 0, 0))}, chain(58, away, haoAt(0, 0, 0, 0)), false},
+		{"prefix solicitation, hop-by-hop", [][]byte{chain(58, mps, hop)}, chain(58, mps), false},
+		{"prefix solicitation, wrong checksum", [][]byte{chain(58, icmp6(left, 1, 146, 1, 2, 0, 0))}, nil, false},
+		{"prefix solicitation in fragments", [][]byte{chain(58, mps[:8], frag(0, true, 7)), chain(58, mps[8:], frag(8, false, 7))}, chain(58, mps), false},
+		{"search for home agents", [][]byte{chain(58, icmp6(left, 0, 144, 1, 2, 0, 0))}, chain(58, icmp6(left, 0, 144, 1, 2, 0, 0)), false},
+		{"an answer to none", [][]byte{chain(58, icmp6(left, 0, 145, 1, 2, 0, 0))}, nil, false},
+		{"prefix advertisement", [][]byte{chain(58, icmp6(left, 0, 147, 1, 2, 0, 0))}, nil, false},
+		{"Home Address option, echo", [][]byte{chain(58, icmp6(home6, 0, 128, 1, 2, 0, 0), aligned)}, nil, true},
+		{"Home Address option, prefix advertisement", [][]byte{chain(58, icmp6(home6, 0, 147, 1, 2, 0, 0), aligned)}, nil, true},
 	}
+	mps  = icmp6(left, 0, 146, 1, 2, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7)
+	away = icmp6(home6, 0, 146, 1, 2, 0, 0)
 )
 
 // TestIPPort: each packet comes exactly once and whole, or is the kernel's as before; of nothing that comes the sender hears.
 func TestIPPort(t *testing.T) {
 	for _, conntrack := range []bool{false, true} {
 		t.Run(map[bool]string{false: "plain", true: "conntrack"}[conntrack], func(t *testing.T) {
-			pa, pb, a, b := ipPorts(t)
+			pa, pb, a, b := ipPorts(t, func(o *Options) { o.ICMPv6 = []uint8{144, 146} })
 			if conntrack { // the kernel then puts fragments together before its input hook
 				_, err := a.Run(context.Background(), "nft", "add table inet tracked; add chain inet tracked c { type filter hook prerouting priority 0; }; add rule inet tracked c ct state new accept")
 				must(t, err)
@@ -169,14 +190,14 @@ func TestIPPort(t *testing.T) {
 					}
 				}
 				// What comes behind comes last: the link keeps the order, and each socket does.
-				for _, last := range [][]byte{chain(135, end), chain(50, end), chain(135, end, aligned)} {
+				for _, last := range [][]byte{chain(135, end), chain(50, end), chain(135, end, aligned), chain(58, icmp6(left, 0, append([]byte{146}, end...)...))} {
 					if _, err := pb.Write([]core.Packet{{B: last}}); err != nil {
 						t.Fatal(err)
 					}
 				}
 				var got [][]byte
 				var came []core.Packet
-				for ends := 0; ends < 3; {
+				for ends := 0; ends < 4; {
 					if len(came) == 0 {
 						came = read(t, pa, 1)
 					}
@@ -208,7 +229,7 @@ func TestIPPort(t *testing.T) {
 					t.Errorf("%s: the kernel told the sender %x, want one: %v", c.name, told, c.told)
 				}
 			}
-			if s := pa.Stats(); s.Overrun+s.Truncated+s.Foreign+s.Fragments != 0 {
+			if s := pa.Stats(); s.Overrun != 1 || s.Truncated+s.Foreign+s.Fragments != 0 { // the wrong checksum
 				t.Errorf("stats %+v", s)
 			}
 		})
@@ -561,7 +582,7 @@ func TestTapFilterPassesWhatIsTaken(t *testing.T) {
 	passes := func(b []byte) bool { n, err := vm.Run(b); return err == nil && n > 0 }
 	for _, c := range signalPackets {
 		for i, b := range c.send {
-			if kept, later := tapped(b); (kept || later) && !passes(b) {
+			if kept, later := tapped(b, true); (kept || later) && !passes(b) {
 				t.Errorf("%s, %d: is kept out", c.name, i)
 			}
 		}
@@ -587,7 +608,7 @@ func FuzzTapped(f *testing.F) {
 		if len(b) < wireip.IPv6Len {
 			return
 		}
-		if kept, later := tapped(b); kept && later {
+		if kept, later := tapped(b, true); kept && later {
 			t.Error("kept and to be kept later")
 		}
 	})

@@ -260,7 +260,7 @@ func (p *MHPort) Refuse(pkt *core.Packet, off int) error { return p.problem.send
 
 // PortStats counts what a port did not deliver.
 type PortStats struct {
-	Overrun     uint64 // dropped by the kernel because nobody read
+	Overrun     uint64 // dropped by the kernel because nobody read, or ICMPv6 with a wrong checksum
 	Foreign     uint64 // left out: not to an address of the port
 	Truncated   uint64 // left out: longer than the buffer
 	Fragments   uint64 // left out: fragments that no packet could come of

@@ -12,10 +12,11 @@ import (
 
 	"kedge/internal/core"
 	wireip "kedge/wire/ip"
+	"kedge/wire/nd"
 )
 
 // tap takes IPv6 packets that the kernel refuses although they are addressed to it: those with a Home Address option before a
-// Mobility Header or ESP, and those with a type 2 routing header. A packet socket copies them before the kernel looks at them; an
+// Mobility Header, ESP or a Mobile Prefix Solicitation, and those with a type 2 routing header. A packet socket copies them before the kernel looks at them; an
 // nftables table (see tapTable) drops the same packets where the kernel would go on, in its input hook, so that nobody hears of an
 // unknown option or routing type and packets that are only forwarded are not touched. Fragments of such packets are put together
 // here, because the kernel will not have them.
@@ -104,7 +105,7 @@ func (t *tap) take(b []byte) []byte {
 		return nil // the kernel drops it, too
 	}
 	b = b[:h.Len]
-	kept, later := tapped(b)
+	kept, later := tapped(b, t.table.solicited)
 	if !kept && !later {
 		return nil
 	}
@@ -132,7 +133,8 @@ func (t *tap) Close() error {
 // tapped says whether a packet that the table's rules match may be signalling: behind a type 2 routing header comes data as well, which
 // the data plane takes for itself while it has sessions for that. later, that it is a further fragment of one whose first part they may have
 // matched: its extension headers are in there. Both look at the first header of each kind, as the kernel's expression does.
-func tapped(b []byte) (kept, later bool) {
+// solicited: with the rules for Mobile Prefix Solicitations.
+func tapped(b []byte, solicited bool) (kept, later bool) {
 	if at, ok := findHeader(b, wireip.Routing); ok && at+2 < len(b) && b[at+2] == wireip.RoutingType2 {
 		switch proto, _ := upperProto(b); proto {
 		case protoMH, wireip.ESP, wireip.ICMPv6, wireip.DstOpts, wireip.Routing: // the last two of fragments
@@ -143,13 +145,23 @@ func tapped(b []byte) (kept, later bool) {
 	at, ok := findHeader(b, wireip.DstOpts)
 	if ok && at+7 <= len(b) && homeFirst([5]byte(b[at+2:])) {
 		proto, _ := upperProto(b)
-		return proto == protoMH || proto == wireip.ESP, false
+		return proto == protoMH || proto == wireip.ESP || solicited && solicitation(b), false
 	}
 	if ok {
 		return false, false
 	}
 	proto, behind := upperProto(b)
 	return false, behind && (proto == wireip.DstOpts || proto == wireip.Routing)
+}
+
+// solicitation finds a Mobile Prefix Solicitation behind what Home Address options come in (RFC 6275 6.7).
+func solicitation(b []byte) bool {
+	h, err := wireip.Parse(b)
+	if err != nil {
+		return false
+	}
+	u, err := wireip.FindUpper(b, &h)
+	return err == nil && u.Proto == wireip.ICMPv6 && u.FragOff == 0 && u.Off < len(b) && b[u.Off] == nd.TypeMobilePrefixSolicitation
 }
 
 // homeFirst looks for the Home Address option in the first five octets of options: at once, or behind the padding of four octets

@@ -15,6 +15,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/nftmatch"
 	wireip "kedge/wire/ip"
+	"kedge/wire/nd"
 )
 
 // tapTable is the nftables table that drops, in the input hook, what the tap takes:
@@ -25,6 +26,7 @@ import (
 //			type filter hook input priority raw;
 //			ip6 daddr @local rt type 2 drop
 //			ip6 daddr @local <first destination option is 0xc9> meta l4proto { 50, 135 } drop
+//			ip6 daddr @local <first destination option is 0xc9> icmpv6 type 146 drop   # of who answers it
 //		}
 //	}
 //
@@ -35,6 +37,9 @@ type tapTable struct {
 	conn  *nftables.Conn
 	watch *descriptor
 	done  chan struct{}
+
+	// solicited: Mobile Prefix Solicitations are for who answers them alone.
+	solicited bool
 
 	mu     sync.Mutex
 	local  []netip.Addr
@@ -50,7 +55,8 @@ func (h *Host) openTapTable() (*tapTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tapTable{h: h, name: tapName(h.opt.Tag), conn: conn, done: make(chan struct{})}
+	t := &tapTable{h: h, name: tapName(h.opt.Tag), conn: conn, done: make(chan struct{}),
+		solicited: slices.Contains(h.opt.ICMPv6, nd.TypeMobilePrefixSolicitation)}
 	if err := t.install(h.opt.Local); err != nil {
 		_ = conn.CloseLasting()
 		return nil, err
@@ -106,6 +112,10 @@ func (t *tapTable) put() error {
 		for _, proto := range []byte{wireip.ESP, wireip.Mobility} {
 			add(slices.Concat(home, nftmatch.Upper(proto))...)
 		}
+		if !t.solicited {
+			continue
+		}
+		add(slices.Concat(home, nftmatch.ICMPv6(nd.TypeMobilePrefixSolicitation))...)
 	}
 	if err := t.conn.Flush(); err != nil {
 		return &hinted{fmt.Errorf("nftables: %w", err), nftmatch.Lacking}
