@@ -17,7 +17,7 @@ func TestPeer(t *testing.T) {
 	}
 	whole, warnings := load(t, "../../examples/peer.yaml")
 	want := def
-	want.Addresses, want.Accept = []netip.Addr{netip.MustParseAddr("2001:db8:d::99")}, []netip.Prefix{px("2001:db8:2000::/48")}
+	want.Addresses, want.Accept = []netip.Addr{netip.MustParseAddr("2001:db8:d::99")}, []netip.Prefix{netip.MustParsePrefix("2001:db8:2000::/48")}
 	if diff := cmp.Diff(&want, whole.Peer, plain); diff != "" || len(warnings) > 0 {
 		t.Errorf("%v -want +got:\n%s", warnings, diff)
 	}
