@@ -40,6 +40,11 @@ var forbidden = []struct{ from, to, why string }{
 	{"internal/node", "kedge/internal/anchor", "roles do not know each other"},
 	{"internal/node", "kedge/internal/gateway", "roles do not know each other"},
 	{"internal/node", "kedge/internal/config", "a role has a Config of its own; cmd maps"},
+	{"internal/peer", "kedge/internal/system", "machines do no I/O"},
+	{"internal/peer", "kedge/internal/dataplane", "a machine reaches forwarding by Forward only"},
+	{"internal/peer", "kedge/internal/node", "sub-machines do not know their parent"},
+	{"internal/peer", "kedge/internal/anchor", "roles do not know each other"},
+	{"internal/peer", "kedge/internal/config", "a role has a Config of its own; cmd maps"},
 	{"internal/access", "kedge/internal/system", "machines do no I/O"},
 	{"internal/access", "kedge/internal/gateway", "sub-machines do not know their parent"},
 	{"internal/heartbeat", "kedge/internal/gateway", "sub-machines do not know their parent"},
@@ -57,7 +62,7 @@ var forbidden = []struct{ from, to, why string }{
 // machines do no I/O, hold no lock, start no goroutine and read no clock.
 var machines = []string{
 	"internal/anchor", "internal/gateway", "internal/heartbeat", "internal/access", "internal/due", "internal/binding", "internal/pool", "internal/subscriber",
-	"internal/node",
+	"internal/node", "internal/peer",
 }
 
 // exempt are the exact imports that a rule's prefix would hit wrongly.
