@@ -90,8 +90,9 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 		}
 		return out
 	})
-	for name, open := range map[string]opener{"anchor": openAnchor, "gateway": openGateway, "node": openNode} {
-		if name == "anchor" && cfg.Anchor == nil || name == "gateway" && cfg.Gateway == nil || name == "node" && cfg.Node == nil {
+	for name, open := range map[string]opener{"anchor": openAnchor, "gateway": openGateway, "node": openNode, "peer": openPeer} {
+		if name == "anchor" && cfg.Anchor == nil || name == "gateway" && cfg.Gateway == nil || name == "node" && cfg.Node == nil ||
+			name == "peer" && (cfg.Peer == nil || cfg.Node != nil) { // a node holds its correspondent itself
 			continue
 		}
 		r, err := open(ctx, cfg, firstStart)
@@ -106,7 +107,7 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			}
 		}
 		r.loop = loop.New(loop.Config{
-			Name: cfg.Name + "/" + name, Machine: r.machine, Host: guard.host(r.host, r.data.Signal), Ports: r.ports, Data: r.data, Store: st, Observer: hub.Role(name),
+			Name: cfg.Name + "/" + name, Machine: r.machine, Host: guard.host(r.host, r.data.Signal), Ports: r.ports, Data: r.data, Store: st, Answer: answer, Observer: hub.Role(name),
 		})
 		if len(roles) == 1 {
 			r.guard = guard // what it refused is counted once

@@ -29,9 +29,12 @@ func securityPeers(cfg *config.Config) ([]ipsec.Peer, error) {
 				q.Own = sixes(a.Addresses)
 			}
 		}
-		if n := cfg.Node; n != nil && n.Anchor.Name == p.Name {
-			q.Own = []netip.Addr{n.Home.V6.Addr()}
-			q.Addresses = []netip.Prefix{netip.PrefixFrom(n.Anchor.IPv6, 128)} // messages are of IPv6, whatever carries them
+		if n := cfg.Node; n != nil && slices.Contains(homeAgentPeers(n), p.Name) {
+			q.Own = homeAddresses(n)
+			q.Addresses = slices.DeleteFunc(slices.Clone(p.Addresses), func(x netip.Prefix) bool { return x.Addr().Is4() })
+			if n.Anchor.Name == p.Name && n.Anchor.IPv6.IsValid() && (len(nodePeers(cfg)) == 0 || len(q.Addresses) == 0) {
+				q.Addresses = []netip.Prefix{netip.PrefixFrom(n.Anchor.IPv6, 128)} // messages are of IPv6, whatever carries them
+			}
 		}
 		if len(q.Addresses)+len(q.Homes) == 0 {
 			continue // nobody is it, as a warning says
@@ -91,6 +94,6 @@ func wrongKeys(cfg *config.Config, path, name string, err error) *config.Error {
 
 // protected says whether anything of a file's signalling needs more than plain sockets: keys, or the headers of mobile nodes.
 func protected(cfg *config.Config) bool {
-	return cfg.Node != nil || cfg.Anchor != nil && cfg.Anchor.DSMIP6 != nil ||
+	return cfg.Node != nil || cfg.Peer != nil || cfg.Anchor != nil && cfg.Anchor.DSMIP6 != nil ||
 		slices.ContainsFunc(cfg.Peers, func(p config.Peer) bool { return p.Protection != config.ProtectionNone })
 }

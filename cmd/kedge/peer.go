@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"net"
+	"net/netip"
+	"slices"
+
+	"kedge/internal/config"
+	"kedge/internal/dataplane"
+	"kedge/internal/dataplane/user"
+	"kedge/internal/loop"
+	"kedge/internal/peer"
+	"kedge/internal/system"
+	"kedge/wire/ip"
+)
+
+// peerConfig says in the correspondent's words what the file says.
+func peerConfig(cfg *config.Config) peer.Config {
+	p := cfg.Peer
+	return peer.Config{
+		Addresses: p.Addresses, Accept: p.Accept, Limits: peer.Limits{Bindings: p.Bindings, Requests: p.Requests},
+		LifetimeMax: p.LifetimeMax, Grace: orNever(cfg.Dataplane.UplinkGrace), Device: cfg.Dataplane.Device, Table: p.Table,
+	}
+}
+
+// openPeer makes a correspondent, which is a host: it routes for nobody, so no setting of the host changes.
+func openPeer(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
+	m, err := peer.New(peerConfig(cfg), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Peer.Addresses}
+	local := r.local
+	if len(local) == 0 {
+		local = globals()
+	}
+	// What answers goes out where the question came in: routes to a bound home address lead to the data plane, and a Home Test must not
+	// go there (RFC 6275 9.4.3).
+	if r.host, err = openHost(cfg, system.Options{Local: local, SendByIf: true}, 3); err != nil {
+		return nil, err
+	}
+	// The kernel's fast path is for tunnels: packets of route optimization are this process's in any case.
+	here := *cfg
+	here.Dataplane.Kind = config.PlaneUser
+	r.data, err = openPlane(&here, "peer", user.Config{
+		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: local, MTU: cfg.Dataplane.MTU, Correspondent: true, Sysctl: r.sysctl,
+	})
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	r.data.said.Why = "route optimization is this process's"
+	return r, nil
+}
+
+// globals are the IPv6 addresses of this host that mobile nodes can reach.
+func globals() (found []netip.Addr) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil
+	}
+	for _, l := range links {
+		addrs, _ := l.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && ip.Routable(p.Addr()) && !slices.Contains(found, p.Addr()) {
+				found = append(found, p.Addr())
+			}
+		}
+	}
+	return found
+}
