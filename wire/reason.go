@@ -106,6 +106,7 @@ const (
 	MobileRouterRefused Reason = "mobile-router-not-permitted"
 	PrefixLengthZero    Reason = "prefix-length-zero"
 	NetworkRefused      Reason = "mobile-network-not-authorized"
+	HomeAgentSwitched   Reason = "home-agent-switched"
 	DuplicateAddress    Reason = "duplicate-address" // DAD found the home address in use on the home link
 )
 

@@ -63,6 +63,8 @@ type Machine struct {
 	gateways gateways
 	watch    *heartbeat.Monitor // nil until restored
 
+	discovery discovery
+
 	waiting waiting
 	flights flights
 	store   storeState
@@ -103,6 +105,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	if m.peers, err = newPeers(cfg); err != nil {
 		return nil, err
 	}
+	m.newDiscovery()
 	m.reserveOwn()
 	if err := m.reserveStatic(); err != nil {
 		return nil, err
@@ -145,6 +148,7 @@ func (m *Machine) Deadline() (at time.Duration, ok bool) {
 	if m.hosts.link != nil {
 		earlier(m.hosts.link.Deadline())
 	}
+	m.discoveryDeadline(earlier)
 	earlier(m.store.heldUntil, m.store.held)
 	earlier(m.flights.retryAt, m.flights.waits())
 	earlier(m.revocations.Deadline())
@@ -175,6 +179,7 @@ func (m *Machine) tick() {
 		m.emit(core.Emit{Name: "store", From: "held", To: "ready", Why: "lifetime-max-over"})
 	}
 	m.tickLink()
+	m.tickDiscovery()
 	m.dueHosts()
 	m.endAgain()
 	m.revokeAgain()

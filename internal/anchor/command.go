@@ -24,6 +24,8 @@ func (m *Machine) command(ev core.Command) {
 		reply.Body = m.explain(c.ID)
 	case core.Revoke:
 		reply.Body, reply.Err = m.commandRevoke(c.ID)
+	case core.Switch:
+		reply.Body, reply.Err = m.commandSwitch(c)
 	default:
 		reply.Err = fmt.Errorf("an anchor does not know the command %T", ev.Body)
 	}
@@ -43,6 +45,7 @@ func (m *Machine) status() core.Status {
 		s.Pools = append(s.Pools, core.PoolStatus{Name: p.Name(), Range: p.Range(), Used: used, Free: free})
 	}
 	s.Peers = m.peerStatus()
+	m.discoveryStatus(&s)
 	if m.store.held {
 		s.Notes = append(s.Notes, fmt.Sprintf("the store was lost: hints are honoured, nothing dynamic for another %s", (m.store.heldUntil-m.now.Boot).Round(time.Second)))
 	}

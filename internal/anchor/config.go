@@ -25,6 +25,7 @@ type Config struct {
 	Peers       []Peer
 	PMIP6       PMIP6
 	DSMIP6      DSMIP6
+	Discovery   Discovery // of home agents and prefixes, by nodes of DSMIP6
 	Subscribers subscriber.Config
 	Limits      Limits
 	Timers      Timers
@@ -140,6 +141,9 @@ func (c Config) withDefaults() (Config, error) {
 		c.HomeLink = ""
 	}
 	if err := c.checkHosts(); err != nil {
+		return bad("%v", err)
+	}
+	if err := c.checkDiscovery(); err != nil {
 		return bad("%v", err)
 	}
 	if !c.LinkLocal.IsValid() {

@@ -158,6 +158,12 @@ func (m *Machine) examineHost(r *hostRequest) *homeagent.Refusal {
 	if r.Delete {
 		return nil
 	}
+	if f := m.staying(r); f != nil {
+		return f
+	}
+	if valid, bounded := m.validFor(r.profile.Domain, r.Home); bounded && valid < mobility.LifetimeUnit {
+		return deny(mobility.NotHomeSubnet, wire.NotHomeSubnet, "the prefix of %s is valid no more", r.Home)
+	}
 	switch {
 	case r.Flags&mobility.BUForceUDP != 0 && (r.Framing != homeagent.UDP || m.cfg.DSMIP6.NoForcedUDP):
 		if r.HasMessageID { // to its sender 144 would speak of its clock
@@ -258,4 +264,9 @@ func (m *Machine) setHostState(h *homeagent.Registration, from binding.State, wh
 		f.Former = former
 	}
 	m.transition(h.ID, from, h.State, why, f)
+	if h.State == binding.Active {
+		m.discoveryBound(h)
+	} else {
+		m.discoveryUnbound(h, why)
+	}
 }

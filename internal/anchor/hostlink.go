@@ -190,6 +190,7 @@ func (m *Machine) frame(f *access.Frame) {
 	if l == nil {
 		return
 	}
+	m.discoveryFrame(f)
 	c, ok := l.Handle(m.now, f)
 	if !ok {
 		return

@@ -77,6 +77,7 @@ func (m *Machine) registerHost(r *hostRequest) {
 	if p.lease > 0 { // RFC 5555 2.5
 		next.Lifetime = min(next.Lifetime, uint16(min(p.lease.Seconds()/4, 65535)))
 	}
+	next.Lifetime = m.bound(r, next.Lifetime)
 	next.Expires = m.now.Boot + lifetime(next.Lifetime)
 	ack := r.Accept(homeagent.Answer{
 		Lifetime: next.Lifetime, Acks: p.acks, UDP: next.UDP, NATRefresh: m.cfg.DSMIP6.NATRefresh,
@@ -134,6 +135,7 @@ func reason(from, to *homeagent.Registration) string {
 // not durable yet.
 func (m *Machine) refreshHost(r *hostRequest, next homeagent.Registration, ack *mobility.BindingAck) {
 	var before []byte
+	m.discoveryBound(r.have)
 	open := m.flights.unsettled(next.ID)
 	if open {
 		before = r.have.Encode(m.now)

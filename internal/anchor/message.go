@@ -17,7 +17,13 @@ func (m *Machine) message(ev *core.Message) {
 	if m.overheard(ev) {
 		return
 	}
+	if m.discover(ev) {
+		return
+	}
 	src := ev.Path.Remote.Addr()
+	if b, ok := ev.Body.(*mobility.BindingError); ok && ev.Err == nil && m.deafToSwitch(&ev.Path, b) {
+		return
+	}
 	if bu, ok := ev.Body.(*mobility.BindingUpdate); ok && ev.Err == nil && bu.Flags&mobility.BUProxy == 0 && m.cfg.DSMIP6.On {
 		m.hostUpdate(ev.Path, bu)
 		return

@@ -213,6 +213,7 @@ func (m *Machine) start() {
 	}
 	s.stale = nil
 	m.routes()
+	m.startDiscovery()
 	to := "ready"
 	if s.held {
 		to = "held"

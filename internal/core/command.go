@@ -30,6 +30,18 @@ type (
 	Revoke struct {
 		ID string `json:"id"`
 	}
+	// Switch tells an anchor to send mobile nodes to other home agents (RFC 5142): the one of ID, or all with "", which are then
+	// found and served here no more. To are the addresses to go to; none: the home agents of the home link. Within is the time
+	// until their bindings end, 0 = they end with their lifetime. Rate is how many are told in a second, 1 by default. Stop ends
+	// it, Show only tells how far it is: Switched.
+	Switch struct {
+		ID     string        `json:"id,omitempty"`
+		To     []netip.Addr  `json:"to,omitempty"`
+		Within time.Duration `json:"within_ns,omitempty"`
+		Rate   int           `json:"rate,omitempty"`
+		Stop   bool          `json:"stop,omitempty"`
+		Show   bool          `json:"show,omitempty"`
+	}
 	// Stop tells a mobile node to end its registration and to take back all that it has set on the host: nil, when that
 	// is done. The machine does nothing from then on.
 	Stop struct{}
@@ -44,6 +56,18 @@ type (
 type Revoked struct {
 	Sessions int `json:"sessions"` // that were ended
 	Told     int `json:"told"`     // of them, those whose gateways are being told
+}
+
+// Switched answers Switch.
+type Switched struct {
+	On          bool         `json:"on"`
+	All         bool         `json:"all"`         // new nodes are refused too
+	Nodes       int          `json:"nodes"`       // that are to leave and have not
+	Told        int          `json:"told"`        // of them, those that were told
+	Deaf        int          `json:"deaf"`        // of them, those that do not know the message
+	Gone        int          `json:"gone"`        // that have left since
+	Unprotected int          `json:"unprotected"` // that cannot be told, because nothing protects the message
+	To          []netip.Addr `json:"to,omitempty"`
 }
 
 // Binding is one mobility session as users see it: a binding cache entry on an anchor, a binding update list entry on a
@@ -103,6 +127,18 @@ type Status struct {
 	Pools    []PoolStatus      `json:"pools,omitempty"`
 	Notes    []string          `json:"notes,omitempty"` // warnings: unprotected peers, store lost, ...
 	Counters map[string]uint64 `json:"counters,omitempty"`
+
+	HomeAgents []HomeAgentStatus `json:"home_agents,omitempty"` // others on the home link of an anchor, the best first
+	Switching  *Switched         `json:"switching,omitempty"`   // an anchor sends its nodes away
+}
+
+// HomeAgentStatus is an entry of a home agents list (RFC 6275 10.1).
+type HomeAgentStatus struct {
+	LinkLocal     netip.Addr    `json:"link_local"`
+	Addresses     []netip.Addr  `json:"addresses"`
+	Preference    uint16        `json:"preference"`
+	MobileRouters bool          `json:"mobile_routers,omitempty"`
+	Left          time.Duration `json:"left_ns"`
 }
 
 // PeerStatus is the liveness of one gateway or anchor.
