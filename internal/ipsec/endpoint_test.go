@@ -55,3 +55,27 @@ func TestNewHomeAddress(t *testing.T) {
 		t.Error("guards")
 	}
 }
+
+// TestAgentSomewhere: a home agent that is found by itself is known by a prefix. Nothing to it or from it that an association
+// protects goes in the clear, whatever address of ours it is for.
+func TestAgentSomewhere(t *testing.T) {
+	_, known := pair(t, "aes128-sha256")
+	sas := known.peers["ha1"].SAs
+	mn := mustNew(t, &Volatile{}, Peer{Name: "ha1", Addresses: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/64")}, Own: []netip.Addr{home1}, Protection: ESP, SAs: sas})
+	for _, c := range []struct {
+		name string
+		t    Traffic
+		want Verdict
+	}{
+		{"BU", Traffic{Local: careOf, LocalHome: home1, Remote: agent, Proto: 135, Type: 5, Out: true}, Verdict{Protect, "ha1", Signalling}},
+		{"BA", Traffic{Local: careOf, LocalHome: home1, Remote: agent, Proto: 135, Type: 6}, Verdict{Protect, "ha1", Signalling}},
+		{"BA to the care-of address", Traffic{Local: careOf, Remote: agent, Proto: 135, Type: 6}, Verdict{Discard, "ha1", 0}},
+		{"MPA to the care-of address", Traffic{Local: careOf, Remote: agent, Proto: 58, Type: 147}, Verdict{Discard, "ha1", 0}},
+		{"answer to the search for it", Traffic{Local: careOf, Remote: agent, Proto: 58, Type: 145}, Verdict{}},
+		{"BA of a correspondent node", Traffic{Local: careOf, LocalHome: home1, Remote: cn, Proto: 135, Type: 6}, Verdict{Bypass, "ha1", 0}},
+	} {
+		if v := mn.Policy(c.t); v != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, v, c.want)
+		}
+	}
+}

@@ -148,21 +148,35 @@ func (d *policies) decide(t *Traffic) (p *peer, a Action, u Use) {
 		a, u = p.decide(t, len(p.own) == 0 || p.own[local])
 		return p, a, u
 	}
-	stray := false
+	var stray *peer
 	for _, p := range d.byAddr[remote] {
 		if len(p.own) == 0 || p.own[local] {
 			a, u = p.decide(t, true)
 			return p, a, u
 		}
-		stray = stray || p.strict()
+		if p.strict() {
+			stray = p
+		}
 	}
-	if stray {
+	for _, x := range d.prefixes { // home agents whose address is not known beforehand
+		if len(x.peer.own) == 0 || !x.prefix.Contains(remote) {
+			continue
+		}
+		if x.peer.own[local] {
+			a, u = x.peer.decide(t, true)
+			return x.peer, a, u
+		}
+		if stray == nil && x.peer.strict() {
+			stray = x.peer
+		}
+	}
+	if stray != nil {
 		// A home agent's packet for another address of ours than the home address. Only what no association could protect
 		// (RFC 4877 6 names the message types that one does) is let through, or a forged acknowledgement would not have to
 		// name the home address.
 		mh := t.Proto == ProtoMH && (t.Type < typeHomeTestInit || t.Type > typeCareOfTest) && t.Type != typeBindingError
 		if mh || t.prefixes() {
-			return d.byAddr[remote][0], Discard, Signalling
+			return stray, Discard, Signalling
 		}
 		return nil, Bypass, 0
 	}
@@ -171,8 +185,8 @@ func (d *policies) decide(t *Traffic) (p *peer, a Action, u Use) {
 		return p, a, u
 	}
 	for _, x := range d.prefixes {
-		if x.prefix.Contains(remote) {
-			a, u = x.peer.decide(t, len(x.peer.own) == 0 || x.peer.own[local])
+		if len(x.peer.own) == 0 && x.prefix.Contains(remote) {
+			a, u = x.peer.decide(t, true)
 			return x.peer, a, u
 		}
 	}
