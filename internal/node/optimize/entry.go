@@ -35,15 +35,18 @@ type entry struct {
 	state  State
 	since  time.Time // of state
 
-	home, care token
-	tests      [2]test
-	upd        update
-	seq        uint16 // of the last Binding Update: never repeated
-	bind       binding
+	home  token
+	care  []token // of care-of addresses of late, the newest last
+	tests [2]test
+	upd   update
+	seq   uint16 // of the last Binding Update: never repeated
+	bind  binding
 	// lives is until when the correspondent may hold a binding, acknowledged or not.
 	lives time.Duration
-	told  told
-	rates [3]rate // by kind of message: tests by their index, Binding Updates
+	// unsure: a Binding Update was given up that said something else than bind, and may have been heard.
+	unsure bool
+	told   told
+	rates  [3]rate // by kind of message: tests by their index, Binding Updates
 
 	hold    time.Duration // nothing is tried until then
 	why     wire.Reason   // of hold
@@ -78,6 +81,33 @@ type token struct {
 // fresh says whether the token may still be used for an address.
 func (t *token) fresh(now time.Duration, a netip.Addr) bool {
 	return t.ok && t.addr == a && now < t.at+MaxTokenLifetime
+}
+
+// maxCare is how many care-of addresses have a token: a node that comes back needs no test (5.2.7).
+const maxCare = 4
+
+// careFor finds the token of a care-of address that may still be used.
+func (e *entry) careFor(now time.Duration, a netip.Addr) *token {
+	for i := range e.care {
+		if e.care[i].fresh(now, a) {
+			return &e.care[i]
+		}
+	}
+	return nil
+}
+
+// cared keeps one more.
+func (e *entry) cared(t token) {
+	e.forgetCare(t.addr)
+	if len(e.care) == maxCare {
+		e.care = slices.Delete(e.care, 0, 1)
+	}
+	e.care = append(e.care, t)
+}
+
+// forgetCare drops the token of a care-of address.
+func (e *entry) forgetCare(a netip.Addr) {
+	e.care = slices.DeleteFunc(e.care, func(t token) bool { return t.addr == a })
 }
 
 // binding is what the correspondent acknowledged.
@@ -150,7 +180,7 @@ func (m *Machine) target(e *entry) target {
 		return target{}
 	case now < e.hold || !e.wanted(now) || p.Until < now+minLifetime:
 		return target{}
-	case e.bind.careOf == p.CareOf && now < e.bind.refreshAt && !e.verify:
+	case e.bind.careOf == p.CareOf && now < e.bind.refreshAt && !e.verify && !e.unsure:
 		return target{}
 	}
 	return target{register, p.CareOf}
@@ -165,6 +195,10 @@ func (m *Machine) drive(e *entry) {
 	t := m.target(e)
 	if e.upd.running && e.upd.target != t {
 		e.upd.running = false
+		if u := e.upd.target; e.upd.tries > 0 && (u.what == remove || u.careOf != e.bind.careOf) {
+			e.unsure = true
+			t = m.target(e)
+		}
 	}
 	if t.what != nothing && e.begun == 0 {
 		e.begun = now

@@ -139,7 +139,7 @@ func (r *rig) elapsed() time.Duration { return r.now.Boot - begin }
 // away puts the node into a network, registered there.
 func (r *rig) away(a netip.Addr, also ...netip.Addr) {
 	r.t.Helper()
-	p := Place{At: Away, Home: hoa, Anchor: ha, Name: "ha1", CareOf: a, If: 2, Tunnel: tunnel, Until: r.now.Boot + time.Hour, Own: append(also, a)}
+	p := Place{At: Away, Home: hoa, Anchor: ha, Name: "ha1", CareOf: a, If: 2, Tunnel: tunnel, Until: r.now.Boot + 100*time.Hour, Own: append(also, a)}
 	p.Tunnel.Layer[0].Local = addrPort(a)
 	r.at(p)
 }
@@ -474,3 +474,8 @@ func isType(b mobility.Message, t mobility.Type) bool { return b.Type() == t }
 
 // reasons counts what was ignored or refused.
 func (r *rig) reason(w wire.Reason) uint64 { return r.m.counts[string(w)] }
+
+// fixed are counters that do not change.
+func fixed(n uint64) func(core.ID) core.Counter {
+	return func(core.ID) core.Counter { return core.Counter{PacketsIn: n, PacketsOut: n} }
+}

@@ -58,7 +58,7 @@ func (m *Machine) route(e *entry) {
 func (m *Machine) sends(e *entry) bool {
 	u := &e.upd
 	switch {
-	case !e.bind.ok() || e.bind.expires <= m.now.Boot || m.place.At == AtHome || !slices.Contains(m.place.Own, e.bind.careOf):
+	case !e.bind.ok() || e.unsure || e.bind.expires <= m.now.Boot || m.place.At == AtHome || !slices.Contains(m.place.Own, e.bind.careOf):
 		return false
 	case u.running && u.tries > 0 && u.target.what == remove:
 		return false

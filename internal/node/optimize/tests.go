@@ -41,7 +41,7 @@ type sentInit struct {
 func (m *Machine) authorize(e *entry, t target) {
 	now := m.now.Boot
 	home := e.home.fresh(now, m.place.Home)
-	care := t.what == remove || e.care.fresh(now, t.careOf)
+	care := t.what == remove || e.careFor(now, t.careOf) != nil
 	if t.what == nothing {
 		e.tests[careTest] = test{}
 		if !e.tests[homeTest].spare {
@@ -170,9 +170,9 @@ func addrPort(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 0) }
 
 // answered takes a Home Test or Care-of Test, 11.6.2.
 func (m *Machine) answered(e *entry, p *core.Path, b *mobility.Test) {
-	kind, into := homeTest, &e.home
+	kind := homeTest
 	if b.CareOf {
-		kind, into = careTest, &e.care
+		kind = careTest
 	}
 	t := &e.tests[kind]
 	if !t.running {
@@ -189,8 +189,12 @@ func (m *Machine) answered(e *entry, p *core.Path, b *mobility.Test) {
 		m.ignored(p, wire.IdentifierMismatch, b.Type().String()+": cookie")
 		return
 	}
-	*into = token{ok: true, value: b.Token, index: b.NonceIndex, addr: t.addr, at: at}
-	*t = test{}
+	got := token{ok: true, value: b.Token, index: b.NonceIndex, addr: t.addr, at: at}
+	if *t = (test{}); b.CareOf {
+		e.cared(got)
+	} else {
+		e.home = got
+	}
 	m.drive(e)
 }
 

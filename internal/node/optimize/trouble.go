@@ -77,7 +77,7 @@ func (m *Machine) bindingError(e *entry, p *core.Path, be *mobility.BindingError
 			e.errors = 0
 		}
 		e.errorAt = now
-		e.bind, e.upd, e.home, e.care, e.verify = binding{}, update{}, token{}, token{}, false
+		e.bind, e.upd, e.home, e.care, e.verify = binding{}, update{}, token{}, nil, false
 		if e.errors++; e.errors > 1 {
 			m.fail(e, wire.UnknownHome)
 			e.hold = now + min(minRefresh<<min(e.errors-2, 10), holdMax)

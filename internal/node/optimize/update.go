@@ -77,8 +77,9 @@ func (m *Machine) sendUpdate(e *entry) {
 	s := sentUpdate{seq: e.seq, at: now}
 	careOf := m.place.Home // a deletion names the home address (6.2.7)
 	if u.target.what == register {
-		careOf, nonces.CareOf = u.target.careOf, e.care.index
-		s.key = mobility.BindingKey(e.home.value, e.care.value)
+		care := e.careFor(now, u.target.careOf)
+		careOf, nonces.CareOf = u.target.careOf, care.index
+		s.key = mobility.BindingKey(e.home.value, care.value)
 		// No longer than the registration at the home agent and the care-of address live.
 		s.lifetime = min(m.cfg.Lifetime, m.place.Until-now).Truncate(mobility.LifetimeUnit)
 		bu.Lifetime = uint16(s.lifetime / mobility.LifetimeUnit)
@@ -204,7 +205,7 @@ func (m *Machine) accepted(e *entry, p *core.Path, s *sentUpdate, ba *mobility.B
 		}
 	}
 	begun := e.begun
-	u.running, e.verify, e.begun = false, false, 0
+	u.running, e.verify, e.unsure, e.begun = false, false, false, 0
 	e.fails, e.renews, e.resyncs, e.kept = 0, 0, 0, false
 	if before != e.bind.careOf && begun > 0 {
 		f := m.fields(e)
@@ -237,7 +238,7 @@ func (m *Machine) expired(e *entry, s mobility.Status) {
 		e.home = token{}
 	}
 	if s != mobility.ExpiredHomeNonce {
-		e.care = token{}
+		e.forgetCare(e.upd.target.careOf)
 	}
 	e.upd.running = false
 	m.counts["expired-nonce"]++
