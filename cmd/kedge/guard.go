@@ -47,7 +47,7 @@ func openGuard(ctx context.Context, cfg *config.Config, st core.Store, log *slog
 		}
 	}
 	if n := cfg.Node; n != nil {
-		sc.Homes = append(sc.Homes, n.Home.V6.Addr())
+		sc.Homes = append(sc.Homes, homeAddresses(n)...)
 		sc.Mapped = n.Anchor.Dialect == config.DialectSoliman00
 	}
 	g.codec = signal.NewCodec(sc)

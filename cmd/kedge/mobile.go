@@ -89,8 +89,9 @@ func nodeConfig(cfg *config.Config, restart uint32) node.Config {
 	out := node.Config{
 		Name: cfg.Name,
 		Anchor: node.Anchor{Name: n.Anchor.Name, V6: n.Anchor.IPv6, V4: n.Anchor.IPv4, Dialect: node.Dialect(n.Anchor.Dialect),
-			ShortOctet: n.Anchor.OctetLengths},
-		Home:     node.Home{V6: n.Home.V6, V4: n.Home.V4},
+			ShortOctet: n.Anchor.OctetLengths, Discover: n.Anchor.Discover, Host: n.Anchor.Host, Peers: nodePeers(cfg)},
+		Home: node.Home{V6: n.Home.V6, V4: n.Home.V4, Prefixes: n.Home.Prefixes,
+			Networks: n.Home.Networks, Implicit: n.Home.Implicit, Interfaces: n.Home.Interfaces},
 		ID:       n.ID,
 		Device:   cfg.Dataplane.Device,
 		Exclude:  n.Exclude,

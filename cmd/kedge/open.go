@@ -114,12 +114,12 @@ func openNode(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	if r.host, err = openHost(cfg, system.Options{SendByIf: true}, 2); err != nil {
 		return nil, err
 	}
-	home := []netip.Addr{nc.Home.V6.Addr()}
+	home := homeAddresses(cfg.Node)
 	if nc.Home.V4.IsValid() {
 		home = append(home, nc.Home.V4.Addr())
 	}
 	r.data, err = openPlane(cfg, "node", user.Config{
-		Role: dataplane.Node, Device: cfg.Dataplane.Device, Persist: true, Home: home, Anchors: []netip.Addr{nc.Anchor.V6}, ProbeID: nc.ProbeID,
+		Role: dataplane.Node, Device: cfg.Dataplane.Device, Persist: true, Home: home, Anchors: homeAgents(cfg), ProbeID: nc.ProbeID,
 		Unreachable: true, MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
 	})
 	if err != nil {

@@ -121,6 +121,7 @@ const wireHomeAgentChanged = wire.Reason("home-agent-changed")
 func (m *Machine) without() {
 	if !m.ha.v6.IsValid() {
 		m.agents.Seek(m.now.Boot)
+		m.discover()
 	}
 }
 
@@ -250,6 +251,9 @@ func (m *Machine) replied(p *core.Path, r *nd.HomeAgentAddressDiscoveryReply) {
 
 // resolved takes the answer of name servers.
 func (m *Machine) resolved(ev *core.Answer) {
+	if !m.agents.Searching() {
+		return
+	}
 	addrs, _ := ev.Body.([]netip.Addr)
 	if !m.agents.Resolved(m.now.Boot, addrs, ev.Err) {
 		why := "no address that can be a home agent's"

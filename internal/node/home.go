@@ -26,6 +26,10 @@ func (m *Machine) comeHome(at movement.CareOf, why string) {
 	// The route is there before the Binding Update leaves by it: the home address is still that of the tunnel's device.
 	m.configure()
 	m.out = m.move.ExpectHome(m.now, at.If, m.homePrefixes(), m.out)
+	if !m.ha.v6.IsValid() {
+		m.claim("no home agent is known")
+		return
+	}
 	m.startRace([]movement.CareOf{at}, deregister, false, false)
 }
 

@@ -114,6 +114,8 @@ type rig struct {
 	rng   *rand.Rand
 	nets  []*netw
 	agent *agent
+	more  map[netip.Addr]*agent // further home agents, by their address
+	asked []core.Ask
 	queue []timed
 	order int
 
@@ -197,6 +199,8 @@ func (r *rig) handle(ev core.Event) {
 			r.after(0, func() { r.handle(core.Done{Ref: e.Ref, Err: err}) })
 		case core.Persist:
 			r.store = e.Val
+		case core.Ask:
+			r.asked = append(r.asked, e)
 		case core.Reply:
 			r.reply = append(r.reply, e)
 		}
@@ -320,7 +324,15 @@ func (r *rig) carry(s core.Send) {
 		}
 	}
 	seen := seenAt{n.care.Addr, n.nat}
-	r.after(n.delay, func() { r.agent.take(n, seen, framing, s) })
+	r.after(n.delay, func() { r.at(s.Path.Remote.Addr()).take(n, seen, framing, s) })
+}
+
+// at is the home agent with an address: the usual one unless there are more.
+func (r *rig) at(a netip.Addr) *agent {
+	if g := r.more[a]; g != nil {
+		return g
+	}
+	return r.agent
 }
 
 func (r *rig) passes(n *netw, s core.Send, f framing) bool {
@@ -371,6 +383,7 @@ type agent struct {
 	option   func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) // instead of the usual options
 	mute     bool                                                      // registers, and does not answer
 	auth     core.Auth
+	other    func(n *netw, seen seenAt, f framing, s core.Send) bool   // takes a message first; says whether it did
 	noForce  bool                                                      // the F flag is refused
 	judge    func(bu *mobility.BindingUpdate, ba *mobility.BindingAck) // refuses
 }
@@ -385,6 +398,9 @@ func (g *agent) bound() bool { return g.net != nil && g.expires > g.r.now.Boot }
 
 func (g *agent) take(n *netw, seen seenAt, f framing, s core.Send) {
 	if g.down {
+		return
+	}
+	if g.other != nil && g.other(n, seen, f, s) {
 		return
 	}
 	switch b := s.Body.(type) {

@@ -238,7 +238,7 @@ func (a *Agents) Replied(now time.Duration, id uint16, addrs []netip.Addr) bool 
 
 // Resolved takes the answer of name servers: addresses of both families, of one host. It says whether there is one that can be used.
 func (a *Agents) Resolved(now time.Duration, addrs []netip.Addr, err error) bool {
-	if a.cfg.Means != DNS {
+	if a.cfg.Means != DNS || !a.find.on || a.find.sent == 0 {
 		return false
 	}
 	var found []Agent
