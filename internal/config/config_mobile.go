@@ -26,6 +26,10 @@ type ESP struct {
 	SPIIn, SPIOut uint32
 	Suite         string // as in ipsec.Suite
 	KeyFile       string // as Load found it: beside the config file unless absolute
+
+	// ReturnRoutability and PrefixDiscovery have associations of their own; nil = return routability goes in the clear in the tunnel,
+	// prefix discovery by those of signalling.
+	ReturnRoutability, PrefixDiscovery *Association
 }
 
 // RFC4285 is a mobility security association of that RFC, with a static key.

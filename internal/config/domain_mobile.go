@@ -66,6 +66,28 @@ func (k *domainCheck) keys(a, n *Config, theirs, ours Peer) {
 	case e.Suite != f.Suite:
 		k.warn(n, path+".esp.suite", NotAuthorized, "is %s here, and %s in %s for %s", f.Suite, e.Suite, a.File, theirs.Name)
 	}
+	if theirs.Protection == ProtectionESP && ours.Protection == ProtectionESP {
+		e, f := theirs.ESP, ours.ESP
+		k.association(n, path+".esp", "return-routability", f.ReturnRoutability, e.ReturnRoutability, a.File, theirs.Name)
+		k.association(n, path+".esp", "prefix-discovery", f.PrefixDiscovery, e.PrefixDiscovery, a.File, theirs.Name)
+	}
+}
+
+// association compares the two ends of what is protected beside signalling.
+func (k *domainCheck) association(n *Config, path, use string, ours, theirs *Association, file, name string) {
+	switch at := path + "." + use; {
+	case ours == nil && theirs == nil:
+	case ours == nil:
+		k.warn(n, path, NotAuthorized, "has no %s, but %s has it for %s: what comes without that is dropped there", use, file, name)
+	case theirs == nil:
+		k.warn(n, at, NotAuthorized, "is here, but not in %s for %s: what comes without it is dropped here", file, name)
+	case ours.SPIOut != theirs.SPIIn:
+		k.warn(n, at+".spi-out", NotAuthorized, "is %#x here, but spi-in is %#x in %s for %s", ours.SPIOut, theirs.SPIIn, file, name)
+	case ours.SPIIn != theirs.SPIOut:
+		k.warn(n, at+".spi-in", NotAuthorized, "is %#x here, but spi-out is %#x in %s for %s", ours.SPIIn, theirs.SPIOut, file, name)
+	case ours.Suite != theirs.Suite:
+		k.warn(n, at+".suite", NotAuthorized, "is %s here, and %s in %s for %s", ours.Suite, theirs.Suite, file, name)
+	}
 }
 
 func (c *Config) peer(name string) (Peer, bool) {

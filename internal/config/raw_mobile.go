@@ -23,6 +23,9 @@ type rawESP struct {
 	SPIOut  leaf[spi]    `yaml:"spi-out" doc:"Security Parameters Index of what goes to the peer: its spi-in." ex:"0x102" req:"1" range:"256..4294967295" rfc:"RFC 4303 2.1: 1 to 255 are reserved"`
 	Suite   leaf[string] `yaml:"suite" doc:"Encryption and integrity, the same at both ends. null-sha256 encrypts nothing; aes128-sha1 is for interoperation only." enum:"aes128-sha256|aes256-sha256|aes256-sha384|aes256-sha512|null-sha256|aes128-sha1" never:"gcm: static keys and GCM do not go together: \"implementations MUST use an automated key management system\" (RFC 4106 2)" def:"aes128-sha256"`
 	KeyFile leaf[string] `yaml:"key-file" doc:"File with the keys, readable by its owner only. A relative path begins at this file's directory." ex:"keys/mag1" req:"1"`
+
+	ReturnRoutability *rawReturnRoutability `yaml:"return-routability" doc:"ESP in tunnel mode around the Home Test Init and Home Test messages of a mobile node, in the tunnel between it and its home agent (RFC 6275 5.2.5); what comes without is dropped. Both ends have it or neither. Without, they go in the clear there."`
+	PrefixDiscovery   *rawPrefixDiscovery   `yaml:"prefix-discovery" doc:"Associations of their own for Mobile Prefix Solicitations and Advertisements. Without, those of signalling protect them (RFC 4877 6.3)."`
 }
 
 type rawRFC4285 struct {

@@ -72,6 +72,7 @@ func (v *validator) file(r *rawFile) *Config {
 		c.Peer = v.correspondent(c, r.Peer, r)
 	}
 	v.unusedPeers(c, &r.Security)
+	v.mobilePeers(c, &r.Security)
 	if r.set && r.Anchor == nil && r.Gateway == nil && r.Node == nil && r.Peer == nil && !v.blamed("", "anchor") && !v.blamed("", "gateway") && !v.blamed("", "node") && !v.blamed("", "peer") {
 		v.errAt("", position{Line: 1, Col: 1, Len: 1}, "the file gives this daemon no role", "add anchor:, gateway:, node: or peer:")
 	}

@@ -56,6 +56,7 @@ func (v *validator) protection(peer *Peer, p *rawPeer, spis map[uint32]string) {
 		peer.Protection = ProtectionESP
 		peer.ESP = ESP{SPIIn: uint32(e.SPIIn.v), SPIOut: uint32(e.SPIOut.v), Suite: e.Suite.v, KeyFile: v.beside(&e.KeyFile)}
 		v.ownSPI(&e.SPIIn, peer.Name, spis)
+		v.associations(peer, e, spis)
 		if e.Suite.v == "aes128-sha1" {
 			v.warn(&e.Suite, WeakSuite, "HMAC-SHA1-96 is for peers that know nothing better (RFC 8221 6)")
 		}
@@ -154,15 +155,7 @@ func (v *validator) speaks(l *leaf[string], p Peer) {
 
 // unusedPeers warns of those that nobody can be: without addresses, and not named where mobile nodes and home agents are.
 func (v *validator) unusedPeers(c *Config, r *rawSecurity) {
-	named := map[string]bool{}
-	if c.Node != nil {
-		named[c.Node.Anchor.Name] = true
-	}
-	if c.Anchor != nil {
-		for _, s := range c.Anchor.Subscribers.List {
-			named[s.Peer] = true
-		}
-	}
+	named := mobileNames(c)
 	for i, p := range c.Peers {
 		if len(p.Addresses) == 0 && p.Name != "" && !named[p.Name] {
 			v.warn(&r.Peers.items[i].Name, UnusedSetting, "peer %s has no addresses and may register no home address: nobody is it", p.Name)
