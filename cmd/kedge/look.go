@@ -141,6 +141,9 @@ func writeStatus(e *env, st *api.Status, now time.Time) error {
 				return err
 			}
 		}
+		if err := writeHome(e.stdout, &r); err != nil {
+			return err
+		}
 		for _, n := range r.Notes {
 			fmt.Fprintf(e.stdout, "\n  note: %s\n", n)
 		}

@@ -41,6 +41,7 @@ type grammar struct {
 	Detach   detachCmd   `cmd:"" help:"Tell a gateway that a host left an access link."`
 	Roam     roamCmd     `cmd:"" help:"Tell a mobile node which link to prefer, and to try again now whatever it waits for."`
 	Revoke   revokeCmd   `cmd:"" help:"Have an anchor end the sessions of a host and tell its gateways."`
+	Switch   switchCmd   `cmd:"" help:"Have an anchor send its mobile nodes to other home agents, before it ends or to share load."`
 	Stop     stopCmd     `cmd:"" help:"End a daemon. A mobile node deregisters, and takes back what it has set on this machine."`
 	Keys     keysCmd     `cmd:"" help:"Make a pair of key files for two machines, and show what to write into their config files."`
 	Lab      labCmd      `cmd:"" help:"Build whole networks on this machine, with hosts that roam, and see what happens."`

@@ -70,7 +70,7 @@ func anchorConfig(cfg *config.Config, port anchor.HomePort, firstStart bool) anc
 		profile := subscriber.Profile{
 			ID: s.ID, Domain: s.Domain, Families: families[subscriber.Families](s.Families),
 			V4: s.V4, V4Pools: s.V4Pools, HNP: s.HNP, HNPPools: s.HNPPools, HNPCount: s.Prefixes, Gateways: s.Gateways,
-			HoA: s.HoA, Peer: s.Peer,
+			HoA: s.HoA, Peer: s.Peer, Networks: s.Networks,
 		}
 		if s.NoPMIP6 {
 			profile.Services = subscriber.DSMIP6
@@ -78,7 +78,7 @@ func anchorConfig(cfg *config.Config, port anchor.HomePort, firstStart bool) anc
 		out.Subscribers.List = append(out.Subscribers.List, profile)
 	}
 	if a.DSMIP6 != nil {
-		out.DSMIP6 = homeAgentConfig(a.DSMIP6)
+		out.DSMIP6, out.Discovery = homeAgentConfig(a.DSMIP6), discoveryConfig(a.Discovery)
 		out.HomePort, out.HomePort.DADTransmits, out.HomePort.RetransTimer = port, orNone(a.DADTransmits), a.RetransTimer
 	}
 	return out

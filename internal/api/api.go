@@ -9,6 +9,7 @@
 //	POST /v1/attach              core.Attach, on gateways
 //	POST /v1/detach              core.Detach, on gateways
 //	POST /v1/revoke              core.Revoke, on anchors: core.Revoked
+//	POST /v1/switch              core.Switch, on home agents: core.Switched
 //	POST /v1/roam                core.Roam, on mobile nodes
 //	POST /v1/stop                ends the daemon; a mobile node deregisters and takes back what it has set first
 //	GET  /metrics                Prometheus text

@@ -82,6 +82,15 @@ func (c *Client) Revoke(ctx context.Context, id string) (*core.Revoked, error) {
 	return fetch[core.Revoked](ctx, c, "POST", "/v1/revoke", b)
 }
 
+// Switch has an anchor send mobile nodes to other home agents, or says how far that is.
+func (c *Client) Switch(ctx context.Context, s core.Switch) (*core.Switched, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	return fetch[core.Switched](ctx, c, "POST", "/v1/switch", b)
+}
+
 // Roam tells a mobile node which link to prefer; "" = as configured.
 func (c *Client) Roam(ctx context.Context, link string) error {
 	return c.post(ctx, "/v1/roam", core.Roam{Link: link})

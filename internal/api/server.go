@@ -153,6 +153,7 @@ func (s *Server) Handler() http.Handler {
 	s.add(mux, "POST", "/v1/attach", s.attach)
 	s.add(mux, "POST", "/v1/detach", s.detach)
 	s.add(mux, "POST", "/v1/revoke", s.revoke)
+	s.add(mux, "POST", "/v1/switch", s.switchNodes)
 	s.add(mux, "POST", "/v1/roam", s.roam)
 	s.add(mux, "POST", "/v1/stop", s.stop)
 	s.addPublic(mux)
@@ -358,6 +359,23 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return &Error{Status: http.StatusConflict, Message: "this daemon is no anchor", Want: "ask the anchor that has the session"}
+}
+
+func (s *Server) switchNodes(w http.ResponseWriter, r *http.Request) error {
+	var body core.Switch
+	if err := read(r, &body); err != nil {
+		return err
+	}
+	for _, role := range s.cfg.Roles {
+		if role.Name == "anchor" {
+			out, err := ask[core.Switched](r.Context(), role, body)
+			if err != nil {
+				return err
+			}
+			return answer(w, out)
+		}
+	}
+	return &Error{Status: http.StatusConflict, Message: "this daemon is no anchor", Want: "ask the home agent that serves the nodes"}
 }
 
 func required(ifname string, mac core.MAC) error {

@@ -141,6 +141,7 @@ type Heartbeat struct {
 type Anchor struct {
 	Addresses          []netip.Addr // LMAA; at least one of IPv6
 	HomeLink           string       // interface where home addresses are answered for by proxy ND and ARP; "" = routed only
+	Discovery          *Discovery   // nil: off
 	DADTransmits       int          // on the home link; 0 = none
 	RetransTimer       time.Duration
 	Pools              []Pool
@@ -197,6 +198,7 @@ type Subscriber struct {
 	Gateways []string       // peers where the host may be; empty = every gateway of the service
 	HoA      netip.Prefix   // IPv6 home address of a mobile node with the length of its home prefix; invalid = no mobile node
 	Peer     string         // the peer that may register HoA
+	Networks []netip.Prefix // mobile network prefixes that the node may register
 }
 
 // AnchorLimits bound what strangers can make an anchor hold.

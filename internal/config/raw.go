@@ -72,6 +72,7 @@ type rawAnchor struct {
 	at
 	Addresses          list[leaf[netip.Addr]] `yaml:"addresses" doc:"Addresses of the anchor (LMAA); at least one of IPv6. One of IPv4 serves nodes of dsmip6 in IPv4 networks." ex:"[\"2001:db8:a::1\", 198.51.100.1]" req:"1"`
 	HomeLink           rawHomeLink            `yaml:"home-link" doc:"The home network on the core side."`
+	Discovery          *rawDiscovery          `yaml:"discovery" doc:"How mobile nodes find home agents and the prefixes of their home link (RFC 6275 10.5, 10.6). {} takes every default; without it nobody is answered."`
 	Pools              list[rawPool]          `yaml:"pools" doc:"Ranges that home network prefixes and IPv4 home addresses come from." ex:"[ { name: v4, prefix: 10.20.0.0/16 } ]" req:"1"`
 	Services           rawServices            `yaml:"services" doc:"What the anchor offers, to whom." ex:"{ pmip6: { gateways: [mag1] } }" req:"1"`
 	Subscribers        rawSubscribers         `yaml:"subscribers" doc:"Who is served."`
@@ -125,18 +126,18 @@ type rawSubscribers struct {
 
 type rawSubscriber struct {
 	at
-	ID       leaf[string]       `yaml:"id" doc:"MN-Identifier (RFC 4283), a network access identifier." ex:"\"02-00-00-00-00-0a@example.net\"" req:"1"`
-	Domain   leaf[core.Domain]  `yaml:"domain" doc:"Routing domain of the host." def:"0"`
-	Families list[leaf[string]] `yaml:"families" doc:"Families that the host may have." enum:"v4|v6" def:"v4 v6"`
-	PMIP6    leaf[bool]         `yaml:"pmip6" doc:"Network-based mobility. false: requests for the host are refused with status 152 (RFC 5213 5.3.1)." def:"true"`
-	V4       leaf[string]       `yaml:"v4" doc:"IPv4 home address; pool: drawn from a pool; none: the host has none." ex:"10.20.0.10" def:"pool"`
-	HoA      leaf[string]       `yaml:"hoa" doc:"IPv6 home address with the length of its home prefix: the host is a mobile node of services.dsmip6." ex:"\"2001:db8:2000::5/64\""`
-	Peer     leaf[string]       `yaml:"peer" doc:"Name of the one in security.peers that may register hoa: another one's ESP, however right, is not this host's." ex:"laptop"`
-	Networks later              `yaml:"networks" doc:"Mobile network prefixes." later:"mobile networks (RFC 3963)"`
-	HNP      list[leaf[string]] `yaml:"hnp" doc:"Home network prefix or a list of them; pool: drawn from a pool." ex:"\"2001:db8:1000:1::/64\"" def:"pool" single:"1"`
-	Pools    list[leaf[string]] `yaml:"pools" doc:"Pools to draw from. With several IPv4 pools each interface of the host draws from another one. Default: any pool of the domain." ex:"[v4]"`
-	Prefixes leaf[int]          `yaml:"prefixes" doc:"Home network prefixes that a session gets. Default: prefixes-per-session." range:"1..8"`
-	Gateways list[leaf[string]] `yaml:"gateways" doc:"Names of security.peers where the host may be. Default: all of the service." ex:"[mag1]"`
+	ID       leaf[string]             `yaml:"id" doc:"MN-Identifier (RFC 4283), a network access identifier." ex:"\"02-00-00-00-00-0a@example.net\"" req:"1"`
+	Domain   leaf[core.Domain]        `yaml:"domain" doc:"Routing domain of the host." def:"0"`
+	Families list[leaf[string]]       `yaml:"families" doc:"Families that the host may have." enum:"v4|v6" def:"v4 v6"`
+	PMIP6    leaf[bool]               `yaml:"pmip6" doc:"Network-based mobility. false: requests for the host are refused with status 152 (RFC 5213 5.3.1)." def:"true"`
+	V4       leaf[string]             `yaml:"v4" doc:"IPv4 home address; pool: drawn from a pool; none: the host has none." ex:"10.20.0.10" def:"pool"`
+	HoA      leaf[string]             `yaml:"hoa" doc:"IPv6 home address with the length of its home prefix: the host is a mobile node of services.dsmip6." ex:"\"2001:db8:2000::5/64\""`
+	Peer     leaf[string]             `yaml:"peer" doc:"Name of the one in security.peers that may register hoa: another one's ESP, however right, is not this host's." ex:"laptop"`
+	Networks list[leaf[netip.Prefix]] `yaml:"networks" doc:"Mobile network prefixes of both families that the node may register as a mobile router, each as it stands here (RFC 3963 6.1.2, RFC 5555 3.1.1). Of no other host, and they hold no home address." ex:"[\"2001:db8:3000::/56\", 10.30.0.0/24]"`
+	HNP      list[leaf[string]]       `yaml:"hnp" doc:"Home network prefix or a list of them; pool: drawn from a pool." ex:"\"2001:db8:1000:1::/64\"" def:"pool" single:"1"`
+	Pools    list[leaf[string]]       `yaml:"pools" doc:"Pools to draw from. With several IPv4 pools each interface of the host draws from another one. Default: any pool of the domain." ex:"[v4]"`
+	Prefixes leaf[int]                `yaml:"prefixes" doc:"Home network prefixes that a session gets. Default: prefixes-per-session." range:"1..8"`
+	Gateways list[leaf[string]]       `yaml:"gateways" doc:"Names of security.peers where the host may be. Default: all of the service." ex:"[mag1]"`
 }
 
 type rawHeartbeat struct {

@@ -73,6 +73,9 @@ func (v *validator) anchor(c *Config, r *rawAnchor) *Anchor {
 	if s := &r.Services; s.set && s.PMIP6 == nil && s.DSMIP6 == nil && !v.blamed(s.path, "pmip6") && !v.blamed(s.path, "dsmip6") {
 		v.fail(s, "offers nothing", "add pmip6: { gateways: [ ... ] } or dsmip6: {}")
 	}
+	if d := r.Discovery; d != nil {
+		a.Discovery = v.discovery(a, d)
+	}
 	v.subscribers(a, &r.Subscribers, pools)
 	l := &r.Limits
 	a.Limits = AnchorLimits{Sessions: l.Sessions.v, SessionsPerGateway: l.SessionsPerGateway.v,
@@ -299,6 +302,7 @@ func (v *validator) subscribers(a *Anchor, r *rawSubscribers, pools map[string]P
 		s.List = append(s.List, sub)
 	}
 	v.homesApart(s.List, r.List.items)
+	v.networksApart(a, r.List.items)
 }
 
 func (v *validator) poolName(l *leaf[string], sub *Subscriber, pools map[string]Pool) {
