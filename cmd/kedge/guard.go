@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"kedge/internal/api"
@@ -12,6 +13,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/ipsec"
 	"kedge/internal/ipsec/durable"
+	"kedge/internal/loop"
 	"kedge/internal/signal"
 	"kedge/wire"
 )
@@ -40,7 +42,7 @@ func openGuard(ctx context.Context, cfg *config.Config, st core.Store, log *slog
 	if g.engine, err = ipsec.New(ipsec.Config{Peers: peers, Audit: auditLog(log)}, g.counters); err != nil {
 		return nil, errors.Join(fmt.Errorf("security: %w", err), g.counters.Close())
 	}
-	sc := signal.Config{IPsec: g.engine}
+	sc := signal.Config{IPsec: g.engine, Local: localAddresses(cfg)}
 	if a := cfg.Anchor; a != nil && a.DSMIP6 != nil {
 		for _, d := range a.DSMIP6.Dialects {
 			sc.Mapped = sc.Mapped || d == config.DialectSoliman00
@@ -79,6 +81,32 @@ func (g *guard) host(h core.Host, data func() core.Port) core.Host {
 		return h
 	}
 	return signal.NewHost(h, g.codec, data)
+}
+
+// security is what bindings move the tunnels of.
+func (g *guard) security() loop.Security {
+	if g == nil {
+		return nil
+	}
+	return g.codec
+}
+
+// leave tells a data plane which messages are left to the guard.
+func (g *guard) leave(f *forwarding) {
+	if g != nil && f.slow != nil {
+		f.slow.Guard(g.codec.Guards)
+	}
+}
+
+// localAddresses are those at which a daemon is a home agent or a correspondent node.
+func localAddresses(cfg *config.Config) (out []netip.Addr) {
+	if cfg.Anchor != nil {
+		out = sixes(cfg.Anchor.Addresses)
+	}
+	if cfg.Peer != nil {
+		out = append(out, cfg.Peer.Addresses...)
+	}
+	return out
 }
 
 // run stores what is stored lazily, until ctx ends.

@@ -19,6 +19,7 @@ import (
 	"kedge/internal/loop"
 	"kedge/internal/node"
 	"kedge/internal/system"
+	"kedge/wire/nd"
 )
 
 func openAnchor(ctx context.Context, cfg *config.Config, firstStart bool) (*role, error) {
@@ -40,7 +41,11 @@ func openAnchor(ctx context.Context, cfg *config.Config, firstStart bool) (*role
 		r.ports = append(r.ports, loop.Port{Kind: "links", Ifs: []string{ac.HomeLink}})
 	}
 	// What came by the home link, from a node that returns, is answered there, whatever routes say of its home address.
-	if r.host, err = openHost(cfg, system.Options{Local: sixes(r.local), SendByIf: byIf}, 0); err != nil {
+	o := system.Options{Local: sixes(r.local), SendByIf: byIf}
+	if ac.DSMIP6.On {
+		o.ICMPv6 = []uint8{nd.TypeHomeAgentAddressDiscoveryRequest, nd.TypeMobilePrefixSolicitation}
+	}
+	if r.host, err = openHost(cfg, o, 0); err != nil {
 		return nil, err
 	}
 	// An anchor is a router between the core and its home networks.
@@ -111,7 +116,7 @@ func openNode(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 		match = append(match, l.Match)
 	}
 	r.ports = []loop.Port{{Kind: "mh"}, {Kind: "links", Ifs: match}}
-	if r.host, err = openHost(cfg, system.Options{SendByIf: true}, 2); err != nil {
+	if r.host, err = openHost(cfg, system.Options{SendByIf: true, ICMPv6: []uint8{nd.TypeHomeAgentAddressDiscoveryReply, nd.TypeMobilePrefixAdvertisement}}, 2); err != nil {
 		return nil, err
 	}
 	home := homeAddresses(cfg.Node)

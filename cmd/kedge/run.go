@@ -107,11 +107,12 @@ func runDaemon(ctx context.Context, cfg *config.Config, warnings []config.Warnin
 			}
 		}
 		r.loop = loop.New(loop.Config{
-			Name: cfg.Name + "/" + name, Machine: r.machine, Host: guard.host(r.host, r.data.Signal), Ports: r.ports, Data: r.data, Store: st, Answer: answer, Observer: hub.Role(name),
+			Name: cfg.Name + "/" + name, Machine: r.machine, Host: guard.host(r.host, r.data.Signal), Ports: r.ports, Data: r.data, Security: guard.security(), Store: st, Answer: answer, Observer: hub.Role(name),
 		})
 		if len(roles) == 1 {
 			r.guard = guard // what it refused is counted once
 		}
+		guard.leave(r.data)
 		hub.AddSource(r.source(name))
 		control.AddRole(api.Role{Name: name, Commander: r, Counters: r.data.Counters})
 	}

@@ -48,6 +48,14 @@ func securityPeers(cfg *config.Config) ([]ipsec.Peer, error) {
 				continue
 			}
 			q.SAs = []ipsec.SA{{Use: ipsec.Signalling, SPIIn: p.ESP.SPIIn, SPIOut: p.ESP.SPIOut, Keys: keys}}
+			for _, u := range associationsOf(&p) {
+				keys, err := loadKeys(u.KeyFile, ipsec.Suite(u.Suite))
+				if err != nil {
+					wrong = append(wrong, wrongKeys(cfg, path+"."+u.use.String(), p.Name, err))
+					continue
+				}
+				q.SAs = append(q.SAs, ipsec.SA{Use: u.use, SPIIn: u.SPIIn, SPIOut: u.SPIOut, Keys: keys})
+			}
 		case config.ProtectionRFC4285:
 			keys, err := loadKeys(p.RFC4285.KeyFile, ipsec.SuiteRFC4285)
 			if err != nil {
@@ -62,6 +70,23 @@ func securityPeers(cfg *config.Config) ([]ipsec.Peer, error) {
 		return nil, wrong
 	}
 	return out, nil
+}
+
+// association is one that a peer has beside that of its signalling, and what it is for; its name in the config is that of the use.
+type association struct {
+	*config.Association
+	use ipsec.Use
+}
+
+// associationsOf are those of a peer.
+func associationsOf(p *config.Peer) (out []association) {
+	if a := p.ESP.ReturnRoutability; a != nil {
+		out = append(out, association{a, ipsec.ReturnRoutability})
+	}
+	if a := p.ESP.PrefixDiscovery; a != nil {
+		out = append(out, association{a, ipsec.PrefixDiscovery})
+	}
+	return out
 }
 
 // sixes are the IPv6 addresses of a list.
