@@ -51,7 +51,7 @@ anchor:
   services:
     dsmip6: { addresses: ["2001:db8:a::1"], dialects: [rfc5555, draft-soliman-00], families: [v6], force-udp: refuse, nat-refresh: 100s, refresh-advice: 60s,
       refresh-request: 10s, message-id: require, message-id-window: 9s, private-care-of: accept }
-  subscribers: { list: [ { id: laptop@example.net, hoa: "2001:db8:2000::5/64", peer: laptop } ] }
+  subscribers: { list: [ { id: laptop@example.net, hoa: "2001:db8:2000::5/64", peer: laptop, networks: ["2001:db8:3000::/56"] } ] }
 `
 	forced = anchorHead + `anchor:
   addresses: ["2001:db8:a::1"]
@@ -98,7 +98,6 @@ func TestEveryAnchorSetting(t *testing.T) {
 		case ".Subscribers.Default.Domain", ".Subscribers.Default.Services", ".Subscribers.Default.V4", ".Subscribers.Default.V4Pools",
 			".Subscribers.Default.HNP", ".Subscribers.Default.HNPPools", ".Subscribers.Default.Gateways",
 			".Subscribers.Default.HoA", ".Subscribers.Default.Peer", ".Subscribers.Default.Networks": // for those that are listed
-		case ".Subscribers.List[].Networks": // mobile networks are not in this version
 		default:
 			if !ok {
 				t.Errorf("no key of the file sets %s", path[1:])
@@ -126,7 +125,7 @@ node:
   timers: { lifetime: 12m, refresh-at: 0.7, dead-path: 4s, family-fallback: 200ms, nat-refresh: 100s, first-registration: 2s, retransmit: { first: 2s, max: 30s } }
 `
 	parse := func(home string) node.Config {
-		cfg, _, err := config.Parse("node.yaml", []byte(head+"  home: { v6: \"2001:db8:2000::5/64\", v4: "+home+" }\n"))
+		cfg, _, err := config.Parse("node.yaml", []byte(head+"  home: { v6: \"2001:db8:2000::5/64\", networks: [\"2001:db8:3000::/56\"], mode: implicit, interfaces: [lan0], v4: "+home+" }\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +141,7 @@ node:
 			return
 		}
 		switch {
-		case path == ".NoOptimistic" || path == ".Home.Networks": // the kernel's; not in this version
+		case path == ".NoOptimistic": // the kernel's
 		case v.IsZero():
 			t.Errorf("no key of the file sets %s", path[1:])
 		}

@@ -94,7 +94,11 @@ type Home struct {
 	// or without IPv4.
 	V4       netip.Prefix
 	Dynamic4 bool
-	Prefixes []netip.Prefix // that the home network may be renumbered to
+	// Networks are the mobile network prefixes of a mobile router, Interfaces lead to them. Implicit: requests do not name those of IPv6.
+	Networks   []netip.Prefix
+	Implicit   bool
+	Interfaces []string
+	Prefixes   []netip.Prefix // that the home network may be renumbered to
 }
 
 // Link is a rule for the links whose name it matches.

@@ -37,6 +37,11 @@ func (k *domainCheck) anchorNode(a, n *Config) {
 	case home.V4.IsValid() && s.V4 != home.V4.Addr():
 		k.warn(n, "node.home.v4", NotAuthorized, "%s has %s for %s", a.Name, addrOrPool(s), s.ID)
 	}
+	for _, x := range home.Networks {
+		if !slices.Contains(s.Networks, x) {
+			k.warn(n, "node.home.networks", NotAuthorized, "%s has no network %s for %s", a.Name, x, s.ID)
+		}
+	}
 	theirs, _ := a.peer(s.Peer)
 	ours, _ := n.peer(ref.Name)
 	k.keys(a, n, theirs, ours)

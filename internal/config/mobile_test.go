@@ -115,6 +115,7 @@ func TestDomainWithNode(t *testing.T) {
 		{`2000:1::5/64`, `2000:1::6/64`, "ha1 knows no host with the home address 2001:db8:2000:1::6"},
 		{`2000:1::5/64`, `2000:1::5/60`, "ha1 has the home prefix 2001:db8:2000:1::/64 for laptop@example.net"},
 		{`v4: dynamic`, `v4: 10.20.0.9/16`, "ha1 has an address from a pool for laptop@example.net"},
+		{"    v4: dynamic", "    networks: [\"2001:db8:3000::/56\"]\n    v4: dynamic", "ha1 has no network 2001:db8:3000::/56 for laptop@example.net"},
 		{"spi-in: 0x102", "spi-in: 0x103", "is 0x103 here, but spi-out is 0x102 in ../../examples/homeagent.yaml for laptop"},
 		{"spi-out: 0x101", "spi-out: 0x104", "is 0x104 here, but spi-in is 0x101 in ../../examples/homeagent.yaml for laptop"},
 		{"suite: aes128-sha256", "suite: aes256-sha256", "is aes256-sha256 here, and aes128-sha256 in ../../examples/homeagent.yaml for laptop"},

@@ -76,10 +76,12 @@ type rawNodeAnchor struct {
 
 type rawHome struct {
 	at
-	V6       leaf[string]             `yaml:"v6" doc:"IPv6 home address with the length of its home prefix." ex:"\"2001:db8:2000::5/64\"" req:"1"`
-	V4       leaf[string]             `yaml:"v4" doc:"IPv4 home address, with or without the length of its network; dynamic: the home agent gives one; none." ex:"10.20.0.5/16" def:"dynamic"`
-	Prefixes list[leaf[netip.Prefix]] `yaml:"prefixes" doc:"Prefixes that the home network may be renumbered to. When the home prefix is deprecated the node has a home address on the first of them that the home network offers, with the same interface identifier; the home agent knows that as a home address of the node too." ex:"[\"2001:db8:2001::/64\"]"`
-	Networks later                    `yaml:"networks" doc:"Mobile network prefixes." later:"mobile networks (RFC 3963)"`
+	V6         leaf[string]             `yaml:"v6" doc:"IPv6 home address with the length of its home prefix." ex:"\"2001:db8:2000::5/64\"" req:"1"`
+	V4         leaf[string]             `yaml:"v4" doc:"IPv4 home address, with or without the length of its network; dynamic: the home agent gives one; none." ex:"10.20.0.5/16" def:"dynamic"`
+	Prefixes   list[leaf[netip.Prefix]] `yaml:"prefixes" doc:"Prefixes that the home network may be renumbered to. When the home prefix is deprecated the node has a home address on the first of them that the home network offers, with the same interface identifier; the home agent knows that as a home address of the node too." ex:"[\"2001:db8:2001::/64\"]"`
+	Networks   list[leaf[netip.Prefix]] `yaml:"networks" doc:"Mobile network prefixes of both families: the node is a mobile router for what lies behind it (RFC 3963)." ex:"[\"2001:db8:3000::/56\", 10.30.0.0/24]"`
+	Mode       leaf[string]             `yaml:"mode" doc:"Requests name the IPv6 networks, or leave it to the home agent, which knows them (RFC 3963 5.2). Those of IPv4 are always named (RFC 5555 3.1.1)." enum:"explicit|implicit" def:"explicit"`
+	Interfaces list[leaf[string]]       `yaml:"interfaces" doc:"Interfaces that lead to the networks: what comes from there with a source outside of them is not forwarded (RFC 3963 9)." ex:"[lan0]"`
 }
 
 type rawLink struct {

@@ -62,6 +62,9 @@ func (v *validator) dsmip6(a *Anchor, r *rawDSMIP6) *DSMIP6 {
 // mobile reads what makes a subscriber a mobile node.
 func (v *validator) mobile(a *Anchor, sub *Subscriber, q *rawSubscriber, claim func(located, netip.Prefix)) {
 	if !q.HoA.set {
+		if len(q.Networks.items) > 0 && !v.blamed(q.path, "hoa") {
+			v.fail(&q.Networks, "is for mobile nodes, and this host has no hoa", "add hoa: with its home address, or leave networks out")
+		}
 		if q.Peer.set && !v.blamed(q.path, "hoa") {
 			v.fail(&q.Peer, "is for mobile nodes, and this host has no hoa", "add hoa: with its home address, or leave peer out")
 		}
@@ -92,6 +95,7 @@ func (v *validator) mobile(a *Anchor, sub *Subscriber, q *rawSubscriber, claim f
 	default:
 		claim(&q.HoA, netip.PrefixFrom(x.Addr(), 128))
 		sub.HoA = x
+		v.subscriberNetworks(a, sub, q)
 	}
 }
 

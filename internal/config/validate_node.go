@@ -14,6 +14,7 @@ func (v *validator) node(c *Config, r *rawNode) *Node {
 	v.nodeAnchor(n, &r.Anchor)
 	v.home(n, &r.Home)
 	v.links(c, n, &r.Links)
+	v.nodeNetworks(c, n, &r.Home)
 	for i := range r.Exclude.items {
 		l := &r.Exclude.items[i]
 		switch x := l.v; {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -201,6 +202,9 @@ func (r *Run) derivedNode(n *node) dict {
 	case m.V4.IsValid():
 		home["v4"] = m.V4.String()
 	}
+	if list := networksOf(n); len(list) > 0 {
+		home["networks"], home["interfaces"] = list, []any{n.router.lan}
+	}
 	d := dict{"anchor": anchor, "home": home, "links": []any{dict{"match": "eth*"}}}
 	if n.spec.ID != "" {
 		d["id"] = n.spec.ID
@@ -218,5 +222,21 @@ func derivedSubscriber(n *node) dict {
 	case m.V4.IsValid():
 		sub["v4"] = m.V4.Addr().String()
 	}
+	if list := networksOf(n); len(list) > 0 {
+		sub["networks"] = list
+	}
 	return mergeDict(sub, m.Subscriber)
+}
+
+// networksOf are the mobile networks behind a mobile router: those of the LAN that it serves.
+func networksOf(n *node) (list []any) {
+	if n.router == nil {
+		return nil
+	}
+	for _, p := range []netip.Prefix{n.spec.Serve.V6, n.spec.Serve.V4} {
+		if p.IsValid() {
+			list = append(list, p.String())
+		}
+	}
+	return list
 }

@@ -31,8 +31,12 @@ func (r *Run) buildPaths() error {
 	for _, n := range r.nodes {
 		if s := n.spec.Serve; s != nil {
 			for _, p := range []netip.Prefix{s.V6, s.V4} {
+				at := n
+				if n.mobile() { // wherever it is, its home agent knows
+					at = r.homeAgentOf()
+				}
 				if p.IsValid() && !(s.NAT && p.Addr().Is4()) {
-					all = append(all, destination{p, []*node{n}})
+					all = append(all, destination{p, []*node{at}})
 				}
 			}
 		}
@@ -41,7 +45,7 @@ func (r *Run) buildPaths() error {
 		}
 	}
 	for _, n := range r.nodes {
-		if len(n.spec.On) == 0 {
+		if len(n.spec.On) == 0 || n.mobile() {
 			continue
 		}
 		for _, d := range all {
@@ -69,7 +73,7 @@ func (n *node) on(link string) bool {
 
 // forwards says whether a node is a router for others.
 func (r *Run) forwards(n *node) bool {
-	return n.spec.Serve != nil || n.spec.Forward || r.anchors[n.name]
+	return n.spec.Serve != nil && !n.mobile() || n.spec.Forward || r.anchors[n.name]
 }
 
 // nextHopTo searches breadth first from a node; the answer is the address of the first router on the way.

@@ -107,7 +107,7 @@ func (r *Run) buildNode(n *node) error {
 	if err := n.ns.Sysctl("net.ipv4.ip_forward", "0"); err != nil {
 		return err
 	}
-	if len(n.spec.On) > 0 && slices.ContainsFunc(r.sc.Nodes, func(x scenario.Node) bool { return x.Serve != nil }) {
+	if len(n.spec.On) > 0 && !n.mobile() && slices.ContainsFunc(r.sc.Nodes, func(x scenario.Node) bool { return x.Serve != nil }) {
 		// The world was there before the run: nobody tests its addresses any more.
 		for _, k := range []string{"all", "default"} {
 			if err := n.ns.Sysctl("net.ipv6.conf."+k+".accept_dad", "0"); err != nil {
@@ -140,13 +140,18 @@ func (r *Run) buildNode(n *node) error {
 			}
 		}
 	}
+	if n.mobile() {
+		n.wires = nil // those that the host has, which are what moves
+	}
 	for k, i := range n.spec.Ifaces {
 		if err := r.plug(n, fmt.Sprintf("eth%d", k), n.spec.HostMAC(n.index, k), r.sc.Link(i.Link), nil, false); err != nil {
 			return err
 		}
 	}
 	switch {
-	case n.spec.Mobile != nil: // a host like any other: what it needs besides, its daemon sets
+	case n.mobile() && n.spec.Serve != nil: // forwarding is what its daemon sets
+		return r.buildRouter(n)
+	case n.mobile(): // a host like any other: what it needs besides, its daemon sets
 		return nil
 	case n.spec.Serve != nil:
 		return errors.Join(r.routerSysctls(n), r.buildRouter(n))

@@ -144,7 +144,7 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 func (m *Machine) watch(secret []byte) error {
 	c := movement.Config{
 		Home: m.homeAddrs(), HomePrefix6: m.home6.Masked(), Secret: secret, Table: m.cfg.Table + 100, HomeTable: m.cfg.Table,
-		NoOptimistic: m.cfg.NoOptimistic,
+		NoOptimistic: m.cfg.NoOptimistic, Router: len(m.cfg.Home.Networks) > 0,
 	}
 	for _, l := range m.cfg.Links {
 		c.Links = append(c.Links, movement.Pattern{Match: l.Match, Prefer: l.Prefer, V4: l.Families.V4, V6: l.Families.V6})

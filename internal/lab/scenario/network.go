@@ -129,8 +129,8 @@ func parseMobile(v value) *Mobile {
 // checkMobile holds that a mobile node has what it runs with.
 func (n *Node) checkMobile(s *Scenario, v value) {
 	switch {
-	case n.Kedge == "" || !n.OnAccess() || len(n.On) > 0:
-		v.errorf("a mobile node needs kedge (its config template) and at (its LANs)")
+	case n.Kedge == "" || !n.OnAccess() || len(n.On) > 0 && n.Serve == nil:
+		v.errorf("a mobile node needs kedge (its config template) and at (its LANs); with router and on, it is a mobile router for another LAN")
 	case n.Host != "" && n.Host != "udhcpc" && n.Host != "dhclient":
 		v.errorf("the DHCP client of a mobile node is udhcpc or dhclient")
 	case n.Count > 1:
@@ -153,6 +153,12 @@ func (s *Scenario) checkServe(n *Node, v value) {
 		if l := s.Link(p.Link); l != nil && l.LAN {
 			lans++
 		}
+	}
+	if n.Mobile != nil { // its way to the world moves
+		if lans != 1 || len(n.On) != 1 || n.Serve.NAT {
+			v.errorf("a mobile router is on its one LAN, which is no private network")
+		}
+		return
 	}
 	if lans != 1 || len(n.On) < 2 {
 		v.errorf("a router is on one LAN, and on another link that leads to the world")

@@ -41,6 +41,9 @@ type Config struct {
 	// NoOptimistic: the kernel has no optimistic addresses (CONFIG_IPV6_OPTIMISTIC_DAD). Addresses are then set without
 	// duplicate address detection of the kernel, and the machine does it (RFC 4862 5.4).
 	NoOptimistic bool
+	// Router: the node forwards for mobile networks. On the links that it registers from it is a host all the same: no Router flag in
+	// Neighbor Advertisements, no group of all routers (RFC 3963 5.6, 5.7).
+	Router bool
 	// Verify is how long a router goes without a sign of life before it is asked; 0 = DefaultVerify. Confirm counts as a
 	// sign, so that a node whose tunnel answers never asks.
 	Verify time.Duration

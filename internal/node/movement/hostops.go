@@ -238,6 +238,9 @@ func (m *Machine) settings(l *link) []core.HostOp {
 	if !m.cfg.NoOptimistic {
 		ops = append(ops, set("optimistic_dad", 1), set("use_optimistic", 1))
 	}
+	if m.cfg.Router {
+		ops = append(ops, set("forwarding", 0))
+	}
 	if l.hopLimit != 0 {
 		ops = append(ops, set("hop_limit", int(l.hopLimit)))
 	}
