@@ -30,6 +30,13 @@ func (s *Signal) Ends() (src, dst netip.Addr) {
 	return src, dst
 }
 
+// Signalling reports whether a packet, of which ParseSignal read s, carries a message of mobility in the clear: a Mobility Header, or a
+// Mobile Prefix Solicitation or Advertisement (RFC 6275 6.7, 6.8).
+func (s *Signal) Signalling(pkt []byte) bool {
+	const solicitation, advertisement = 146, 147
+	return s.Proto == Mobility || s.Proto == ICMPv6 && !s.Fragment && s.Off < len(pkt) && (pkt[s.Off] == solicitation || pkt[s.Off] == advertisement)
+}
+
 // The Home Address option and the type 2 routing header, RFC 6275 6.3, 6.4.
 const (
 	OptHomeAddress   = 0xc9
@@ -44,18 +51,19 @@ const (
 const statusUnknownBinding = 1
 
 var (
-	errNot6       = &wire.Error{Msg: "signalling", Field: "Version", Reason: wire.BadValue, RFC: "RFC 8200 3"}
-	errHomeLen    = &wire.Error{Msg: "Home Address option", Field: "Option Length", Reason: wire.BadOptionLength, RFC: "RFC 6275 6.3"}
-	errHomeTwice  = &wire.Error{Msg: "Home Address option", Reason: wire.DuplicateOption, RFC: "RFC 6275 6.3"}
-	errHomeOrder  = &wire.Error{Msg: "Home Address option", Field: "place before a routing header", Reason: wire.BadValue, RFC: "RFC 6275 6.3"}
-	errHomeAddr   = &wire.Error{Msg: "Home Address option", Field: "Home Address", Reason: wire.NotUnicast, RFC: "RFC 6275 9.3.1", Status: statusUnknownBinding}
-	errRouteLen   = &wire.Error{Msg: "type 2 routing header", Field: "Hdr Ext Len", Reason: wire.BadLength, RFC: "RFC 6275 11.3.3"}
-	errRouteLeft  = &wire.Error{Msg: "type 2 routing header", Field: "Segments Left", Reason: wire.BadValue, RFC: "RFC 6275 11.3.3"}
-	errRouteTwice = &wire.Error{Msg: "type 2 routing header", Reason: wire.DuplicateOption, RFC: "RFC 6275 6.4"}
-	errRouteAddr  = &wire.Error{Msg: "type 2 routing header", Field: "Home Address", Reason: wire.NotUnicast, RFC: "RFC 6275 6.4"}
-	errRouteType  = &wire.Error{Msg: "routing header", Field: "Routing Type", Reason: wire.UnknownType, RFC: "RFC 8200 4.4", ParameterProblem: true}
-	errOptionDrop = &wire.Error{Msg: "Destination Options", Field: "Option Type", Reason: wire.UnknownType, RFC: "RFC 8200 4.2"}
-	errOptionTell = &wire.Error{
+	errNot6         = &wire.Error{Msg: "signalling", Field: "Version", Reason: wire.BadValue, RFC: "RFC 8200 3"}
+	errHomeLen      = &wire.Error{Msg: "Home Address option", Field: "Option Length", Reason: wire.BadOptionLength, RFC: "RFC 6275 6.3"}
+	errHomeTwice    = &wire.Error{Msg: "Home Address option", Reason: wire.DuplicateOption, RFC: "RFC 6275 6.3"}
+	errHomeOrder    = &wire.Error{Msg: "Home Address option", Field: "place before a routing header", Reason: wire.BadValue, RFC: "RFC 6275 6.3"}
+	errHomeFragment = &wire.Error{Msg: "Home Address option", Field: "place behind a Fragment header", Reason: wire.BadValue, RFC: "RFC 6275 6.3"}
+	errHomeAddr     = &wire.Error{Msg: "Home Address option", Field: "Home Address", Reason: wire.NotUnicast, RFC: "RFC 6275 9.3.1", Status: statusUnknownBinding}
+	errRouteLen     = &wire.Error{Msg: "type 2 routing header", Field: "Hdr Ext Len", Reason: wire.BadLength, RFC: "RFC 6275 11.3.3"}
+	errRouteLeft    = &wire.Error{Msg: "type 2 routing header", Field: "Segments Left", Reason: wire.BadValue, RFC: "RFC 6275 11.3.3"}
+	errRouteTwice   = &wire.Error{Msg: "type 2 routing header", Reason: wire.DuplicateOption, RFC: "RFC 6275 6.4"}
+	errRouteAddr    = &wire.Error{Msg: "type 2 routing header", Field: "Home Address", Reason: wire.NotUnicast, RFC: "RFC 6275 6.4"}
+	errRouteType    = &wire.Error{Msg: "routing header", Field: "Routing Type", Reason: wire.UnknownType, RFC: "RFC 8200 4.4", ParameterProblem: true}
+	errOptionDrop   = &wire.Error{Msg: "Destination Options", Field: "Option Type", Reason: wire.UnknownType, RFC: "RFC 8200 4.2"}
+	errOptionTell   = &wire.Error{
 		Msg: "Destination Options", Field: "Option Type", Reason: wire.UnknownType, RFC: "RFC 8200 4.2", ParameterProblem: true, Status: codeUnknownOption,
 	}
 	errHopOption = &wire.Error{Msg: "Hop-by-Hop Options", Field: "Option Type", Reason: wire.UnknownType, RFC: "RFC 8200 4.2"}
@@ -79,7 +87,7 @@ func ParseSignal(pkt []byte) (Signal, error) {
 	if h.Is4() {
 		return Signal{}, errNot6
 	}
-	s := Signal{Src: h.Src, Dst: h.Dst, Proto: h.Proto, Off: h.HdrLen, Len: h.Len}
+	s, atomic := Signal{Src: h.Src, Dst: h.Dst, Proto: h.Proto, Off: h.HdrLen, Len: h.Len}, false
 	for n := 0; ; n++ {
 		size := 0
 		switch s.Proto {
@@ -95,7 +103,7 @@ func ParseSignal(pkt []byte) (Signal, error) {
 			return s, errExtMany
 		}
 		if s.Proto == Fragment {
-			size = 8
+			size, atomic = 8, true
 			// An atomic fragment is a whole packet (RFC 6946).
 			if pkt[s.Off+2]|pkt[s.Off+3]&^6 != 0 {
 				s.Proto, s.Fragment, s.Off = pkt[s.Off], true, s.Off+size
@@ -105,8 +113,12 @@ func ParseSignal(pkt []byte) (Signal, error) {
 		if s.Off+size > h.Len {
 			return s, errExtCut
 		}
+		home := s.SrcHome
 		if err := s.pass(pkt, pkt[s.Off:s.Off+size], n); err != nil {
 			return s, err
+		}
+		if atomic && home != s.SrcHome {
+			return s, errHomeFragment
 		}
 		s.Proto, s.Off = pkt[s.Off], s.Off+size
 	}

@@ -138,10 +138,29 @@ func mask(b []byte, unsummed bool) error {
 		}
 	case len(b) > 48 && b[6] == 44:
 		copy(b[44:], anyID)
-	case len(b) > 72 && (b[6] == 43 || b[6] == 60) && b[40] == 44 && b[41] == 2: // behind a header of route optimization
-		copy(b[68:], anyID)
+	default:
+		if at := behindStraight(b); at != 0 {
+			copy(b[at+4:], anyID)
+		}
 	}
 	return nil
+}
+
+// behindStraight is where a Fragment header stands behind one or two headers of route optimization, 0 = nowhere.
+//
+//go:norace
+func behindStraight(b []byte) int {
+	at, next := 40, 6
+	for range 2 {
+		if at+32 > len(b) || b[next] != 43 && b[next] != 60 || b[at+1] != 2 {
+			return 0
+		}
+		if b[at] == 44 {
+			return at + 24
+		}
+		next, at = at, at+24
+	}
+	return 0
 }
 
 // ident is the Identification of an outer packet, 0 where there is none.
@@ -151,8 +170,9 @@ func ident(b []byte) uint32 {
 		return uint32(binary.BigEndian.Uint16(b[4:]))
 	case len(b) > 48 && b[6] == 44:
 		return binary.BigEndian.Uint32(b[44:])
-	case len(b) > 72 && (b[6] == 43 || b[6] == 60) && b[40] == 44 && b[41] == 2:
-		return binary.BigEndian.Uint32(b[68:])
+	}
+	if at := behindStraight(b); at != 0 {
+		return binary.BigEndian.Uint32(b[at+4:])
 	}
 	return 0
 }

@@ -19,7 +19,7 @@ func newMirror(cfg *Config, k *collection) *mirror {
 		role: cfg.Role, domain: cfg.Domain, slow: cfg.slow, now: cfg.Now, is: k.maps, sessions: newSlots(uint32(len(k.sessions)), restSession),
 		tunnels: newSlots(uint32(len(k.tunnels)), restTunnel),
 		links:   map[int]uint16{}, foreign: map[core.ID]bool{}, hosts: map[host]int{}, locals: map[addr]int{},
-		bridges: map[tunnelName]uint32{}, ways: map[uint32][2]tunnelName{},
+		pairs: map[pair]bool{}, bridges: map[tunnelName]uint32{}, ways: map[uint32][2]tunnelName{},
 	}
 	m.mono = m.now
 	if !cfg.fakeClock { // the programs have the monotonic clock only
@@ -49,6 +49,7 @@ func newMirror(cfg *Config, k *collection) *mirror {
 		}
 	}
 	m.adoptBridges()
+	m.adoptPairs()
 	m.sessions.adopt(used)
 	m.tunnels.adopt(usedTun)
 	m.kept[0] = append(m.kept[0], k.control.six[:min(k.control.n6, maxLengths)]...)
@@ -91,6 +92,7 @@ func (m *mirror) sweep(e *mem.Engine) error {
 		_ = m.is.locals.Delete(&a)
 	}
 	m.sweepBridges()
+	m.sweepPairs()
 	for _, slot := range m.old {
 		m.is.sessions[slot] = session{}
 		m.sessions.give(slot, m.at)

@@ -45,6 +45,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -66,6 +67,7 @@ type Config struct {
 	// Sessions is how many the programs can hold, 0 = DefaultSessions. Others are carried by the plane beside them.
 	Sessions int
 	Keys     int // home prefixes and addresses, 0 = twice as many
+	Pairs    int // of addresses between which there is route optimization, 0 = DefaultPairs; with more, the programs leave all IPv6 to the engine
 	// Pin is a directory of its own in a BPF file system, "/sys/fs/bpf/kedge/lma1". "" = nothing outlives the process.
 	Pin  string
 	Hold time.Duration // how long the programs go on without a process, 0 = DefaultHold
@@ -85,6 +87,7 @@ type Config struct {
 
 const (
 	DefaultSessions = 1 << 16
+	DefaultPairs    = 1 << 14
 	DefaultHold     = 10 * time.Minute
 	// look is how often the programs are told that the process lives, and interfaces are looked at though nothing was said.
 	look = time.Second
@@ -98,6 +101,7 @@ type Plane struct {
 	m       *mirror
 	nl      *netlink.Handle
 	news    *os.File // a socket
+	talks   *ringbuf.Reader
 	ns      netns.NsHandle
 	tcx     bool
 	ability Ability
@@ -127,6 +131,9 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	if cfg.Keys == 0 {
 		cfg.Keys = 2*cfg.Sessions + 64
+	}
+	if cfg.Pairs == 0 {
+		cfg.Pairs = DefaultPairs
 	}
 	if cfg.Hold == 0 {
 		cfg.Hold = DefaultHold
@@ -186,6 +193,11 @@ func New(cfg Config) (_ *Plane, err error) {
 	}
 	if p.news, err = openNews(); err != nil {
 		return nil, err
+	}
+	if cfg.Correspondents && cfg.Role == user.Node {
+		if err := p.listen(); err != nil {
+			return nil, err
+		}
 	}
 	p.done.Add(2)
 	go p.heed(p.news)
@@ -425,6 +437,9 @@ func (p *Plane) shut() (err error) {
 	close(p.stop)
 	if p.news != nil {
 		p.news.Close()
+	}
+	if p.talks != nil {
+		p.talks.Close()
 	}
 	p.done.Wait()
 	p.attaching.Lock()

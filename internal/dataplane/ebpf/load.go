@@ -19,7 +19,7 @@ import (
 var object []byte
 
 // layout is the version of bpf/tables.h: what another one pinned is not adopted.
-const layout = "3"
+const layout = "4"
 
 // maps are the tables of the programs, arrays as memory that is shared with them.
 type maps struct {
@@ -28,6 +28,8 @@ type maps struct {
 	locals   *ebpf.Map
 	hosts    *ebpf.Map
 	bridges  *ebpf.Map
+	pairs    *ebpf.Map
+	talks    *ebpf.Map
 	drops    *ebpf.Map
 	control  *control
 	sessions []session
@@ -57,12 +59,13 @@ func load(c *Config) (_ *collection, err error) {
 	for peers < 4*sessions {
 		peers *= 2
 	}
-	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "hosts": sessions, "bridges": sessions, "peers": peers} {
+	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "hosts": sessions, "bridges": sessions, "pairs": uint32(c.Pairs), "peers": peers} {
 		spec.Maps[name].MaxEntries = n
 	}
 	for name, v := range map[string]any{
 		"role": uint8(c.Role), "domain": uint32(c.Domain), "fake_clock": c.fakeClock,
 		"local_routing": c.LocalRouting, "no_v6_outer": c.EncapsulationLimit != 0, "cross": c.Probe.Cross() == nil,
+		"talking": c.Correspondents && c.Role == dataplane.Node,
 	} {
 		if b, ok := v.(bool); ok {
 			v = map[bool]uint8{true: 1}[b]
@@ -88,7 +91,7 @@ func load(c *Config) (_ *collection, err error) {
 		return nil, fmt.Errorf("data plane: load programs: %w", err)
 	}
 	k := &collection{adopted: len(old) > 0, core: loaded.Programs["core"], access: loaded.Programs["access"], device: loaded.Programs["device"]}
-	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], hosts: loaded.Maps["hosts"], bridges: loaded.Maps["bridges"], drops: loaded.Maps["drops"]}
+	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], hosts: loaded.Maps["hosts"], bridges: loaded.Maps["bridges"], pairs: loaded.Maps["pairs"], talks: loaded.Maps["talks"], drops: loaded.Maps["drops"]}
 	defer func() {
 		if err != nil {
 			k.close()

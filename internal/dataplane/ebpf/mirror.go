@@ -43,18 +43,21 @@ type mirror struct {
 		keys   []key
 		values []where
 	}
-	dying   []uint32    // sessions that keys may lead to until write
-	kept    [2][]length // lengths that a former process had in use, of IPv6 and IPv4, until Sync
-	old     map[uint64]uint32
-	oldTun  map[tunnelName]uint32
-	links   map[int]uint16 // by the index that the engine uses
-	foreign map[core.ID]bool
-	hosts   map[host]int // sessions of each
-	locals  map[addr]int // tuples of each; the configured addresses have one more
-	refused bool
-	bridges map[tunnelName]uint32    // what arrives for sessions in bridged mode
-	ways    map[uint32][2]tunnelName // their names: of the present and the previous tunnel
-	gre     int                      // sessions in GRE, twice those that were in another before
+	dying    []uint32    // sessions that keys may lead to until write
+	kept     [2][]length // lengths that a former process had in use, of IPv6 and IPv4, until Sync
+	old      map[uint64]uint32
+	oldTun   map[tunnelName]uint32
+	links    map[int]uint16 // by the index that the engine uses
+	foreign  map[core.ID]bool
+	hosts    map[host]int // sessions of each
+	locals   map[addr]int // tuples of each; the configured addresses have one more
+	refused  bool
+	bridges  map[tunnelName]uint32    // what arrives for sessions in bridged mode
+	ways     map[uint32][2]tunnelName // their names: of the present and the previous tunnel
+	pairs    map[pair]bool            // of route optimization; false = the table had no room
+	oldPairs map[pair]bool            // that a former process had, until Sync
+	homeless int                      // pairs that found no room
+	gre      int                      // sessions in GRE, twice those that were in another before
 }
 
 type change struct {

@@ -78,8 +78,23 @@ type control struct {
 	n4, n6                    uint32
 	partial, gre              uint32
 	through, news, nested     uint32
-	bridged                   uint32
+	bridged, pairs, _         uint32
 	four, six                 [maxLengths]length
+}
+
+// pairs of control: there are none, some, and more than are held.
+const (
+	noPairs = iota
+	somePairs
+	anyPair
+)
+
+type pair struct{ Own, Other addr }
+
+// talk is what the programs tell of a pair.
+type talk struct {
+	Pair  pair
+	In, _ uint32
 }
 
 type key struct {

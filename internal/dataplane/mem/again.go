@@ -3,6 +3,7 @@ package mem
 import (
 	"bytes"
 	"encoding/binary"
+	"time"
 
 	"kedge/internal/dataplane"
 	"kedge/wire/ip"
@@ -24,10 +25,11 @@ type fate struct {
 	fits    int    // octets that the link on the native side carries
 	tos     uint8  // that it leaves with
 	hop     bool   // and one less in its hop limit
+	until   time.Duration
 }
 
 // ask makes out remember what becomes of a packet, if that depends on its addresses, protocol and ports alone.
-func (e *Engine) ask(o *Outer, pkt []byte, h *ip.Header, u *ip.Upper, most int, out *Out) {
+func (e *Engine) ask(now time.Duration, o *Outer, pkt []byte, h *ip.Header, u *ip.Upper, most int, out *Out) {
 	f := &out.fate
 	n := ip.IPv6Len + 4
 	if h.Is4() {
@@ -36,7 +38,7 @@ func (e *Engine) ask(o *Outer, pkt []byte, h *ip.Header, u *ip.Upper, most int, 
 	f.e, f.asked = nil, o.kind == 0 && o.within == 0 && e.carriers.Load() == 0 && (u.Proto == ip.TCP || u.Proto == ip.UDP) &&
 		!u.Fragment && u.Off+4 == n && len(pkt) >= n
 	if f.asked {
-		f.o, f.h, f.u, f.most = *o, *h, *u, most
+		f.o, f.h, f.u, f.most, f.until = *o, *h, *u, most, e.remindAt(now)
 		copy(f.head[:], pkt[:n])
 	}
 }
@@ -55,9 +57,9 @@ func (e *Engine) settle(s *session, tun *tunnel, to Packet, tos uint8, hop bool,
 }
 
 // again does what was done with the packet before, and reports whether this one is like it.
-func (e *Engine) again(o *Outer, pkt []byte, out *Out) bool {
+func (e *Engine) again(now time.Duration, o *Outer, pkt []byte, out *Out) bool {
 	f := &out.fate
-	if f.e != e || f.version != e.version.Load() || len(pkt) < ip.IPv4Len+4 || *o != f.o {
+	if f.e != e || now >= f.until || f.version != e.version.Load() || len(pkt) < ip.IPv4Len+4 || *o != f.o {
 		return false
 	}
 	if f.h.Is4() {

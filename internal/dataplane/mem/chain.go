@@ -50,15 +50,23 @@ func (e *Engine) stackOf(c *core.Chain, p *path) *stack {
 
 // outermost is the layer of a chain whose packets the core carries.
 func outermost(c *core.Chain) *core.Layer {
-	if c.N == 2 {
+	if c.N == 2 || c.N == 1 && c.RO != 0 {
 		return &c.Layer[1]
 	}
 	return &c.Layer[0]
 }
 
+// tunnelled is what a chain puts around the packet that goes its way.
+func tunnelled(c core.Chain) core.Chain {
+	if c.RO != 0 {
+		c.RO, c.Layer = 0, [2]core.Layer{c.Layer[1]}
+	}
+	return c
+}
+
 // carries says why this back end cannot carry a chain, or nil.
 func (e *Engine) carries(c core.Chain) error {
-	if c.N == 0 && c.RO != 0 {
+	if c.RO != 0 {
 		return e.optimizes(&c)
 	}
 	switch {
@@ -66,8 +74,6 @@ func (e *Engine) carries(c core.Chain) error {
 		return errors.New("a chain without a layer, native delivery, is not carried by this back end")
 	case int(c.N) > len(c.Layer):
 		return fmt.Errorf("a chain of %d layers is not carried by this back end: at most %d", c.N, len(c.Layer))
-	case c.RO != 0:
-		return errors.New("route optimization is no tunnel: its chain has no layer")
 	}
 	for i := range c.N {
 		if err := e.layerFault(&c.Layer[i]); err != nil {

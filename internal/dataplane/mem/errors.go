@@ -81,7 +81,9 @@ func (e *Engine) tell(now time.Duration, group int, s suspect, out *Out, r core.
 	if out.hasNews || e.report.Load() == nil || !e.reports.take(now, group, maphash.Comparable(e.seed, s), reportsPerMAC) {
 		return
 	}
-	r.Reason = string(reasons[s.r])
+	if r.Reason == "" {
+		r.Reason = string(reasons[s.r])
+	}
 	out.news, out.hasNews = r, true
 }
 
@@ -104,6 +106,25 @@ func (e *Engine) tellInner(now time.Duration, r reason, in Native, h *ip.Header,
 
 // tellTunnel reports what came out of a tunnel that should not; of names the session that it claims to be of, if any.
 func (e *Engine) tellTunnel(now time.Duration, r reason, o Outer, h *ip.Header, of *binding, d core.Domain, out *Out) {
+	e.tell(now, 0, suspect{r: r, other: o.Remote.Addr().As16(), port: o.Remote.Port()}, out, e.about(&o, h, of, d))
+}
+
+// tellStraight reports what came without a tunnel, or inside one between other addresses than it says. option: it says so in a Home
+// Address option.
+func (e *Engine) tellStraight(now time.Duration, o Outer, h *ip.Header, option bool, of *binding, d core.Domain, out *Out) {
+	rep := e.about(&o, h, of, d)
+	rep.HomeAddress = option
+	e.tell(now, 0, suspect{r: wrongTunnel, other: o.Remote.Addr().As16()}, out, rep)
+}
+
+// tellReason reports what is no drop.
+func (e *Engine) tellReason(now time.Duration, why string, o Outer, h *ip.Header, of *binding, d core.Domain, out *Out) {
+	rep := e.about(&o, h, of, d)
+	rep.Reason = why
+	e.tell(now, 0, suspect{r: nReasons, other: o.Remote.Addr().As16()}, out, rep)
+}
+
+func (e *Engine) about(o *Outer, h *ip.Header, of *binding, d core.Domain) core.Reported {
 	rep := core.Reported{
 		Outer: e.layer(&frame{tuple{o.Local, o.Remote}, o.kind, o.key, o.within}, o.tlv),
 		Inner: core.Match{Domain: d, Src: netip.PrefixFrom(h.Src, h.Src.BitLen()), Dst: netip.PrefixFrom(h.Dst, h.Dst.BitLen())},
@@ -111,5 +132,5 @@ func (e *Engine) tellTunnel(now time.Duration, r reason, o Outer, h *ip.Header, 
 	if of != nil {
 		rep.ID = of.s.id
 	}
-	e.tell(now, 0, suspect{r: r, other: o.Remote.Addr().As16(), port: o.Remote.Port()}, out, rep)
+	return rep
 }

@@ -68,7 +68,12 @@ type Config struct {
 	Now        func() time.Duration // clock of Update, the same as of the packets; nil = since New
 	Reassembly ip.Limits            // of outer fragments given to Tunnel
 	Mirror     Mirror               // is told all that changes; nil = nobody
-	Security   Security             // of ESP around data; nil = chains with a security association are refused
+	// Correspondents makes a node report whom its home addresses exchange packets with through the tunnel (core.ReportCorrespondent).
+	Correspondents bool
+	// Correspondent says that this router's addresses, at a node its home addresses, are a correspondent's to mobile nodes: Home
+	// Address options are its business, also while nobody has a binding (RFC 6275 9.3.1).
+	Correspondent bool
+	Security      Security // of ESP around data; nil = chains with a security association are refused
 }
 
 // Limits of what strangers can make an engine do. Each table has a fixed size.
@@ -126,7 +131,8 @@ type Engine struct {
 	seed       maphash.Seed
 	errors     limiter // ICMP errors, by destination
 	reports    limiter
-	signals    limiter // signalling in unknown tuples, by source
+	signals    limiter  // signalling in unknown tuples, by source
+	talking    *limiter // reports of correspondents; nil = there are none
 	keepalives atomic.Uint64
 
 	reassembly struct {
@@ -184,6 +190,10 @@ func New(cfg Config) (*Engine, error) {
 	e.errors.init(errorsPerSecond)
 	e.reports.init(reportsPerLink)
 	e.signals.init(signalsPerSecond)
+	if cfg.Correspondents && cfg.Role == dataplane.Node {
+		e.talking = new(limiter)
+		e.talking.init(talksPerSecond)
+	}
 	return e, nil
 }
 

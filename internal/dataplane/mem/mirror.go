@@ -23,6 +23,9 @@ type Mirror interface {
 	Session(s MirrorSession) (slot uint32)
 	DropSession(slot uint32)
 	Key(d core.Domain, p netip.Prefix, k MirrorKey)
+	// Pair says that packets from one of this router's addresses to another are the engine's, whatever keys say, because there is
+	// route optimization between them; or no more.
+	Pair(d core.Domain, own, other netip.Addr, known bool)
 }
 
 // MirrorSession is one session as it is from now on.
@@ -91,6 +94,13 @@ func (e *Engine) mirrorSession(s *session) {
 	if e.cfg.Mirror == nil {
 		return
 	}
+	if s.optimized() { // which Pair says
+		if s.slot != 0 {
+			e.cfg.Mirror.DropSession(s.slot)
+			s.slot = 0
+		}
+		return
+	}
 	twin := func(t, other *tunnel) uint16 {
 		if t == nil || t.udp() || other == nil {
 			return 0
@@ -144,7 +154,7 @@ func (e *Engine) mirrorKey(d core.Domain, p netip.Prefix) {
 			if e.cfg.Role == dataplane.Gateway && (len(n.bindings) > 1 || b.s.access == (hostKey{})) {
 				k.Many = true
 			}
-			k.Missing = k.Missing || b.s.slot == 0 || e.tables.mobile(d, p)
+			k.Missing = k.Missing || b.s.slot == 0
 		}
 	}
 	e.cfg.Mirror.Key(d, p, k)

@@ -20,6 +20,7 @@ type reflection struct {
 	tunnels  map[uint32][2]netip.AddrPort
 	keys     map[prefixKey]MirrorKey
 	peers    map[tuple]bool
+	pairs    map[pairKey]bool
 	mtus     map[uint32]int
 }
 
@@ -69,12 +70,20 @@ func (r *reflection) Key(d core.Domain, p netip.Prefix, k MirrorKey) {
 	}
 }
 
+func (r *reflection) Pair(d core.Domain, own, other netip.Addr, known bool) {
+	k := pairKey{d, own, other}
+	if r.pairs[k] == known {
+		r.t.Errorf("pair %v is told twice to be known: %v", k, known)
+	}
+	r.pairs[k] = known
+}
+
 // TestMirror: after any ops a mirror leads to the sessions that the engine forwards by, or says that it does not know.
 func TestMirror(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := &reflection{
 			t: t, room: rapid.IntRange(1, 6).Draw(t, "room"), sessions: map[uint32]MirrorSession{}, tunnels: map[uint32][2]netip.AddrPort{},
-			keys: map[prefixKey]MirrorKey{}, peers: map[tuple]bool{}, mtus: map[uint32]int{},
+			keys: map[prefixKey]MirrorKey{}, peers: map[tuple]bool{}, pairs: map[pairKey]bool{}, mtus: map[uint32]int{},
 		}
 		local := netip.MustParseAddr("198.51.100.1")
 		e, err := New(Config{Local: []netip.Addr{netip.MustParseAddr("2001:db8::1"), local}, Role: dataplane.Anchor, Mirror: r})

@@ -87,7 +87,7 @@ func (e *Engine) native(now time.Duration, in Native, out *Out) {
 	}
 	to, known := e.tables.down(e.cfg.Domain, h.Dst)
 	if len(e.tables.pairs) != 0 {
-		if b := e.tables.pair(e.cfg.Domain, h.Dst, h.Src, true); b != nil {
+		if b := e.tables.pair(dataplane.Anchor, pairKey{e.cfg.Domain, h.Src, h.Dst}); b != nil {
 			to = b
 		}
 	}
@@ -110,12 +110,15 @@ func (e *Engine) fromNode(now time.Duration, in Native, h *ip.Header, u *ip.Uppe
 	c := cause{domain: e.cfg.Domain}
 	from, known := e.tables.source(e.cfg.Domain, h.Src)
 	if len(e.tables.pairs) != 0 {
-		if b := e.tables.pair(e.cfg.Domain, h.Src, h.Dst, false); b != nil {
+		if b := e.tables.pair(dataplane.Node, pairKey{e.cfg.Domain, h.Src, h.Dst}); b != nil {
 			from = b
 		}
 	}
 	switch {
 	case from != nil:
+		if e.talking != nil && !h.Is4() && !from.s.optimized() {
+			e.talks(now, from, h.Src, h.Dst, talkOut, out)
+		}
 		e.forward(now, from.s, in.B, h, u, c, false, out)
 	case known:
 		e.drops[deprecated].Add(1)

@@ -1,30 +1,57 @@
 package mem
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
-	"kedge/wire"
 	"kedge/wire/ip"
 )
 
-// Route optimization (RFC 6275): instead of a tunnel, packets between a mobile node and its correspondent carry the home address
-// in an extension header. Towards the correspondent that is a Home Address option (6.3, 11.3.1), towards the node a type 2
-// routing header (6.4, 9.3.2). Layer[0] of the chain has the addresses on the wire: at the node its care-of address and the
-// correspondent's; at the correspondent, whose role is that of an anchor, its own address and the care-of address. Kernels need
-// not know either header: applications send and get packets between the home address and the correspondent's.
+// Route optimization (RFC 6275): instead of a tunnel, packets between a mobile node and its correspondent carry home addresses in
+// extension headers. That of the sender is in a Home Address option (6.3, 11.3.1), that of the receiver in a type 2 routing header
+// (6.4, 9.3.2). Kernels need not know either: applications send and get packets between a pair of addresses, this end's own and the
+// other's, which the key of a session has. Layer[0] of its chain has those on the wire. Whichever differs from its address of the
+// pair is a care-of address, and then there is the header for it: both, when both ends are mobile and know of each other.
 //
-// A packet is let in only if it has the header, comes between these two addresses, and a key of the session has the home address
-// and the correspondent's (9.3.1, 11.3.3). Mobility Headers are not data: they pass by.
+// A node that the other end knows no care-of address of sends through its tunnel (N=1): the headers are then inside, and it is
+// the home address that they leave from.
+//
+// What is let in. A pair has a key with Up (at a node, Down). A Home Address option says the pair's other address, and the packet comes
+// from the care-of address that its session has for that, or had before it moved, for Grace (9.3.1). A type 2 routing header says
+// the pair's own address, and the packet comes to the care-of address that the session has for that, likewise (11.3.3); or it comes in
+// a tunnel that plain packets to the own address may come in, for the other end may know of no care-of address. All other
+// packets with such a header are dropped and counted; Mobility Headers are not data, and pass by.
+//
+// Fragments are taken one by one: both headers stand before the Fragment header of each, and nowhere else (6.3, RFC 8200 4.1).
 
 const optimizedLen = ip.HomeAddressLen // octets of either header
 
 func (s *session) optimized() bool { return s.chain.RO != 0 }
+
+// straight is the way of packets of route optimization.
+type straight struct {
+	local, remote netip.Addr // as they leave
+	at            netip.Addr // where they arrive without a tunnel; not valid = nowhere
+}
+
+func straightOf(c *core.Chain) straight {
+	if c.RO == 0 {
+		return straight{}
+	}
+	w := straight{local: c.Layer[0].Local.Addr(), remote: c.Layer[0].Remote.Addr()}
+	if w.at = w.local; c.N == 1 {
+		w.at = netip.Addr{}
+		if care := c.Layer[1].Local.Addr(); ip.Routable(care) {
+			w.at = care
+		}
+	}
+	return w
+}
 
 // optimizes says why this back end cannot carry a chain of route optimization, or nil.
 func (e *Engine) optimizes(c *core.Chain) error {
@@ -37,21 +64,33 @@ func (e *Engine) optimizes(c *core.Chain) error {
 		return errors.New("route optimization is not carried by a gateway")
 	case c.RO != 1:
 		return fmt.Errorf("route optimization %d is unknown", c.RO)
-	case rest != core.Layer{} || c.Layer[1] != core.Layer{} || l.Local.Port() != 0 || l.Remote.Port() != 0:
+	case c.N > 1 || c.N == 1 && e.cfg.Role != dataplane.Node:
+		return fmt.Errorf("route optimization is not carried by %d tunnels: by one at most, that of a node to its home agent", c.N)
+	case rest != core.Layer{} || c.N == 0 && c.Layer[1] != core.Layer{} || l.Local.Port() != 0 || l.Remote.Port() != 0:
 		return errors.New("route optimization has addresses and nothing else")
 	case !ip.Routable(local) || e.cfg.Role == dataplane.Anchor && !e.own(local):
 		return fmt.Errorf("route optimization from %v: no address of this node", local)
 	case !ip.Routable(remote) || local == remote || e.own(remote):
 		return fmt.Errorf("route optimization to %v: no address of another node", remote)
-	case c.MTU != 0 && c.MTU < ip.MinMTU6:
-		return fmt.Errorf("path MTU %d is below %d, the least of its family", c.MTU, ip.MinMTU6)
+	}
+	least := ip.MinMTU6
+	if c.N == 1 {
+		if err := e.layerFault(&c.Layer[1]); err != nil {
+			return err
+		}
+		if c.Layer[1].Remote.Addr().Is4() {
+			least = minMTU4
+		}
+	}
+	if c.MTU != 0 && int(c.MTU) < least {
+		return fmt.Errorf("path MTU %d is below %d, the least of its family", c.MTU, least)
 	}
 	return nil
 }
 
 // pairFault says what is wrong with a key of route optimization, or nil.
-func pairFault(mobile, peer netip.Prefix) error {
-	for _, p := range []netip.Prefix{mobile, peer} {
+func pairFault(a, b netip.Prefix) error {
+	for _, p := range []netip.Prefix{a, b} {
 		if !p.IsValid() || !p.IsSingleIP() || !ip.Routable(p.Addr()) {
 			return fmt.Errorf("%v: a key of source and destination, route optimization, has one IPv6 address for each", p)
 		}
@@ -59,29 +98,44 @@ func pairFault(mobile, peer netip.Prefix) error {
 	return nil
 }
 
-// pairOf is the key of a match of route optimization.
-func (e *Engine) pairOf(m core.Match) pairKey {
-	if e.cfg.Role == dataplane.Anchor {
-		return pairKey{m.Domain, m.Dst.Addr(), m.Src.Addr()}
+func pairOf(m core.Match) pairKey { return pairKey{m.Domain, m.Src.Addr(), m.Dst.Addr()} }
+
+// wayFault says why a chain cannot be the way between two addresses, or nil.
+func (e *Engine) wayFault(c *core.Chain, k pairKey) error {
+	local, remote := c.Layer[0].Local.Addr(), c.Layer[0].Remote.Addr()
+	switch {
+	case k.own == k.other || e.own(k.other):
+		return fmt.Errorf("key %v to %v: its correspondent is this node", k.own, k.other)
+	case local == k.own && remote == k.other:
+		return fmt.Errorf("key %v to %v: its session's way is between the same two addresses, so neither end is away from home", k.own, k.other)
+	case local != k.own && (c.N == 1 || e.cfg.Role == dataplane.Anchor):
+		return fmt.Errorf("key %v to %v: its session's packets leave from %v", k.own, k.other, local)
 	}
-	return pairKey{m.Domain, m.Src.Addr(), m.Dst.Addr()}
+	return nil
+}
+
+// sends and takes are the directions of a key of route optimization: Up is away from the mobile node, which an anchor's peer is.
+func (b *binding) sends(r dataplane.Role) bool {
+	return r == dataplane.Anchor && b.down || r != dataplane.Anchor && b.up
+}
+func (b *binding) takes(r dataplane.Role) bool {
+	return r == dataplane.Anchor && b.up || r != dataplane.Anchor && b.down
 }
 
 func (e *Engine) setPair(s *session, op core.SetKey) error {
-	k, far := e.pairOf(op.Match), s.tun.remote.Addr()
-	if e.cfg.Role == dataplane.Anchor {
-		far = s.tun.local.Addr()
-	}
-	if k.peer != far {
-		return fmt.Errorf("key %v to %v: its session's correspondent is %v", k.mobile, k.peer, far)
+	k := pairOf(op.Match)
+	if err := e.wayFault(&s.chain, k); err != nil {
+		return err
 	}
 	b := e.find(s, op.Match)
 	if b == nil {
-		b = &binding{s: s, match: op.Match, prefix: netip.PrefixFrom(k.mobile, k.mobile.BitLen()), pair: k}
+		p, _ := e.field(op.Match)
+		b = &binding{s: s, match: op.Match, prefix: p, pair: k}
 		n := e.tables.pairs[k]
 		if n == nil {
 			n = &entry{}
 			e.tables.pairs[k] = n
+			e.paired(k, 1)
 		}
 		n.bindings, s.bindings = append(n.bindings, b), append(s.bindings, b)
 	}
@@ -91,7 +145,6 @@ func (e *Engine) setPair(s *session, op core.SetKey) error {
 		}
 	}
 	b.up, b.down = op.Up, op.Down
-	e.changedPairs(b)
 	return nil
 }
 
@@ -99,320 +152,104 @@ func (e *Engine) dropPair(b *binding) {
 	n := e.tables.pairs[b.pair]
 	if n.bindings = remove(n.bindings, b); len(n.bindings) == 0 {
 		delete(e.tables.pairs, b.pair)
+		e.paired(b.pair, -1)
 	}
 	b.s.bindings = remove(b.s.bindings, b)
-	e.changedPairs(b)
 }
 
-// changedPairs: while an address has route optimization, only the engine knows where its packets go.
-func (e *Engine) changedPairs(b *binding) {
+// paired notes that there is route optimization between two addresses now, or no more: only the engine knows where those packets go.
+func (e *Engine) paired(k pairKey, n int) {
 	e.pairs.Store(int32(len(e.tables.pairs)))
-	l := e.tables.lengthsOf(b.pair.mobile)
-	for _, bits := range l.bits[:l.n] {
-		p, _ := b.pair.mobile.Prefix(int(bits))
-		if e.tables.keys[prefixKey{b.pair.domain, p}] != nil {
-			e.mirrorKey(b.pair.domain, p)
-		}
+	if e.tables.owns[k.own] += n; e.tables.owns[k.own] == 0 {
+		delete(e.tables.owns, k.own)
 	}
-}
-
-// mobile reports whether an address of p has route optimization.
-func (t *tables) mobile(d core.Domain, p netip.Prefix) bool {
-	for k := range t.pairs {
-		if k.domain == d && p.Contains(k.mobile) {
-			return true
-		}
+	if e.cfg.Mirror != nil {
+		e.cfg.Mirror.Pair(k.domain, k.own, k.other, n > 0)
 	}
-	return false
 }
 
 // pair finds the key that a packet between two addresses leaves by: of those that may, that of the newest session.
-func (t *tables) pair(d core.Domain, mobile, peer netip.Addr, down bool) (best *binding) {
-	n := t.pairs[pairKey{d, mobile, peer}]
+func (t *tables) pair(r dataplane.Role, k pairKey) (best *binding) {
+	n := t.pairs[k]
 	if n == nil {
 		return nil
 	}
 	for _, b := range n.bindings {
-		if (down && b.down || !down && b.up) && (best == nil || b.s.id > best.s.id) {
+		if b.sends(r) && (best == nil || b.s.id > best.s.id) {
 			best = b
 		}
 	}
 	return best
 }
 
-// forwardOptimized sends a packet straight to the other end, with its header. What would be too long with it, and may not be
-// refused, is fragmented first: the header stands before the Fragment header of each (RFC 6275 6.3).
-func (e *Engine) forwardOptimized(now time.Duration, s *session, pkt []byte, h *ip.Header, c cause, hop bool, out *Out) {
-	mtu := e.pathMTU(s, now)
-	if len(pkt) > mtu-optimizedLen && len(pkt) > ip.MinMTU6 {
-		e.drops[tooBig].Add(1)
-		e.sendError(now, ip.TooBig, tunnelMTU(h, mtu-optimizedLen), pkt, h, c, out)
+// straighten gives a session the way that its chain says; the one before is taken until then. The lock is held.
+func (e *Engine) straighten(s *session, c *core.Chain, until time.Duration) {
+	w := straightOf(c)
+	if w == s.way {
 		return
 	}
-	if hop {
-		ip.DecrementTTL(pkt)
-	}
-	if len(pkt) <= mtu-optimizedLen {
-		if e.detour(s, pkt, out) {
-			s.sent(pkt)
-		}
-		return
-	}
-	f, err := ip.NewFragmenter(pkt, mtu-optimizedLen, e.identification(s.exit.path))
-	if err != nil {
-		e.drops[tooBig].Add(1)
-		return
-	}
-	for {
-		start := len(out.buf)
-		b, ok := f.Next(out.buf)
-		if !ok {
-			s.sent(pkt)
-			return
-		}
-		if out.buf = b; !e.detour(s, b[start:], out) {
-			return
-		}
+	e.ends(s.before.at, -1)
+	s.before, s.way, s.beforeUntil = s.way, w, until
+	e.ends(w.at, 1)
+	if s.beyond = nil; c.N == 1 && c.RO != 0 {
+		s.beyond = &path{ends: tuple{netip.AddrPortFrom(w.local, 0), netip.AddrPortFrom(w.remote, 0)}}
 	}
 }
 
-// detour appends pkt with the header of route optimization, and with its new address.
-func (e *Engine) detour(s *session, pkt []byte, out *Out) bool {
-	at, named, err := unfragmentable(pkt)
-	if err != nil || len(pkt)-ip.IPv6Len+optimizedLen > ip.MaxPacket {
-		e.drops[badInner].Add(1)
-		return false
-	}
-	start, next := len(out.buf), pkt[named]
-	b := append(out.buf, pkt[:at]...)
-	home, kind, where, on := pkt[8:24], uint8(ip.DstOpts), 8, s.exit.local.Addr().As16()
-	if e.cfg.Role == dataplane.Anchor {
-		home, kind, where, on = pkt[24:40], ip.Routing, 24, s.exit.remote.Addr().As16()
-		b = ip.AppendRouting2(b, next, netip.AddrFrom16([16]byte(home)))
-	} else {
-		b = ip.AppendHomeAddress(b, next, netip.AddrFrom16([16]byte(home)))
-	}
-	b = append(b, pkt[at:]...)
-	out.buf = b
-	whole := b[start:]
-	whole[named] = kind
-	copy(whole[where:], on[:])
-	binary.BigEndian.PutUint16(whole[4:], uint16(len(whole)-ip.IPv6Len))
-	out.add(dataplane.ToTunnel, whole)
-	return true
+// unstraighten ends that. The lock is held.
+func (e *Engine) unstraighten(s *session) {
+	e.ends(s.before.at, -1)
+	e.ends(s.way.at, -1)
+	s.way, s.before = straight{}, straight{}
 }
 
-// unfragmentable is where the headers end that every node on the way may look at, and the offset of the octet that names what
-// follows: behind Hop-by-Hop Options and routing headers, with the Destination Options that belong to them (RFC 8200 4.1).
-func unfragmentable(pkt []byte) (at, named int, err error) {
-	at, named = ip.IPv6Len, 6
-	for o, n := at, named; ; {
-		next := pkt[n]
-		if next != ip.HopByHop && next != ip.Routing && next != ip.DstOpts {
-			return at, named, nil
-		}
-		if o+8 > len(pkt) || o+8+int(pkt[o+1])*8 > len(pkt) {
-			return 0, 0, wire.Truncated
-		}
-		n, o = o, o+8+int(pkt[o+1])*8
-		if next != ip.DstOpts {
-			at, named = o, n
-		}
+// ends counts the ways that end at an address.
+func (e *Engine) ends(at netip.Addr, n int) {
+	if !at.IsValid() {
+		return
+	}
+	e.straights.Add(int32(n))
+	if e.tables.straight[at] += n; e.tables.straight[at] == 0 {
+		delete(e.tables.straight, at)
 	}
 }
 
-// optimized takes a packet with extension headers, if it has one of route optimization around data.
-func (e *Engine) optimized(now time.Duration, pkt []byte, out *Out) bool {
-	sig, err := ip.ParseSignal(pkt)
-	node := e.cfg.Role == dataplane.Node
-	if node && !sig.DstHome.IsValid() || !node && !sig.SrcHome.IsValid() || sig.Proto == ip.Mobility || e.cfg.Role == dataplane.Gateway {
-		return false
-	}
-	if err != nil || node && sig.SrcHome.IsValid() || !node && sig.DstHome.IsValid() {
-		// Two mobile nodes that both optimize are refused: their machine does not offer it.
-		e.drops[badInner].Add(1)
+// Optimized is how many ways there are on which packets of route optimization are taken without a tunnel. I/O needs sockets for these
+// only while there are any.
+func (e *Engine) Optimized() int { return int(e.straights.Load()) }
+
+// OptimizedAt reports whether packets with a type 2 routing header, or at an anchor with a Home Address option, are taken at an address:
+// a session has it, or had before it moved.
+func (e *Engine) OptimizedAt(local netip.Addr) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.tables.straight[local] != 0
+}
+
+// HomeAddressAt reports whether packets with a Home Address option, and without a type 2 routing header, are this router's at an address.
+func (e *Engine) HomeAddressAt(local netip.Addr) bool {
+	if e.cfg.Correspondent && (e.own(local) || slices.Contains(e.cfg.Home, local)) {
 		return true
 	}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	f := frame{tuple: tuple{netip.AddrPortFrom(sig.Dst, 0), netip.AddrPortFrom(sig.Src, 0)}, kind: without}
-	k := pairKey{e.cfg.Domain, sig.DstHome, sig.Src}
-	if !node {
-		k = pairKey{e.cfg.Domain, sig.SrcHome, sig.Dst}
-	}
-	tun := e.tables.framed[f]
-	if tun != nil {
-		k.domain = tun.domain
-	}
-	var mine, other *binding
-	if n := e.tables.pairs[k]; n != nil {
-		for _, b := range n.bindings {
-			if !b.s.accepts(tun, now) {
-				other = b
-			} else if node && b.down || !node && b.up || mine == nil {
-				mine = b
+	return e.tables.owns[local] != 0
+}
+
+// HomeAddresses are the addresses for which HomeAddressAt holds.
+func (e *Engine) HomeAddresses() (all []netip.Addr) {
+	if e.cfg.Correspondent {
+		for _, a := range slices.Concat(e.cfg.Local, e.cfg.Home) {
+			if a.Is6() {
+				all = append(all, a)
 			}
 		}
 	}
-	ends := ip.Header{Src: k.peer, Dst: k.mobile}
-	if !node {
-		ends = ip.Header{Src: k.mobile, Dst: k.peer}
+	e.mu.RLock()
+	for a := range e.tables.owns {
+		all = append(all, a)
 	}
-	switch {
-	case mine == nil:
-		// Nobody has the home address there (RFC 6275 9.3.1: the machine sends a Binding Error), or it is elsewhere.
-		e.drops[wrongTunnel].Add(1)
-		e.tellTunnel(now, wrongTunnel, Outer{Local: f.local, Remote: f.remote}, &ends, other, k.domain, out)
-	case node && !mine.down || !node && !mine.up:
-		e.drops[deprecated].Add(1)
-	default:
-		if pkt = restore(pkt, node, k.mobile); pkt == nil {
-			e.drops[badInner].Add(1)
-			return true
-		}
-		mine.s.count.pIn.Add(1)
-		mine.s.count.oIn.Add(uint64(len(pkt)))
-		out.add(dataplane.ToNative, pkt)
-	}
-	return true
-}
-
-// restore takes the header of route optimization off in place and puts the home address where applications expect it: for a node
-// the destination, else the source. pkt may be cut short, as in a quotation. nil: there is no such header.
-func restore(pkt []byte, node bool, home netip.Addr) []byte {
-	want := uint8(ip.DstOpts)
-	if node {
-		want = ip.Routing
-	}
-	for at, named := ip.IPv6Len, 6; ; {
-		next := pkt[named]
-		if next != ip.HopByHop && next != ip.Routing && next != ip.DstOpts || at+8 > len(pkt) || at+8+int(pkt[at+1])*8 > len(pkt) {
-			return nil
-		}
-		ext := pkt[at : at+8+int(pkt[at+1])*8]
-		if next != want || node && ext[2] != ip.RoutingType2 || !node && homeOption(ext) == 0 {
-			named, at = at, at+len(ext)
-			continue
-		}
-		a := home.As16()
-		if i := homeOption(ext); node || i == homeAlone && len(ext) == optimizedLen {
-			// Nothing else is in it.
-			pkt[named] = ext[0]
-			copy(pkt[len(ext):], pkt[:at])
-			n := binary.BigEndian.Uint16(pkt[4:]) - uint16(len(ext))
-			pkt = pkt[len(ext):]
-			binary.BigEndian.PutUint16(pkt[4:], n)
-		} else {
-			clear(ext[i : i+18])
-			ext[i], ext[i+1] = 1, 16 // PadN
-		}
-		if node {
-			copy(pkt[24:40], a[:])
-		} else {
-			copy(pkt[8:24], a[:])
-		}
-		return pkt
-	}
-}
-
-const homeAlone = 6 // where the option stands in a header of its own
-
-// homeOption is where a Home Address option stands in a Destination Options header, 0 = nowhere.
-func homeOption(ext []byte) int {
-	for i := 2; i+1 < len(ext); {
-		switch {
-		case ext[i] == 0: // Pad1
-			i++
-		case ext[i] == ip.OptHomeAddress && ext[i+1] == 16 && i+18 <= len(ext):
-			return i
-		default:
-			i += 2 + int(ext[i+1])
-		}
-	}
-	return 0
-}
-
-// optimizedError takes an ICMPv6 error about a packet that left with a header of route optimization, and hands it to its source
-// as one about what it had sent. Other errors are left alone.
-func (e *Engine) optimizedError(now time.Duration, msg []byte, out *Out) bool {
-	q, err := ip.ParseQuoted(msg[8:])
-	if err != nil || q.Is4() {
-		return false
-	}
-	t := e.tables.framed[frame{tuple: tuple{netip.AddrPortFrom(q.Src, 0), netip.AddrPortFrom(q.Dst, 0)}, kind: without | leaving}]
-	if t == nil {
-		return false
-	}
-	// The quotation is edited in a copy.
-	start, node := len(out.buf), e.cfg.Role == dataplane.Node
-	out.buf = append(out.buf, msg[8:]...)
-	quote := out.buf[start:]
-	home, ok := quotedHome(quote, node)
-	k := pairKey{t.domain, home, q.Dst}
-	if !node {
-		k.peer = q.Src
-	}
-	var s *session
-	if n := e.tables.pairs[k]; ok && n != nil {
-		for _, b := range n.bindings {
-			if b.s.sends(t, now) {
-				s = b.s
-			}
-		}
-	}
-	if s == nil {
-		return false
-	}
-	// What a node put in was an option; restore thinks of what arrives.
-	quote = restore(quote, !node, home)
-	h, err := ip.ParseQuoted(quote)
-	if quote == nil || err != nil {
-		return false
-	}
-	e.drops[tunnelError].Add(1)
-	p, value := ip.Unreachable, uint32(0)
-	big, mtu := bigger(false, msg, &q)
-	switch {
-	case big:
-		if !e.tooBig(now, t.path, mtu, &q) || h.Len <= ip.MinMTU6 {
-			return true
-		}
-		p, value = ip.TooBig, tunnelMTU(&h, e.pathMTU(s, now)-optimizedLen)
-	case msg[0] == 1 && msg[1] == 0:
-		p = ip.NoRoute
-	case msg[0] == 1 && msg[1] == 1:
-		p = ip.Prohibited
-	case msg[0] == 1:
-	case msg[0] == 3:
-		p = ip.TimeExceeded
-	case msg[0] == 4:
-		// The correspondent does not know the option (RFC 6275 11.3.5): the machine's business.
-		e.tellTunnel(now, tunnelError, Outer{Local: t.local, Remote: t.remote}, &h, &binding{s: s}, t.domain, out)
-		return true
-	default:
-		return true
-	}
-	e.sendError(now, p, value, quote, &h, cause{domain: t.domain}, out)
-	return true
-}
-
-// quotedHome finds the home address in the header of route optimization of a quoted packet that this node sent.
-func quotedHome(b []byte, node bool) (netip.Addr, bool) {
-	if len(b) < ip.IPv6Len {
-		return netip.Addr{}, false
-	}
-	for at, named := ip.IPv6Len, 6; ; {
-		next := b[named]
-		if next != ip.HopByHop && next != ip.Routing && next != ip.DstOpts || at+8 > len(b) || at+8+int(b[at+1])*8 > len(b) {
-			return netip.Addr{}, false
-		}
-		ext := b[at : at+8+int(b[at+1])*8]
-		if i := homeOption(ext); node && next == ip.DstOpts && i != 0 {
-			return netip.AddrFrom16([16]byte(ext[i+2 : i+18])), true
-		}
-		if !node && next == ip.Routing && ext[2] == ip.RoutingType2 && len(ext) == ip.Routing2Len {
-			return netip.AddrFrom16([16]byte(ext[8:24])), true
-		}
-		named, at = at, at+len(ext)
-	}
+	e.mu.RUnlock()
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }

@@ -29,8 +29,14 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 	if s != nil && (s.optimized() != (op.Chain.RO != 0) || s.mode != op.Mode) && (len(s.bindings) != 0 || s.mode != op.Mode) {
 		return fmt.Errorf("session %d cannot become another kind: drop it first", op.ID)
 	}
-	if s != nil && op.Chain.RO == 0 {
+	if s != nil {
 		for _, b := range s.bindings {
+			if op.Chain.RO != 0 {
+				if err := e.wayFault(&op.Chain, b.pair); err != nil {
+					return fmt.Errorf("session %d: %w", op.ID, err)
+				}
+				continue
+			}
 			if b.prefix.Contains(far) {
 				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, far)
 			}
@@ -48,11 +54,12 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 		e.tables.sessions[op.ID] = s
 	}
 	e.enter(s, &w, now+op.Grace)
+	e.straighten(s, &op.Chain, now+op.Grace)
 	s.chain, s.grace, s.mode, s.stack = op.Chain, op.Grace, op.Mode, nil
-	if special(&op.Chain) {
-		s.stack = e.stackOf(&op.Chain, s.exit.path)
+	if c := tunnelled(op.Chain); special(&op.Chain) {
+		s.stack = e.stackOf(&c, s.exit.path)
 	}
-	if s.stack != nil {
+	if s.stack != nil && !s.optimized() {
 		answer := op.Chain
 		s.tun.answer = &answer
 	}
@@ -111,8 +118,11 @@ func (e *Engine) waysOf(op *core.SetSession, s *session) (w ways, err error) {
 		w.around = [2]*carrier{e.carry(in), e.carry(out)}
 		within = [2]uint32{w.around[0].serial, w.around[1].serial}
 	}
-	in, out := e.frames(&op.Chain.Layer[0], within)
-	if op.Chain.RO != 0 {
+	in, out := e.frames(outermost(&op.Chain), within)
+	if op.Chain.N == 2 {
+		in, out = e.frames(&op.Chain.Layer[0], within)
+	}
+	if op.Chain.N == 0 {
 		in.kind, out.kind = in.kind|without, out.kind|without
 	}
 	w.tun, w.exit = e.hold(in, op.Domain, w.around[0]), e.hold(out, op.Domain, w.around[1])
@@ -208,7 +218,6 @@ func (e *Engine) hold(f frame, d core.Domain, c *carrier) *tunnel {
 			t.path = e.along(f.tuple)
 			e.peer(&f, true)
 		}
-		e.straighten(&f, 1)
 		if f.plain() {
 			e.tables.tunnels[f.tuple] = t
 		} else {
@@ -230,7 +239,6 @@ func (e *Engine) release(t *tunnel) {
 	if t.refs--; t.refs != 0 {
 		return
 	}
-	e.straighten(&t.frame, -1)
 	if t.plain() {
 		delete(e.tables.tunnels, t.tuple)
 	} else {

@@ -34,7 +34,7 @@ func (e *Engine) Encapsulate(now time.Duration, chain core.Chain, pkt []byte, ou
 	if h.Is4() {
 		return fmt.Errorf("signalling from %v to %v is not IPv6", h.Src, h.Dst)
 	}
-	if chain.N == 0 {
+	if chain.N == 0 || chain.RO != 0 {
 		return errors.New("signalling outside of tunnels is not this back end's")
 	}
 	way, _ := e.frames(outermost(&chain), [2]uint32{})

@@ -19,7 +19,8 @@ type tables struct {
 	paths    map[tuple]*path    // of the outermost layers
 	keys     map[prefixKey]*entry
 	pairs    map[pairKey]*entry // of route optimization
-	straight map[netip.Addr]int // how many ways of it end at each of this node's addresses
+	owns     map[netip.Addr]int // how many pairs have each of this router's addresses
+	straight map[netip.Addr]int // how many ways of them end at each
 	hosts    map[hostKey]*host
 	lengths4 lengths
 	lengths6 lengths
@@ -28,7 +29,7 @@ type tables struct {
 func newTables() tables {
 	return tables{
 		sessions: map[core.ID]*session{}, tunnels: map[tuple]*tunnel{}, framed: map[frame]*tunnel{}, carriers: map[frame]*carrier{},
-		paths: map[tuple]*path{}, keys: map[prefixKey]*entry{}, pairs: map[pairKey]*entry{}, straight: map[netip.Addr]int{}, hosts: map[hostKey]*host{},
+		paths: map[tuple]*path{}, keys: map[prefixKey]*entry{}, pairs: map[pairKey]*entry{}, owns: map[netip.Addr]int{}, straight: map[netip.Addr]int{}, hosts: map[hostKey]*host{},
 	}
 }
 
@@ -91,7 +92,11 @@ type session struct {
 	access             hostKey // zero on an anchor
 	bindings           []*binding
 	slot               uint32 // of the mirror
-	count              struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
+	// Of route optimization: where its packets go and come, and where they did, until then. beyond is the way behind the tunnel.
+	way, before straight
+	beforeUntil time.Duration
+	beyond      *path
+	count       struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
 }
 
 // accepts reports whether packets of the session may come out of tunnel t.
@@ -120,10 +125,10 @@ type prefixKey struct {
 	prefix netip.Prefix
 }
 
-// pairKey is the table of keys of route optimization: a mobile node's address, and a correspondent's.
+// pairKey is the table of keys of route optimization: this end's address, and the other end's.
 type pairKey struct {
-	domain       core.Domain
-	mobile, peer netip.Addr
+	domain     core.Domain
+	own, other netip.Addr
 }
 
 // entry holds the bindings of one prefix: one, or several while registrations of one subscriber shadow each other.

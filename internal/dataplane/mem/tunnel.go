@@ -39,6 +39,10 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 		e.drops[malformed].Add(1)
 		return
 	}
+	if !h.Is4() && e.optimizing() && (h.Proto == ip.DstOpts || h.Proto == ip.Routing || h.Proto == ip.HopByHop) && e.optimized(now, pkt[:h.Len], out) {
+		e.deliver(out)
+		return
+	}
 	u, err := ip.FindUpper(pkt[:h.Len], &h)
 	if u.Fragment {
 		pkt, err = e.gather(now, 0, pkt)
@@ -57,8 +61,6 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	}
 	body, o := pkt[u.Off:h.Len], Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: u.Proto}
 	switch {
-	case u.Off != h.HdrLen && e.pairs.Load() != 0 && e.optimized(now, pkt[:h.Len], out):
-		e.deliver(out)
 	case u.Proto == ip.IPv4 || u.Proto == ip.IPv6 || u.Proto == ip.GRE || u.Proto == ip.ESP && e.cfg.Security != nil:
 		e.Decapsulate(now, o, body, out)
 	case u.Proto == ip.UDP && e.datagram(&o, body):
@@ -118,7 +120,7 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 		e.keepalives.Add(1)
 		return
 	}
-	if e.again(&o, pkt, out) {
+	if e.again(now, &o, pkt, out) {
 		return
 	}
 	var h ip.Header
@@ -149,7 +151,7 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 		}
 	}
 	most := e.cfg.MTU - tuple{o.Local, o.Remote}.head()
-	e.ask(&o, pkt, &h, &u, most, out)
+	e.ask(now, &o, pkt, &h, &u, most, out)
 	if !o.Offload || !ip.CompletePartial(pkt, &h, &u) || len(pkt) <= most || u.Proto != ip.TCP {
 		e.decapsulate(now, o, pkt, &h, &u, out)
 		e.deliver(out)
@@ -301,6 +303,9 @@ func (e *Engine) downlink(now time.Duration, tun *tunnel, o Outer, pkt []byte, h
 		return
 	}
 	if e.cfg.Role == dataplane.Node {
+		if !h.Is4() && (e.optimizing() || e.talking != nil) && e.straightened(now, to, pkt, h, u, out) {
+			return
+		}
 		// It has arrived: its hop limit counts no more. What goes on to a mobile network the kernel forwards.
 		e.settle(to.s, tun, toNative, h.TOS, false, out)
 		out.add(dataplane.ToNative, pkt)

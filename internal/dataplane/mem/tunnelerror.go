@@ -33,7 +33,7 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 	defer e.deliver(out)
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if !is4 && e.pairs.Load() != 0 && e.optimizedError(now, msg, out) {
+	if !is4 && e.pairs.Load() != 0 && e.optimizedError(now, e.cfg.Domain, msg, out) {
 		return
 	}
 	q, ok := e.quotation(is4, msg[8:])
@@ -73,6 +73,9 @@ func (e *Engine) TunnelError(now time.Duration, is4 bool, msg []byte, out *Out) 
 		if big {
 			e.tooBig(now, way, mtu, &q.h)
 		}
+		return
+	}
+	if e.pairs.Load() != 0 && !e.straightQuote(&q, &ih, out) {
 		return
 	}
 	p, value := ip.Unreachable, uint32(0)

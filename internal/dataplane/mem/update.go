@@ -289,7 +289,7 @@ func (e *Engine) dropKey(m core.Match) error {
 	}
 	n := e.tables.keys[prefixKey{m.Domain, p}]
 	if m.Dst.IsValid() && m.Src.IsValid() {
-		n = e.tables.pairs[e.pairOf(m)]
+		n = e.tables.pairs[pairOf(m)]
 	}
 	if n == nil {
 		return nil
@@ -307,6 +307,7 @@ func (e *Engine) dropSession(s *session) {
 		e.dropBinding(b)
 	}
 	delete(e.tables.sessions, s.id)
+	e.unstraighten(s)
 	if e.cfg.Mirror != nil && s.slot != 0 {
 		e.cfg.Mirror.DropSession(s.slot)
 	}

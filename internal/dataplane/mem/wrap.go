@@ -23,7 +23,7 @@ func (e *Engine) forwardStack(now time.Duration, s *session, pkt []byte, h *ip.H
 		return
 	}
 	if s.chain.RO != 0 {
-		e.forwardOptimized(now, s, pkt, h, c, hop, out)
+		e.forwardOptimized(now, s, pkt, h, u, c, hop, out)
 		return
 	}
 	k := s.stack

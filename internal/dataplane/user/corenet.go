@@ -40,6 +40,9 @@ func (p *Plane) openCore() (err error) {
 	if p.out4, err = openOut(unix.AF_INET); err != nil {
 		return err
 	}
+	if p.cfg.Straight {
+		return p.openRaw(unix.AF_INET6, ip.ICMPv6, p.readErrors6)
+	}
 	four := p.cfg.Role == Node || slices.ContainsFunc(p.cfg.Local, netip.Addr.Is4)
 	for _, proto := range []int{ip.IPv4, ip.IPv6, ip.GRE} {
 		if err := p.openRaw(unix.AF_INET6, proto, func(s *socket) { p.readTunnel6(s, uint8(proto)) }); err != nil {

@@ -54,7 +54,11 @@ func (r *routes) look(ops []core.Op) {
 	}
 	for _, op := range ops {
 		if s, ok := op.(core.SetSession); ok && (s.Chain.N == 1 || s.Chain.RO != 0) {
-			t := [2]netip.AddrPort{s.Chain.Layer[0].Local, s.Chain.Layer[0].Remote}
+			l := &s.Chain.Layer[0]
+			if s.Chain.N == 1 && s.Chain.RO != 0 {
+				l = &s.Chain.Layer[1]
+			}
+			t := [2]netip.AddrPort{l.Local, l.Remote}
 			if t[0].Port() == 0 { // no UDP, whatever the remote port says
 				t[1] = netip.AddrPortFrom(t[1].Addr(), 0)
 			}

@@ -102,7 +102,7 @@ func (s *signalPort) Write(pkts []core.Packet) (sent int, err error) {
 		s.out.Reset()
 		l := &pkts[i].Outer.Layer[0]
 		var err error
-		if pkts[i].Outer.N == 0 {
+		if pkts[i].Outer.N == 0 && s.plane.cfg.Role == Anchor {
 			s.plane.Inject(now, pkts[i].B, &s.out)
 		} else {
 			err = s.plane.Encapsulate(now, pkts[i].Outer, pkts[i].B, &s.out)

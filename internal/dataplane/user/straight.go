@@ -25,10 +25,11 @@ import (
 )
 
 // straight takes data that comes without a tunnel (RFC 6275): at a correspondent with a Home Address option, at a node with a type 2
-// routing header. The kernel refuses both, so a packet socket copies them before it looks, and rules (straightTable) drop them where
-// it would go on. Both are there only while a session of route optimization is.
+// routing header, and with an option as well if the other end is mobile too; at home, with that alone. The kernel refuses both, so a
+// packet socket copies them before it looks, and rules (straightTable) drop them where it would go on. Both are there only while a session
+// of route optimization is, or as long as the plane if it is a correspondent's: who knows no binding has to say so (RFC 6275 9.3.1).
 //
-// Signalling is left alone: Mobility Headers, and ESP that has no SPI of data and, at a node, comes from an anchor.
+// Signalling is left alone: Mobility Headers, prefix discovery, and ESP that has no SPI of data and, at a node, comes from an anchor.
 type straight struct {
 	plane *Plane
 	ns    *os.File                                // the plane's network namespace
@@ -58,6 +59,19 @@ func (s *straight) needed(op core.Op) bool {
 	return ok && set.Chain.RO != 0 && s.plane.cfg.Role != Gateway
 }
 
+// begin opens at once what a correspondent needs.
+func (s *straight) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.plane.cfg.Correspondent || s.plane.cfg.Role == Gateway {
+		return nil
+	}
+	if err := s.open(s.plane.goes); err != nil {
+		return fmt.Errorf("data plane: correspondent: %w", err)
+	}
+	return nil
+}
+
 // update is the plane's Update. A session of route optimization is refused where its packets could not be taken.
 func (s *straight) update(ops []core.Op) error {
 	at := slices.IndexFunc(ops, s.needed)
@@ -68,7 +82,7 @@ func (s *straight) update(ops []core.Op) error {
 	defer s.mu.Unlock()
 	defer s.settle()
 	if at >= 0 {
-		if fault := s.open(); fault != nil {
+		if fault := s.open(s.plane.done.Go); fault != nil {
 			if err := s.plane.Engine.Update(ops[:at]); err != nil {
 				return err
 			}
@@ -87,7 +101,7 @@ func (s *straight) sync(all iter.Seq[core.Op]) error {
 	err := s.plane.Engine.Sync(func(yield func(core.Op) bool) {
 		for op := range all {
 			if s.needed(op) {
-				if err := s.open(); err != nil {
+				if err := s.open(s.plane.done.Go); err != nil {
 					fault = refusal(op, err)
 					yield(core.Drop{}) // which Sync refuses, so that nothing is removed
 					return
@@ -109,8 +123,8 @@ func refusal(op core.Op, err error) error {
 	return fmt.Errorf("session %d: route optimization: %w: %w", op.(core.SetSession).ID, wire.ForwardingFailed, err)
 }
 
-// open is called with mu held, as what follows.
-func (s *straight) open() (err error) {
+// open is called with mu held, as what follows. run is what reads then.
+func (s *straight) open(run func(func())) (err error) {
 	if s.closed {
 		return net.ErrClosed
 	}
@@ -127,7 +141,7 @@ func (s *straight) open() (err error) {
 	}
 	s.on.Store(true)
 	sock := s.sock
-	s.plane.done.Go(func() { s.read(sock) })
+	run(func() { s.read(sock) })
 	return nil
 }
 
@@ -144,8 +158,18 @@ func (s *straight) openHere() (err error) {
 
 // settle closes what no session needs any more.
 func (s *straight) settle() {
-	if s.on.Load() && s.plane.Optimized() == 0 {
+	if !s.on.Load() {
+		return
+	}
+	if s.plane.Optimized() == 0 && !s.plane.cfg.Correspondent {
 		s.shut()
+		return
+	}
+	if s.plane.cfg.Role != Node {
+		return // its table has all addresses
+	}
+	if err := s.table.at(s.plane.HomeAddresses()); err != nil {
+		s.plane.fail(fmt.Errorf("data plane: route optimization: %w", err))
 	}
 }
 
@@ -264,36 +288,27 @@ func (p *Plane) split(out *mem.Out, v ip.VNet) {
 	}
 }
 
-// takes reports whether a packet is data of route optimization for this node, whatever the engine will say of it. What the rules keep
-// from the kernel but cannot be read is counted here.
+// takes reports whether a packet is data of route optimization for this node, whatever the engine will say of it.
 func (s *straight) takes(b []byte) bool {
 	p := s.plane
 	h, err := ip.Parse(b)
-	if err != nil || h.Is4() || !p.OptimizedAt(h.Dst) {
+	if err != nil || h.Is4() {
 		return false
 	}
 	sig, err := ip.ParseSignal(b[:h.Len])
-	has := sig.DstHome.IsValid()
-	if p.cfg.Role == Anchor {
-		has = sig.SrcHome.IsValid()
-	}
+	routing, option := mem.Optimizing(b[:h.Len], &sig, err)
 	switch {
-	case !has && err != nil && s.broken(b[:h.Len], &sig):
-		p.Count(wire.BadInner)
+	case routing && p.cfg.Role == Node:
+		if !p.OptimizedAt(h.Dst) {
+			return false
+		}
+	case !sig.SrcHome.IsValid() && !option, !p.HomeAddressAt(h.Dst):
 		return false
-	case !has || sig.Proto == ip.Mobility:
+	}
+	if err == nil && sig.Signalling(b) {
 		return false
 	}
 	return err != nil || sig.Proto != ip.ESP || !s.signals(b[:h.Len], &sig)
-}
-
-// broken reports whether the header that a packet could not be read beyond is one of route optimization.
-func (s *straight) broken(b []byte, sig *ip.Signal) bool {
-	ext := b[min(sig.Off, len(b)):]
-	if s.plane.cfg.Role == Node {
-		return sig.Proto == ip.Routing && len(ext) > 2 && ext[2] == ip.RoutingType2
-	}
-	return sig.Proto == ip.DstOpts && len(ext) > 6 && (ext[2] == ip.OptHomeAddress || ext[6] == ip.OptHomeAddress)
 }
 
 // signals reports whether ESP is that of signalling. Of its later fragments nobody can tell: they wait in vain for a first one.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/google/nftables"
@@ -24,7 +25,9 @@ import (
 //			type filter hook input priority raw;
 //			meta l4proto 135 accept                 # signalling: whoever takes that keeps it from the kernel
 //			meta l4proto 50 <SPI below 2^31> accept # at a node: ip6 saddr @anchors
-//			rt type 2 drop                          # at a correspondent: ip6 daddr @local <first destination option is 0xc9> drop
+//			icmpv6 type { 146, 147 } accept         # prefix discovery
+//			rt type 2 drop                          # at a node
+//			ip6 daddr @local <first destination option is 0xc9> drop
 //		}
 //	}
 //
@@ -32,7 +35,8 @@ import (
 type straightTable struct {
 	table *nftables.Table
 	make  func(*straightTable) error
-	news  *os.File // netlink socket on changes of rules
+	homes []netip.Addr // where Home Address options are taken
+	news  *os.File     // netlink socket on changes of rules
 	done  chan struct{}
 
 	mu     sync.Mutex // guards what follows
@@ -48,7 +52,14 @@ func openStraightTable(s *straight) (_ *straightTable, err error) {
 	}
 	cfg := &s.plane.cfg
 	t := &straightTable{table: straightName(cfg.Device), conn: conn, done: make(chan struct{})}
-	t.make = func(t *straightTable) error { return t.put(cfg.Role == Node, cfg.Local, cfg.Anchors) }
+	t.homes = s.plane.HomeAddresses()
+	t.make = func(t *straightTable) error {
+		local := t.homes
+		if cfg.Role == Anchor {
+			local = cfg.Local // of which few have no session
+		}
+		return t.put(cfg.Role == Node, local, cfg.Anchors)
+	}
 	if err := t.make(t); err != nil {
 		return nil, errors.Join(err, conn.CloseLasting())
 	}
@@ -106,6 +117,7 @@ func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
 		t.rules++
 	}
 	add(expr.VerdictAccept, nftmatch.Upper(ip.Mobility))
+	add(expr.VerdictAccept, nftmatch.Upper(ip.ICMPv6), prefixDiscovery())
 	signalling := append(nftmatch.Upper(ip.ESP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{byte(ipsec.DataSPI >> 24)}, Xor: []byte{0}},
@@ -120,7 +132,8 @@ func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
 	add(expr.VerdictAccept, signalling)
 	if node {
 		add(expr.VerdictDrop, nftmatch.Type2Routing())
-	} else {
+	}
+	if len(local) != 0 {
 		to, err := nftmatch.Among(c, t.table, "local", nftmatch.Destination, local)
 		if err != nil {
 			return err
@@ -133,6 +146,26 @@ func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
 		return fmt.Errorf("nftables: %w: %s", err, nftmatch.Lacking)
 	}
 	return nil
+}
+
+// prefixDiscovery matches ICMPv6 types 146 and 147 (RFC 6275 6.7, 6.8), which differ in the last bit.
+func prefixDiscovery() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xfe}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{146}},
+	}
+}
+
+// at says where a node takes Home Address options from now on.
+func (t *straightTable) at(homes []netip.Addr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || slices.Equal(t.homes, homes) {
+		return nil
+	}
+	t.homes = homes
+	return t.make(t)
 }
 
 // follow puts the table back when it is gone or not whole. What a message says does not matter: the kernel is asked.

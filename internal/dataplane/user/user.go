@@ -79,7 +79,13 @@ type Config struct {
 	Anchors     []netip.Addr
 	ProbeID     uint16
 	Unreachable bool
-	Now         func() time.Duration // nil = CLOCK_BOOTTIME
+	// Correspondents and Correspondent as in mem.Config: a node reports whom it exchanges packets with; a host, or a node at its home
+	// addresses, is a correspondent of mobile nodes, and takes Home Address options from the start.
+	Correspondents, Correspondent bool
+	// Straight says that there is route optimization and nothing else: a correspondent that has no tunnels, and takes none from others
+	// on this host. Its role is Anchor.
+	Straight bool
+	Now      func() time.Duration // nil = CLOCK_BOOTTIME
 	// Sysctl sets settings of the host ("net/ipv4/conf/all/send_redirects") instead of the plane. Its maker puts them back then,
 	// also after a crash. nil: Close puts them back.
 	Sysctl func(name, value string) error
@@ -148,7 +154,8 @@ func New(cfg Config) (_ *Plane, err error) {
 	p.Engine, err = mem.New(mem.Config{
 		Role: cfg.Role, Domain: cfg.Domain, Local: cfg.Local, Access: access, LocalRouting: cfg.LocalRouting, MTU: cfg.MTU,
 		EncapsulationLimit: cfg.EncapsulationLimit, Home: cfg.Home, Anchors: cfg.Anchors, ProbeID: cfg.ProbeID, Unreachable: cfg.Unreachable,
-		Forwarded: true, Now: cfg.Now, Mirror: cfg.Mirror, Security: cfg.Security, UDP: cfg.UDP,
+		Forwarded: true, Now: cfg.Now, Mirror: cfg.Mirror, Security: cfg.Security, UDP: cfg.UDP, Correspondents: cfg.Correspondents,
+		Correspondent: cfg.Correspondent,
 	})
 	if err != nil {
 		return nil, err
@@ -170,6 +177,9 @@ func New(cfg Config) (_ *Plane, err error) {
 		err = p.openTUN()
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := p.direct.begin(); err != nil {
 		return nil, err
 	}
 	if cfg.MTU == 0 {

@@ -18,7 +18,7 @@ static __always_inline int native(struct __sk_buff *skb, const struct control *c
 	__u32 i, known;
 	int many;
 
-	if (!inner(skb, mac, skb->len, is4, in))
+	if (!inner(skb, mac, skb->len, is4, in) || optimized(c, in))
 		return PASS;
 	i = find(in->dst, is4, 0, &known, &many);
 	s = session_at(i);
@@ -36,13 +36,16 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 {
 	struct info in;
 	struct session *s;
-	__u32 i, known;
-	int many;
+	struct keyed r = {};
+	__u32 i;
 
-	if (!inner(skb, 0, skb->len, is4, &in))
+	if (!inner(skb, 0, skb->len, is4, &in) || optimized(c, &in))
 		return PASS;
-	i = find(in.src, is4, 1, &known, &many);
+	r.a = in.src;
+	i = find_key(&r, (is4 ? FIND_V4 : 0) | FIND_UP);
 	s = session_at(i);
+	if (talking && s && !is4 && r.whole)
+		tell(c, now, in.src, in.dst, 0);
 	if (s)
 		return encapsulate(skb, c, i, s, &in, 0, 0, now);
 	return PASS; /* applications are told why, if that is wanted */
@@ -144,6 +147,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 static __always_inline int arrived(struct __sk_buff *skb, const struct control *c, const struct outer *o, int is4, __u64 now, struct info *in)
 {
 	struct session *s, *to;
+	struct keyed r = {};
 	int many, tos, bridged = 0;
 	__u32 i, j, known;
 
@@ -160,7 +164,10 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		many = 0;
 		known = i;
 	} else {
-		i = find(role == ANCHOR ? in->src : in->dst, is4, role == ANCHOR, &known, &many);
+		r.a = role == ANCHOR ? in->src : in->dst;
+		i = find_key(&r, (is4 ? FIND_V4 : 0) | (role == ANCHOR ? FIND_UP : 0));
+		known = r.known;
+		many = r.many;
 	}
 	s = session_at(i);
 	if (many || (i && (!s || !s->way)))
@@ -189,6 +196,8 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
 	if (role == GATEWAY)
 		return host(skb, o, i, s, in, tos, !bridged);
+	if (talking && role == NODE && !is4 && r.whole)
+		tell(c, now, in->dst, in->src, 1);
 	if (role == NODE)
 		return forward(skb, c, o, i, in, tos, now);
 	if (bpf_map_lookup_elem(&locals, &in->dst))

@@ -51,6 +51,7 @@ static __always_inline struct access_link *link_at(__u32 i)
 struct keyed {
 	struct addr a;
 	__u32 known, many;
+	__u32 whole, pad; /* the key that was found is one address */
 };
 
 #define FIND_V4 1
@@ -71,7 +72,7 @@ __noinline __u32 find_key(struct keyed *r, __u32 how)
 		return 0;
 	l = how & FIND_V4 ? c->four : c->six;
 	n = how & FIND_V4 ? c->n4 : c->n6;
-	r->known = r->many = 0;
+	r->known = r->many = r->whole = 0;
 	for (int i = 0; i < MAX_LENGTHS; i++) {
 		struct key k = {};
 		struct where *w;
@@ -88,6 +89,7 @@ __noinline __u32 find_key(struct keyed *r, __u32 how)
 			continue;
 		check = k.addr.lo ^ k.addr.lo >> 32 ^ k.addr.hi ^ k.addr.hi >> 32;
 		at = up ? w->up : w->down;
+		r->whole = k.bits == 128;
 		r->known = w->up ? w->up : NO_SESSION;
 		if (w->check != check || w->flags & (up ? KEY_MANY | KEY_ASK : KEY_ASK)) {
 			r->many = 1;
@@ -103,7 +105,7 @@ __noinline __u32 find_key(struct keyed *r, __u32 how)
 
 static __always_inline __u32 find(struct addr a, int is4, int up, __u32 *known, int *many)
 {
-	struct keyed r = { a, 0, 0 };
+	struct keyed r = { a, 0, 0, 0, 0 };
 	__u32 at = find_key(&r, (is4 ? FIND_V4 : 0) | (up ? FIND_UP : 0));
 
 	*known = r.known;
@@ -196,6 +198,47 @@ static __always_inline void count(__u32 at, const struct info *in, int out)
 		__sync_fetch_and_add(&n->packets_in, in->segs);
 		__sync_fetch_and_add(&n->octets_in, in->octets);
 	}
+}
+
+/* optimized: only the daemon knows where packets from one of this router's addresses to another go. */
+static __always_inline int optimized(const struct control *c, const struct info *in)
+{
+	struct pair p = { in->src, in->dst };
+
+	if (in->is4 || !c->pairs)
+		return 0;
+	return c->pairs == ANY_PAIR || bpf_map_lookup_elem(&pairs, &p);
+}
+
+#define TALK 1000000ULL /* ns between two words about new pairs, in one direction */
+
+/*
+ * tell says whom a node's home address exchanges packets with in the tunnel: about once a second of each pair, and of so many pairs that
+ * strangers cannot make much work. Where two pairs meet changes every second. No packet goes another way for it.
+ */
+static __always_inline void tell(const struct control *c, __u64 now, struct addr own, struct addr other, __u32 in)
+{
+	__u32 age = now >> 30, i;
+	struct talk t = {};
+	__u32 *last;
+	__u64 *b, next;
+
+	i = mix(mix(mix(mix(mix(c->seed ^ age) ^ own.hi) ^ own.lo) ^ other.hi) ^ other.lo ^ in) >> 20 & (TALKS - 1);
+	last = bpf_map_lookup_elem(&talked, &i);
+	if (!last || *last == age + 1)
+		return;
+	*last = age + 1; /* 0 is never */
+	b = bpf_map_lookup_elem(&budget, &in);
+	if (!b)
+		return;
+	next = *b > now ? *b : now;
+	if (next + TALK > now + BURST)
+		return;
+	*b = next + TALK;
+	t.p.own = own;
+	t.p.other = other;
+	t.in = in;
+	bpf_ringbuf_output(&talks, &t, sizeof(t), 0);
 }
 
 #endif

@@ -40,6 +40,8 @@ struct control {
 	__u32 news;    /* another number after each change of routes, neighbours, links, addresses and rules */
 	__u32 nested;  /* there were sessions that only the daemon carries: what is in a tunnel for this router may be a tunnel */
 	__u32 bridged; /* sessions in bridged mode */
+	__u32 pairs;   /* enum pairs */
+	__u32 pad;
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -47,6 +49,9 @@ struct key {
 	__u32 domain, bits;
 	struct addr addr; /* masked */
 };
+
+/* pairs says whether packets between two addresses may be the daemon's, because there is route optimization between them */
+enum pairs { NO_PAIRS, SOME_PAIRS, ANY_PAIR };
 
 #define KEY_MANY 1 /* several sessions may send from the key: the daemon decides */
 #define KEY_ASK 2  /* a session of the key is not held here: the daemon decides */
@@ -119,6 +124,17 @@ struct hop {
 	struct bpf_fib_lookup f;
 };
 
+/* Who exchanges packets: one of this router's addresses, and another. */
+struct pair {
+	struct addr own, other;
+};
+
+/* What a node tells the daemon of packets in its tunnel. */
+struct talk {
+	struct pair p;
+	__u32 in, pad;
+};
+
 struct counter {
 	__u64 packets_in, octets_in, packets_out, octets_out;
 };
@@ -137,6 +153,8 @@ struct counter {
 #define ASKED 256  /* neighbours that a processor tells apart, a power of 2 */
 #define LIMITS 4096 /* buckets of the limiter, a power of 2 */
 
+#define TALKS 4096 /* pairs that are told apart, a power of 2 */
+
 /* The sizes that the daemon changes are 1 here. */
 MAP(control, BPF_MAP_TYPE_ARRAY, 1, __u32, struct control, BPF_F_MMAPABLE);
 MAP(keys, BPF_MAP_TYPE_HASH, 1, struct key, struct where, BPF_F_NO_PREALLOC);
@@ -151,13 +169,22 @@ MAP(locals, BPF_MAP_TYPE_HASH, 64, struct addr, __u8, 0);        /* addresses of
 MAP(limits, BPF_MAP_TYPE_ARRAY, LIMITS, __u32, __u64, 0);
 MAP(hops, BPF_MAP_TYPE_PERCPU_ARRAY, HOPS + 1, __u32, struct hop, 0);
 MAP(asked, BPF_MAP_TYPE_PERCPU_ARRAY, ASKED, __u32, __u64, 0); /* ns of the clock: when the kernel is to hear of a neighbour again */
+MAP(pairs, BPF_MAP_TYPE_HASH, 1, struct pair, __u8, BPF_F_NO_PREALLOC); /* of route optimization */
+MAP(talked, BPF_MAP_TYPE_ARRAY, TALKS, __u32, __u32, 0); /* when the daemon was told of a pair last */
+MAP(budget, BPF_MAP_TYPE_ARRAY, 2, __u32, __u64, 0); /* of what it is told, out and in */
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS, __u32, __u64, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} talks SEC(".maps");
 
 /* Set when the programs are loaded. */
 const volatile __u8 role;
 const volatile __u32 domain;
 const volatile __u8 fake_clock;
 const volatile __u8 local_routing;
+const volatile __u8 talking;       /* a node tells the daemon whom it exchanges packets with */
 const volatile __u8 no_v6_outer;   /* outer IPv6 packets have an option: the daemon makes them */
 const volatile __u8 cross;         /* the kernel can change the family of a packet that leaves a tunnel */
 
