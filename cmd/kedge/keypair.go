@@ -19,18 +19,29 @@ func keyPairs(cfgs []*config.Config) []config.Warning {
 			}
 			for _, theirs := range a.Peers {
 				for i, ours := range n.Peers {
-					if !ends(theirs, ours) || fit(theirs, ours) {
-						continue
+					path := fmt.Sprintf("security.peers[%d].%s", i, ours.Protection)
+					if ends(theirs, ours) && !fit(theirs, ours) {
+						out = append(out, otherHalf(n, path, a.File, theirs.Name))
 					}
-					at := n.Wrong(fmt.Sprintf("security.peers[%d].%s.key-file", i, ours.Protection), "", "")
-					out = append(out, config.Warning{File: at.File, Line: at.Line, Key: at.Key, Kind: config.NotAuthorized,
-						Text: fmt.Sprintf("the keys are not the other half of those that %s has for %s; make a pair with \"kedge keys %s\", and take the second file to the other side",
-							a.File, theirs.Name, theirs.Name)})
+					for _, x := range associationsOf(&theirs) {
+						for _, y := range associationsOf(&ours) {
+							if x.use == y.use && x.SPIIn == y.SPIOut && x.SPIOut == y.SPIIn && x.Suite == y.Suite && !halves(x.KeyFile, y.KeyFile, x.Suite) {
+								out = append(out, otherHalf(n, path+"."+x.use.String(), a.File, theirs.Name))
+							}
+						}
+					}
 				}
 			}
 		}
 	}
 	return out
+}
+
+func otherHalf(n *config.Config, path, file, name string) config.Warning {
+	at := n.Wrong(path+".key-file", "", "")
+	return config.Warning{File: at.File, Line: at.Line, Key: at.Key, Kind: config.NotAuthorized,
+		Text: fmt.Sprintf("the keys are not the other half of those that %s has for %s; make a pair with \"kedge keys %s\", and take the second file to the other side",
+			file, name, name)}
 }
 
 // ends says whether two items of security.peers are two ends by their indexes.
@@ -44,19 +55,21 @@ func ends(a, b config.Peer) bool {
 	return a.Protection == config.ProtectionRFC4285 && a.RFC4285.SPI == b.RFC4285.SPI
 }
 
-// fit says whether their keys are the same. A file that cannot be read is no reason to complain: each is on its own machine.
+// fit says whether their keys are the same.
 func fit(a, b config.Peer) bool {
-	load := func(p config.Peer) (ipsec.Keys, error) {
-		if p.Protection == config.ProtectionESP {
-			return loadKeys(p.ESP.KeyFile, ipsec.Suite(p.ESP.Suite))
-		}
-		return loadKeys(p.RFC4285.KeyFile, ipsec.SuiteRFC4285)
+	if a.Protection == config.ProtectionESP {
+		return halves(a.ESP.KeyFile, b.ESP.KeyFile, a.ESP.Suite)
 	}
-	x, err := load(a)
+	return halves(a.RFC4285.KeyFile, b.RFC4285.KeyFile, string(ipsec.SuiteRFC4285))
+}
+
+// halves compares two files. One that cannot be read is no reason to complain: each is on its own machine.
+func halves(a, b, suite string) bool {
+	x, err := loadKeys(a, ipsec.Suite(suite))
 	if err != nil {
 		return true
 	}
-	y, err := load(b)
+	y, err := loadKeys(b, ipsec.Suite(suite))
 	if err != nil {
 		return true
 	}
