@@ -43,6 +43,8 @@ type entry struct {
 	bind  binding
 	// lives is until when the correspondent may hold a binding, acknowledged or not.
 	lives time.Duration
+	// may are the care-of addresses that the correspondent may hold: of the last acknowledgement, and of what was sent since.
+	may []netip.Addr
 	// unsure: a Binding Update was given up that said something else than bind, and may have been heard.
 	unsure bool
 	told   told

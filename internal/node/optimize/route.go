@@ -25,13 +25,15 @@ func (m *Machine) route(e *entry) {
 		return
 	}
 	own := e.bind.careOf
+	if was := t.chain.Layer[0].Local.Addr(); e.unsure && t.exists && m.owns(was) {
+		own = was // it may hold this one as well, and what was before is still taken
+	}
 	if e.upd.running && e.upd.target.what == register && e.upd.tries > 0 {
 		own = e.upd.target.careOf // the correspondent may have it already
 	}
 	chain := t.chain
 	if own.IsValid() {
-		chain = core.Chain{RO: 1}
-		chain.Layer[0] = core.Layer{Local: addrPort(own), Remote: addrPort(m.wire(e.peer))}
+		chain = m.chain(e, own)
 	}
 	if chain == (core.Chain{}) {
 		return // nothing is known of where it sends to
@@ -43,6 +45,14 @@ func (m *Machine) route(e *entry) {
 		ops = append(ops, core.SetKey{Match: match, ID: e.id, Down: true})
 	}
 	if !t.exists || t.chain != chain {
+		was := t.chain.Layer[0].Local.Addr()
+		if t.exists && !m.owns(was) {
+			// Of all former addresses one is still taken: one that is there.
+			i := slices.IndexFunc(e.may, func(a netip.Addr) bool { return a != own && m.owns(a) })
+			if i >= 0 {
+				ops = append(ops, core.SetSession{ID: e.id, Chain: m.chain(e, e.may[i])})
+			}
+		}
 		ops = append(ops, core.SetSession{ID: e.id, Chain: chain, Grace: min(max(e.lives-now, 0), MaxBindingLifetime)})
 	}
 	if !t.exists || up && !t.up {
@@ -54,11 +64,18 @@ func (m *Machine) route(e *entry) {
 	*t = told{true, up, chain}
 }
 
+// chain is the direct way from a care-of address.
+func (m *Machine) chain(e *entry, own netip.Addr) core.Chain {
+	return core.Chain{RO: 1, Layer: [2]core.Layer{{Local: addrPort(own), Remote: addrPort(m.wire(e.peer))}}}
+}
+
+func (m *Machine) owns(a netip.Addr) bool { return slices.Contains(m.place.Own, a) }
+
 // sends says whether data leaves directly.
 func (m *Machine) sends(e *entry) bool {
 	u := &e.upd
 	switch {
-	case !e.bind.ok() || e.unsure || e.bind.expires <= m.now.Boot || m.place.At == AtHome || !slices.Contains(m.place.Own, e.bind.careOf):
+	case !e.bind.ok() || e.unsure || e.bind.expires <= m.now.Boot || m.place.At == AtHome || !m.owns(e.bind.careOf):
 		return false
 	case u.running && u.tries > 0 && u.target.what == remove:
 		return false

@@ -42,11 +42,13 @@ func (m *Machine) authorize(e *entry, t target) {
 	now := m.now.Boot
 	home := e.home.fresh(now, m.place.Home)
 	care := t.what == remove || e.careFor(now, t.careOf) != nil
-	if t.what == nothing {
+	if t.what == nothing || care {
 		e.tests[careTest] = test{}
-		if !e.tests[homeTest].spare {
-			e.tests[homeTest] = test{}
-		}
+	}
+	if (t.what == nothing || home) && !e.tests[homeTest].spare {
+		e.tests[homeTest] = test{}
+	}
+	if t.what == nothing {
 		return
 	}
 	if home && care {
@@ -86,7 +88,7 @@ func (m *Machine) test(e *entry, kind int, a netip.Addr) {
 // unanswered gives up after MAX_RO_FAILURE retransmissions.
 func (m *Machine) unanswered(e *entry) {
 	if m.target(e).what == remove {
-		e.kept, e.upd.running, e.tests = true, false, [2]test{}
+		e.kept, e.unsure, e.upd.running, e.tests = true, true, false, [2]test{}
 		m.past("binding at "+e.peer.String()+" is not deleted", string(wire.NoAnswer), "it runs out")
 		return
 	}

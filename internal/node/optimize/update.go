@@ -31,6 +31,7 @@ type sentUpdate struct {
 const (
 	// maxSent is how many Binding Updates for one target may still be acknowledged.
 	maxSent = 8
+	maxMay  = 8
 	// slack is how much later than here a lifetime may end at a correspondent, which counts from when it heard.
 	slack = 2 * time.Second
 )
@@ -84,6 +85,9 @@ func (m *Machine) sendUpdate(e *entry) {
 		s.lifetime = min(m.cfg.Lifetime, m.place.Until-now).Truncate(mobility.LifetimeUnit)
 		bu.Lifetime = uint16(s.lifetime / mobility.LifetimeUnit)
 		e.lives = max(e.lives, now+s.lifetime+slack)
+		if !slices.Contains(e.may, careOf) {
+			e.may = append(e.may[max(0, len(e.may)-maxMay+1):], careOf)
+		}
 	} else {
 		s.key = mobility.DeregistrationKey(e.home.value)
 	}
@@ -196,6 +200,7 @@ func (m *Machine) accepted(e *entry, p *core.Path, s *sentUpdate, ba *mobility.B
 		return
 	}
 	before := e.bind.careOf
+	e.may = append(e.may[:0], u.target.careOf)
 	e.bind = binding{careOf: u.target.careOf, seq: s.seq, lifetime: lifetime, expires: s.at + lifetime}
 	e.bind.refreshAt = e.bind.expires - max(3*lifetime/10, min(renewBefore, lifetime/2))
 	e.lives = e.bind.expires + slack
