@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 
 	"kedge/internal/core"
 	"kedge/internal/node/movement"
@@ -31,13 +32,16 @@ func (m *Machine) comeHome(at movement.CareOf, why string) {
 		return
 	}
 	m.startRace([]movement.CareOf{at}, deregister, false, false)
+	m.partAtHome(at)
 }
 
 // homePrefixes are the addresses that the node has on the home link.
 func (m *Machine) homePrefixes() []netip.Prefix {
 	ps := []netip.Prefix{m.home6}
 	for _, x := range m.also {
-		ps = append(ps, x.home)
+		if m.parting == nil || !m.parting.home || !slices.Contains(m.parting.homes, x.home.Addr()) {
+			ps = append(ps, x.home)
+		}
 	}
 	if m.cfg.Home.IPv4 == IPv4Static {
 		ps = append(ps, m.cfg.Home.V4)
@@ -96,6 +100,9 @@ func (m *Machine) leaveHome() {
 		return
 	}
 	m.homeIf, m.homeAt = 0, movement.CareOf{}
+	if m.parting != nil && m.parting.home {
+		m.parting = nil
+	}
 	m.endRace()
 	m.seen = nil
 	m.path.resume(m)

@@ -264,7 +264,11 @@ func (m *Machine) update(s *sent) *mobility.BindingUpdate {
 	c := s.careOf.Addr
 	switch {
 	case s.kind == deregister: // the care-of address of a node at home is its home address
-		bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: m.hoa()})
+		home := m.hoa()
+		if s.home.IsValid() {
+			home = s.home
+		}
+		bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: home})
 	case c.Is6():
 		bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: c})
 	case m.cfg.Anchor.Dialect == Soliman:

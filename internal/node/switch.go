@@ -26,6 +26,7 @@ type parting struct {
 	next    time.Duration
 	timeout time.Duration
 	tries   int
+	home    bool // we are at home, and keep the home agent: these are home addresses beside the preferred one
 }
 
 // switched takes a Home Agent Switch message. It is acted upon only if it came in ESP from the home agent, or from another one that
@@ -43,11 +44,11 @@ func (m *Machine) switched(p *core.Path, s *mobility.HomeAgentSwitch) {
 	case peer.Protection != protectionESP || p.Auth.Kind != protectionESP || p.Auth.Peer != peer.Name:
 		m.countQuietly(p, wire.NotAuthorized, "home agent switch")
 		return
+	case m.parting != nil && !m.parting.home && m.parting.agent.v6 == from:
+		m.hurry() // it repeats itself: it has not heard us
+		return
 	case !current && !(len(s.Addresses) == 1 && s.Addresses[0] == from):
 		m.countQuietly(p, wire.NotAuthorized, "home agent switch of another home agent")
-		return
-	case m.parting != nil && m.parting.agent.v6 == from:
-		m.hurry() // it repeats itself: it has not heard us
 		return
 	}
 	switch m.state {
@@ -126,9 +127,15 @@ func (m *Machine) partDue() {
 		m.rate.take(m.now.Boot)
 		m.seq++
 		s := sent{seq: m.seq, at: m.now.Boot, careOf: q.careOf, kind: farewell, home: home}
+		path := m.signallingOf(home, &q.careOf)
+		if q.home {
+			s.kind = deregister
+			path = m.fromHome(q.careOf.If)
+			path.Local = addrPort(home)
+		}
 		bu := m.update(&s)
 		q.seqs = append(q.seqs, s.seq)
-		m.out = append(m.out, core.Send{Path: m.signallingOf(home, &q.careOf), Body: bu})
+		m.out = append(m.out, core.Send{Path: path, Body: bu})
 	}
 	m.ha = now
 	m.persist()
@@ -139,6 +146,9 @@ func (m *Machine) partAcked(p *core.Path, ba *mobility.BindingAck) bool {
 	q := m.parting
 	if q == nil || p.Remote.Addr() != q.agent.v6 {
 		return false
+	}
+	if _, home := m.cameFor(p); q.home && !slices.Contains(q.homes, home) {
+		return false // of the preferred one
 	}
 	if q.agent.protected() && (p.Auth.Kind != q.agent.protection || p.Auth.Peer != q.agent.name) {
 		m.ignored(p, wire.NotAuthorized, "")
@@ -166,9 +176,33 @@ func (m *Machine) partAcked(p *core.Path, ba *mobility.BindingAck) bool {
 
 // parted: the former home agent does not defend the home address any more, or cannot be asked.
 func (m *Machine) parted(why string) {
-	m.past("left "+m.parting.agent.v6.String(), "", why)
+	q := m.parting
 	m.parting = nil
+	if q.home {
+		for _, x := range m.also {
+			x.expires, x.timeout, x.next = 0, 0, m.now.Boot
+		}
+		if m.state == home {
+			m.out = m.move.ClaimHome(m.now, m.homeIf, m.homePrefixes(), m.out)
+		}
+		return
+	}
+	m.past("left "+q.agent.v6.String(), "", why)
 	m.livesUntil = 0
 	m.seen = nil
 	m.evaluate("the former home agent was left")
+}
+
+// partAtHome deletes the bindings of other home addresses than the preferred one, when the node comes home. They are used there when
+// the home agent does not defend them any more.
+func (m *Machine) partAtHome(at movement.CareOf) {
+	q := &parting{agent: m.ha, careOf: at, home: true, next: m.now.Boot}
+	for _, x := range m.also {
+		if x.bound(m.now.Boot) {
+			q.homes = append(q.homes, x.home.Addr())
+		}
+	}
+	if len(q.homes) > 0 {
+		m.parting = q
+	}
 }

@@ -301,8 +301,11 @@ func (a *Agents) found(now time.Duration, agents []Agent, by string) bool {
 		a.cur = at(list, keep)
 		return true
 	}
-	if a.cur = -1; !a.first(now) {
-		a.again()
+	if a.cur = -1; !a.first(now) { // who failed longest ago, or was not asked to be left
+		a.cur = slices.IndexFunc(list, func(c candidate) bool {
+			return !slices.ContainsFunc(list, func(o candidate) bool { return o.avoid < c.avoid })
+		})
+		list[a.cur].avoid = 0
 	}
 	return true
 }
@@ -384,7 +387,7 @@ func (a *Agents) Switch(now time.Duration, addrs []netip.Addr, home netip.Prefix
 	}
 	a.list = list
 	if a.cur = at(list, was); a.cur >= 0 {
-		list[a.cur].avoid = now + avoidFor
+		list[a.cur].avoid = now + 2*avoidFor
 	}
 	if a.first(now) {
 		return true

@@ -209,8 +209,12 @@ func (p *Prefixes) Advertised(now time.Duration, a *nd.MobilePrefixAdvertisement
 			break
 		}
 		at := o.Prefix.Masked()
-		if o.Preferred > o.Valid || at.Addr().IsLinkLocalUnicast() || at.Addr().IsMulticast() || at.Bits() == 0 || listed[at] {
-			continue // RFC 4862 5.5.3 b and c
+		if o.Preferred > o.Valid && !listed[at] { // says nothing of the prefix, not even that it is gone
+			listed[at] = true
+			continue
+		}
+		if at.Addr().IsLinkLocalUnicast() || at.Addr().IsMulticast() || at.Bits() == 0 || listed[at] {
+			continue // RFC 4862 5.5.3 b
 		}
 		known := slices.IndexFunc(p.homes, func(h Home) bool { return h.Prefix.Masked() == at })
 		switch {
