@@ -25,6 +25,9 @@ func peerConfig(cfg *config.Config) peer.Config {
 	}
 }
 
+// peerTag tells a correspondent's settings from those of other roles.
+const peerTag = 3
+
 // openPeer makes a correspondent, which is a host: it routes for nobody, so no setting of the host changes.
 func openPeer(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	m, err := peer.New(peerConfig(cfg), rand.Reader)
@@ -38,8 +41,16 @@ func openPeer(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	}
 	// What answers goes out where the question came in: routes to a bound home address lead to the data plane, and a Home Test must not
 	// go there (RFC 6275 9.4.3).
-	if r.host, err = openHost(cfg, system.Options{Local: local, SendByIf: true}, 3); err != nil {
+	o := system.Options{Local: local, SendByIf: true}
+	if r.host, err = openHost(cfg, o, peerTag); err != nil {
 		return nil, err
+	}
+	// Bindings end with the process, and so do the rules and routes that served them, however it ends.
+	r.tidy = func() {
+		if h, err := openHost(cfg, o, peerTag); err == nil {
+			_, _ = h.Sweep() // what cannot be removed now is in the journal
+			h.Close()
+		}
 	}
 	// The kernel's fast path is for tunnels: packets of route optimization are this process's in any case.
 	here := *cfg

@@ -30,6 +30,7 @@ type role struct {
 	device  string        // of a node: it outlives the process, unless the node was stopped
 	stopped atomic.Bool   // by a command
 	ended   atomic.Bool   // for good: nothing is to forward on
+	tidy    func()        // takes back what the machine has set on the host, where the next run has no use for it; may be nil
 }
 
 // opener makes a role of a config. firstStart: there is no earlier store.
@@ -47,6 +48,9 @@ func (r *role) close() {
 			_ = r.host.Apply([]core.HostOp{op}) // what cannot be put back now is in the journal
 		}
 		r.host.Close()
+	}
+	if r.tidy != nil {
+		r.tidy()
 	}
 }
 
