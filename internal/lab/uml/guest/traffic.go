@@ -170,8 +170,9 @@ func datagrams(args []string) error {
 	if err != nil {
 		return err
 	}
+	lost := args[3] == "lost"
 	want, err := strconv.ParseUint(args[3], 0, 8)
-	if err != nil {
+	if err != nil && !lost {
 		return err
 	}
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
@@ -188,36 +189,54 @@ func datagrams(args []string) error {
 		if err != nil || size < 1 {
 			return fmt.Errorf("%q is no length", a)
 		}
-		if err := exchange(c, bytes.Repeat([]byte{byte(i + 1), byte(size)}, size)[:size], byte(want)); err != nil {
+		data := bytes.Repeat([]byte{byte(i + 1), byte(size)}, size)[:size]
+		if !lost {
+			err = exchange(c, data, byte(want), tries)
+		} else if err = exchange(c, data, 0, 2); errors.Is(err, errNothing) {
+			err = nil
+		} else {
+			err = fmt.Errorf("not lost: %w", errors.Join(errors.New("something came back"), err))
+		}
+		if err != nil {
 			return fmt.Errorf("%d octets: %w", size, err)
 		}
 	}
 	return nil
 }
 
-// tries of one datagram: the first may only find out the path MTU, or whose link-layer address it is.
-const tries = 5
+// tries of one datagram, and the time for each: the first may only find out the path MTU, or whose link-layer address it is.
+const (
+	tries   = 30
+	tryTime = 200 * time.Millisecond
+)
 
-func exchange(c *net.UDPConn, data []byte, want byte) (err error) {
+var errNothing = errors.New("nothing came back")
+
+// exchange sends a datagram until it comes back.
+func exchange(c *net.UDPConn, data []byte, want byte, tries int) (err error) {
 	buf := make([]byte, 65536)
 	for range tries {
 		if _, err = c.Write(data); err != nil {
 			continue
 		}
-		if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(tryTime)); err != nil {
 			return err
 		}
-		n := 0
-		if n, err = c.Read(buf); err != nil {
-			continue
+		for {
+			n := 0
+			if n, err = c.Read(buf); err != nil {
+				break
+			}
+			switch {
+			case n != 1+len(data): // a late one, of an earlier try
+				continue
+			case !bytes.Equal(buf[1:n], data):
+				return errors.New("they did not come back as they were sent")
+			case buf[0] != want:
+				return fmt.Errorf("the traffic class that arrived is %#x, want %#x", buf[0], want)
+			}
+			return nil
 		}
-		switch {
-		case n < 1 || !bytes.Equal(buf[1:n], data):
-			return fmt.Errorf("%d came back, or not as they were sent", n-1)
-		case buf[0] != want:
-			return fmt.Errorf("the traffic class that arrived is %#x, want %#x", buf[0], want)
-		}
-		return nil
 	}
-	return fmt.Errorf("nothing came back of %d tries: %w", tries, err)
+	return fmt.Errorf("%w of %d tries: %w", errNothing, tries, err)
 }
