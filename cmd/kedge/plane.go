@@ -58,6 +58,8 @@ func openPlane(cfg *config.Config, role string, uc user.Config) (*forwarding, er
 	f := &forwarding{name: name, uses: uc, said: api.Dataplane{Role: role, Asked: d.Kind, Kind: config.PlaneUser}}
 	if d.Kind == config.PlaneUser {
 		f.said.Why = "dataplane.kind says so"
+	} else if uc.Straight {
+		f.said.Why = "a correspondent has no tunnels, so there is nothing for programs to carry"
 	} else {
 		err := f.openFast(cfg, name, uc)
 		if err == nil {

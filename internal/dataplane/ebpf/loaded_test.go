@@ -21,7 +21,7 @@ func (p *pool) take(c *Config) (*collection, error) {
 	if c.Pin != "" {
 		return load(c)
 	}
-	name := fmt.Sprint(c.Role, c.Domain, c.fakeClock, c.LocalRouting, c.EncapsulationLimit != 0, c.Probe.Cross() == nil, c.Sessions, c.Keys)
+	name := fmt.Sprint(c.Role, c.Domain, c.fakeClock, c.LocalRouting, c.EncapsulationLimit != 0, c.Probe.Cross() == nil, c.Sessions, c.Keys, c.Pairs, c.Correspondents)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l := p.idle[name]; len(l) > 0 {
@@ -52,7 +52,11 @@ func (k *collection) clear() (err error) {
 	k.control.peersMask = mask
 	for name, m := range k.all {
 		switch {
-		case name == "limits" || name == "drops":
+		case name == "talked":
+			for i := range m.MaxEntries() {
+				err = errors.Join(err, m.Update(i, uint32(0), ebpf.UpdateAny))
+			}
+		case name == "limits" || name == "budget" || name == "drops":
 			for i := range m.MaxEntries() {
 				var zero any = uint64(0)
 				if m.Type() == ebpf.PerCPUArray {

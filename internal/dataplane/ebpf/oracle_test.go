@@ -43,7 +43,7 @@ const (
 
 var hostMAC = core.MAC{2, 0, 0, 0, 0, 0x0a}
 
-func newOracle(t testing.TB, role dataplane.Role) *oracle {
+func newOracle(t testing.TB, role dataplane.Role, change ...func(*Config)) *oracle {
 	w := newWorld(t, "r", "x")
 	w.veth("r", "core0", "x", "core0", 1500)
 	w.veth("r", "acc1", "x", "acc1", 1500)
@@ -73,7 +73,11 @@ func newOracle(t testing.TB, role dataplane.Role) *oracle {
 		o.mac[i], o.index[i] = w.mac("r", n)
 	}
 	w.in("r", func() (err error) {
-		o.p, err = New(Config{load: loaded.take, Config: cfg, Sessions: 64, Core: []string{"none"}, fakeClock: true})
+		c := Config{load: loaded.take, Config: cfg, Sessions: 64, Core: []string{"none"}, fakeClock: true}
+		for _, f := range change {
+			f(&c)
+		}
+		o.p, err = New(c)
 		return err
 	})
 	t.Cleanup(func() { must(t, o.p.Close()) })

@@ -326,7 +326,7 @@ func (p *chain) rebind(gateway, anchor core.Chain) {
 }
 
 // newNode is node - anchor - correspondent node, the node's tunnel as end says.
-func newNode(t testing.TB, end core.Chain) *chain {
+func newNode(t testing.TB, end core.Chain, change ...func(*Config)) *chain {
 	w := newWorld(t, "host", "lma", "cn")
 	w.sh("lma", "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv6.conf.all.forwarding=1")
 	w.veth("host", "wlan0", "lma", "core0", 1600)
@@ -339,7 +339,11 @@ func newNode(t testing.TB, end core.Chain) *chain {
 	p := &chain{world: w}
 	home6, home4 := netip.MustParseAddr(host6), netip.MustParseAddr(host4)
 	p.in("host", func() (err error) {
-		p.gateway, err = New(Config{load: loaded.take, Sessions: 16, Core: []string{"wlan*"}, Config: user.Config{Role: dataplane.Node, Home: []netip.Addr{home6}, DeviceMTU: 1500}})
+		c := Config{load: loaded.take, Sessions: 16, Core: []string{"wlan*"}, Config: user.Config{Role: dataplane.Node, Home: []netip.Addr{home6}, DeviceMTU: 1500}}
+		for _, f := range change {
+			f(&c)
+		}
+		p.gateway, err = New(c)
 		return err
 	})
 	t.Cleanup(func() { must(t, p.gateway.Close()) })
