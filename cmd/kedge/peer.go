@@ -56,7 +56,7 @@ func openPeer(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	here := *cfg
 	here.Dataplane.Kind = config.PlaneUser
 	r.data, err = openPlane(&here, "peer", user.Config{
-		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: local, MTU: cfg.Dataplane.MTU, Correspondent: true, Sysctl: r.sysctl,
+		Role: dataplane.Anchor, Device: cfg.Dataplane.Device, Local: local, MTU: cfg.Dataplane.MTU, Correspondent: true, Straight: true, Sysctl: r.sysctl,
 	})
 	if err != nil {
 		r.close()
