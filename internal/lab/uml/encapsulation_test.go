@@ -10,7 +10,6 @@ import (
 	"kedge/internal/dataplane/user"
 	"kedge/internal/spec"
 	"kedge/internal/system/netns"
-	"kedge/wire"
 )
 
 // tunnel is one way to carry packets: our chain and the devices of the guest.
@@ -200,15 +199,7 @@ func (s *site) tunnel(p *user.Plane, w tunnel, anchor bool) {
 	} else {
 		s.ip(fmt.Sprintf("route add 2001:db8:c::/64 dev %s src %v", w.six, hoa6), fmt.Sprintf("route add 203.0.113.0/24 dev %s src %v", w.four, hoa4))
 	}
-	s.Cleanup(func() {
-		if s.Failed() {
-			p.Drops(func(r wire.Reason, n uint64) {
-				if n > 0 {
-					s.Logf("our data plane dropped %d: %s", n, r)
-				}
-			})
-		}
-	})
+	s.drops(p)
 }
 
 // on is the same site for a part of the test.

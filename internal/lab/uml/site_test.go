@@ -182,13 +182,17 @@ func (s *site) nft(n *netns.NS, rules string) {
 // talk has two sides exchange datagrams of all lengths and an octet stream, whose far end is an address of the other side.
 func (s *site) talk(from side, to netip.Addr, octets int, lengths ...string) {
 	s.Helper()
-	if len(lengths) > 0 {
-		if out, err := s.tool(from, append([]string{"udp", to.String(), port, "0", "0"}, lengths...)...); err != nil {
-			s.Errorf("datagrams to %v: %v %s", to, err, out)
-			return
-		}
+	s.talkFrom(from, netip.IPv6Unspecified(), to, octets, lengths...)
+}
+
+// talkFrom does so from an address.
+func (s *site) talkFrom(from side, own, to netip.Addr, octets int, lengths ...string) {
+	s.Helper()
+	if _, err := s.tool(from, append([]string{"udp", "@" + own.String(), to.String(), port, "0", "0"}, lengths...)...); err != nil {
+		s.Errorf("datagrams to %v: %v", to, err)
+		return
 	}
-	out, err := s.tool(from, "stream", to.String(), port, fmt.Sprint(octets))
+	out, err := s.tool(from, "stream", "@"+own.String(), to.String(), port, fmt.Sprint(octets))
 	if err != nil {
 		s.Errorf("TCP to %v: %v", to, err)
 		return

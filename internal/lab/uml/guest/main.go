@@ -14,8 +14,8 @@ var tools = map[string]struct {
 	run   func(args []string) error
 }{
 	"echo":   {"ADDRESS PORT: sends back what comes by TCP, and by UDP with its traffic class in front", echo},
-	"stream": {"ADDRESS PORT OCTETS: sends them by TCP, and wants them back as they were", stream},
-	"udp":    {"ADDRESS PORT CLASS WANTED OCTETS...: a datagram of each length, with a traffic class; the class that arrives (lost: none does), and the octets, must be as wanted", datagrams},
+	"stream": {"[@OWN] ADDRESS PORT OCTETS: sends them by TCP, and wants them back as they were", stream},
+	"udp":    {"[@OWN] ADDRESS PORT CLASS WANTED OCTETS...: a datagram of each length, with a traffic class; the class that arrives (lost: none does), and the octets, must be as wanted", datagrams},
 }
 
 func main() {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,15 @@ const patience = 20 * time.Second
 
 func endpoint(addr, port string) (netip.AddrPort, error) {
 	return netip.ParseAddrPort(net.JoinHostPort(addr, port))
+}
+
+// from takes "@ADDRESS" from the front of arguments: the own address of what follows.
+func from(args []string) (local netip.Addr, rest []string, err error) {
+	if len(args) > 0 && strings.HasPrefix(args[0], "@") {
+		local, err = netip.ParseAddr(args[0][1:])
+		return local, args[1:], err
+	}
+	return netip.IPv6Unspecified(), args, nil
 }
 
 // family is the socket option level of an address and the options for the traffic class of what comes and goes.
@@ -108,6 +118,10 @@ func echo(args []string) error {
 }
 
 func stream(args []string) error {
+	local, args, err := from(args)
+	if err != nil {
+		return err
+	}
 	if len(args) != 3 {
 		return errors.New("want an address, a port and a number of octets")
 	}
@@ -120,7 +134,11 @@ func stream(args []string) error {
 		return err
 	}
 	start := time.Now()
-	conn, err := net.DialTimeout("tcp", to.String(), patience)
+	d := net.Dialer{Timeout: patience}
+	if !local.IsUnspecified() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	conn, err := d.Dial("tcp", to.String())
 	if err != nil {
 		return err
 	}
@@ -159,6 +177,10 @@ func stream(args []string) error {
 }
 
 func datagrams(args []string) error {
+	local, args, err := from(args)
+	if err != nil {
+		return err
+	}
 	if len(args) < 5 {
 		return errors.New("want an address, a port, a traffic class, that wanted, and lengths")
 	}
@@ -175,7 +197,11 @@ func datagrams(args []string) error {
 	if err != nil && !lost {
 		return err
 	}
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	var bound *net.UDPAddr
+	if !local.IsUnspecified() {
+		bound = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	c, err := net.DialUDP("udp", bound, net.UDPAddrFromAddrPort(to))
 	if err != nil {
 		return err
 	}

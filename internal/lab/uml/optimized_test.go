@@ -1,0 +1,94 @@
+package uml
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"kedge/internal/core"
+	"kedge/internal/dataplane/user"
+	"kedge/internal/system/netns"
+	"kedge/wire"
+)
+
+// peer6 is a correspondent on the wire, without anything between it and a care-of address.
+var peer6 = netip.MustParseAddr("2001:db8:a::99")
+
+// optimized is a pair session between a home address and peer6, at the mobile node or, peer, at the correspondent.
+func optimized(peer bool) []core.Op {
+	local, remote, src, dst := coa6, peer6, hoa6, peer6
+	if peer {
+		local, remote, src, dst = remote, local, dst, src
+	}
+	return []core.Op{
+		core.SetSession{ID: 9, Chain: core.Chain{RO: 1, Layer: [2]core.Layer{{Local: ap(local), Remote: ap(remote)}}}},
+		core.SetKey{ID: 9, Match: core.Match{Src: single(src), Dst: single(dst)}, Up: true, Down: true},
+	}
+}
+
+// xfrm is what a Mobile IPv6 daemon tells this kernel about a home address and its correspondent: states and policies of the Home Address
+// option towards the correspondent, and of the type 2 routing header towards the mobile node.
+func (s *site) xfrm(mobile bool, home, peer, careOf netip.Addr) {
+	s.Helper()
+	hao, rh := "out", "in"
+	if !mobile {
+		hao, rh = rh, hao
+	}
+	s.ip(fmt.Sprintf("xfrm state add src %v dst %v proto hao mode ro coa %v", home, peer, careOf),
+		fmt.Sprintf("xfrm state add src %v dst %v proto route2 mode ro coa %v", peer, home, careOf),
+		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 dir %s tmpl proto hao mode ro level required", home, peer, hao),
+		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 dir %s tmpl proto route2 mode ro level required", peer, home, rh))
+}
+
+func (s *site) drops(p *user.Plane) {
+	s.Cleanup(func() {
+		if !s.Failed() {
+			return
+		}
+		p.Drops(func(r wire.Reason, n uint64) {
+			if n > 0 {
+				s.Logf("our data plane dropped %d: %s", n, r)
+			}
+		})
+	})
+}
+
+// TestGuestAsCorrespondent: our data plane is the mobile node's; a kernel with Mobile IPv6 of its own accepts its Home Address options, and its
+// type 2 routing headers are accepted by ours.
+func TestGuestAsCorrespondent(t *testing.T) {
+	s := newSite(t, "xfrm_user", "mip6")
+	s.tunnelled()
+	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", peer6), fmt.Sprintf("route add %v/128 dev vec0", hoa6))
+	s.xfrm(false, hoa6, peer6, coa6)
+	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", coa6))
+	p := s.plane(s.edge, user.Config{Role: user.Node, DeviceMTU: wireMTU})
+	s.drops(p)
+	d := p.Device()
+	s.at(s.edge, fmt.Sprintf("addr add %v/128 dev %s nodad", hoa6, d), "route add ::/0 dev "+d+" table 100")
+	_, err := s.edge.Run(t.Context(), "ip", "-6", "rule", "add", "from", hoa6.String(), "lookup", "100", "priority", "1000")
+	netns.Must(t, err)
+	netns.Must(t, s.edge.Do(func() error { return p.Update(optimized(false)) }))
+	app := side{"mobile node", s.edge}
+	s.echoes(app, hoa6)
+	s.echoes(guestSide, peer6)
+	s.talkFrom(app, hoa6, peer6, 1<<20, lengths...)
+	s.talk(guestSide, hoa6, 1<<20, lengths...)
+}
+
+// TestGuestAsOptimizingNode: our data plane is the correspondent's, and the kernel is the mobile node.
+func TestGuestAsOptimizingNode(t *testing.T) {
+	s := newSite(t, "xfrm_user", "mip6")
+	s.tunnelled()
+	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", coa6), fmt.Sprintf("addr add %v/128 dev lo nodad home", hoa6))
+	s.xfrm(true, hoa6, peer6, coa6)
+	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", peer6))
+	p := s.plane(s.edge, user.Config{Role: user.Anchor, Local: []netip.Addr{peer6}})
+	s.drops(p)
+	s.at(s.edge, fmt.Sprintf("route add %v/128 dev %s", hoa6, p.Device()))
+	netns.Must(t, s.edge.Do(func() error { return p.Update(optimized(true)) }))
+	cn := side{"correspondent", s.edge}
+	s.echoes(guestSide, hoa6)
+	s.echoes(cn, peer6)
+	s.talkFrom(guestSide, hoa6, peer6, 1<<20, lengths...)
+	s.talk(cn, hoa6, 1<<20, lengths...)
+}
