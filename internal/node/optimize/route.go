@@ -11,6 +11,7 @@ import (
 type told struct {
 	exists, up bool
 	chain      core.Chain
+	before     netip.Addr // care-of address of the chain that is still taken
 }
 
 // route brings the data plane to what the entry knows. The session takes what comes from the correspondent for as long as it may
@@ -25,8 +26,11 @@ func (m *Machine) route(e *entry) {
 		return
 	}
 	own := e.bind.careOf
-	if was := t.chain.Layer[0].Local.Addr(); e.unsure && t.exists && m.owns(was) {
-		own = was // it may hold this one as well, and what was before is still taken
+	if was := t.chain.Layer[0].Local.Addr(); t.exists && (e.unsure || !e.bind.ok()) {
+		// It may hold any of several. What the data plane has stays if the node is there, for what was before is still taken then.
+		if own = was; !m.owns(was) {
+			own = m.mayHold(e, was, was)
+		}
 	}
 	if e.upd.running && e.upd.target.what == register && e.upd.tries > 0 {
 		own = e.upd.target.careOf // the correspondent may have it already
@@ -44,15 +48,20 @@ func (m *Machine) route(e *entry) {
 	if t.exists && t.up && !up {
 		ops = append(ops, core.SetKey{Match: match, ID: e.id, Down: true})
 	}
-	if !t.exists || t.chain != chain {
-		was := t.chain.Layer[0].Local.Addr()
-		if t.exists && !m.owns(was) {
-			// Of all former addresses one is still taken: one that is there.
-			i := slices.IndexFunc(e.may, func(a netip.Addr) bool { return a != own && m.owns(a) })
-			if i >= 0 {
-				ops = append(ops, core.SetSession{ID: e.id, Chain: m.chain(e, e.may[i])})
-			}
-		}
+	// Of all former addresses one is still taken: one that is there, if the correspondent may hold such.
+	was, before := t.chain.Layer[0].Local.Addr(), t.before
+	if t.exists && was != own {
+		before = was
+	}
+	detour := false
+	if t.exists && !m.owns(before) {
+		there := m.mayHold(e, own, before)
+		before, detour = there, there != before
+	}
+	if detour {
+		ops = append(ops, core.SetSession{ID: e.id, Chain: m.chain(e, before)})
+	}
+	if !t.exists || t.chain != chain || detour {
 		ops = append(ops, core.SetSession{ID: e.id, Chain: chain, Grace: min(max(e.lives-now, 0), MaxBindingLifetime)})
 	}
 	if !t.exists || up && !t.up {
@@ -61,12 +70,22 @@ func (m *Machine) route(e *entry) {
 	if len(ops) > 0 {
 		m.out = append(m.out, core.Forward{Ops: ops, Ref: refBase + e.serial})
 	}
-	*t = told{true, up, chain}
+	*t = told{true, up, chain, before}
 }
 
 // chain is the direct way from a care-of address.
 func (m *Machine) chain(e *entry, own netip.Addr) core.Chain {
 	return core.Chain{RO: 1, Layer: [2]core.Layer{{Local: addrPort(own), Remote: addrPort(m.wire(e.peer))}}}
+}
+
+// mayHold is the newest address that the correspondent may hold and that the node has, but for one; or else.
+func (m *Machine) mayHold(e *entry, but, or netip.Addr) netip.Addr {
+	for _, a := range slices.Backward(e.may) {
+		if a != but && m.owns(a) {
+			return a
+		}
+	}
+	return or
 }
 
 func (m *Machine) owns(a netip.Addr) bool { return slices.Contains(m.place.Own, a) }
