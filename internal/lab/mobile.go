@@ -155,7 +155,8 @@ func (r *Run) peersOf(n *node) ([]any, error) {
 			return nil, err
 		}
 		peer := dict{"name": p.name}
-		if x := p.addrOf(false); x.IsValid() && !n.mobile() {
+		// A mobile node that may go over to another home agent knows which one has which keys.
+		if x := p.addrOf(false); x.IsValid() && (!n.mobile() || len(r.anchors) > 1) {
 			peer["addresses"] = []any{x.String()}
 		}
 		if a == n {

@@ -82,7 +82,7 @@ func (m *Machine) answeredAsk(from *core.Path, e *ip.Echo) bool {
 	}
 	a := &m.race.attempts[j]
 	m.deaf, m.echoes = 0, true
-	m.answered()
+	m.echoAnswered()
 	m.nets.measured(&a.careOf, m.now.Boot-k.at)
 	m.nets.works(&a.careOf)
 	m.move.Confirm(m.now, a.careOf.Addr)

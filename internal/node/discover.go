@@ -19,6 +19,8 @@ import (
 const (
 	agentTries    = 3
 	agentPatience = 10 * time.Second
+	// echoPatience is what one gets whose tunnel answers echoes: its daemon may be away for a moment, and what forwards is not.
+	echoPatience = time.Minute
 )
 
 // refResolve ties the answer of name servers to the question. Numbers of movement begin far above, those of changes below.
@@ -28,6 +30,7 @@ const refResolve core.Ref = 1 << 62
 type silence struct {
 	since time.Duration // of the first unanswered Binding Update
 	tries int
+	echo  bool // the tunnel has answered since
 }
 
 // discovers says whether the node finds its home agents by itself.
@@ -135,6 +138,9 @@ func (m *Machine) unanswered() {
 // answered: the home agent is there.
 func (m *Machine) answered() { m.silence = silence{} }
 
+// echoAnswered: what forwards there is there, too.
+func (m *Machine) echoAnswered() { m.silence.echo = m.silence.tries > 0 }
+
 // silentAt is when the home agent is given up; never = there is no reason to, or no other.
 func (m *Machine) silentAt() time.Duration {
 	if m.silence.tries < agentTries || m.agents.Alone() || m.agents.Searching() {
@@ -142,6 +148,9 @@ func (m *Machine) silentAt() time.Duration {
 	}
 	switch m.state {
 	case registering, updating:
+		if m.silence.echo {
+			return m.silence.since + echoPatience
+		}
 		return m.silence.since + agentPatience
 	}
 	return never

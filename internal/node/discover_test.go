@@ -423,3 +423,22 @@ func TestDiscoveryMeans(t *testing.T) {
 		}
 	}
 }
+
+// TestHalfDead: what forwards at the home agent goes on, but nobody answers Binding Updates: it gets a minute.
+func TestHalfDead(t *testing.T) {
+	r, n := discovering(t, nil)
+	r.replying(haA, haB)
+	r.show(n)
+	r.run(10 * sec)
+	r.more[haA].mute = true
+	r.forget()
+	r.handle(core.Message{Path: core.Path{If: 1, Local: addrPort(n.care.Addr), Remote: addrPort(haA), Own: hoa6, Auth: core.Auth{Kind: "esp", Peer: "ha1"}},
+		Body: &mobility.BindingRefreshRequest{}})
+	r.until(2*time.Minute, func() bool { return r.m.ha.v6 == haB })
+	to, at := r.bus()
+	if first := slices.Index(to, haB); first < 0 || at[first]-at[0] != echoPatience {
+		t.Errorf("%v at %v", to, at)
+	}
+	r.run(sec)
+	r.wantState(active)
+}

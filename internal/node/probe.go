@@ -158,7 +158,7 @@ func (m *Machine) echoed(from *core.Path, e *ip.Echo) {
 	pr := p.probes[i]
 	p.probes = slices.Delete(p.probes, i, i+1)
 	m.deaf, m.echoes = 0, true
-	m.answered()
+	m.echoAnswered()
 	if !m.bound() {
 		return
 	}
