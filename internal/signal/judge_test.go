@@ -29,8 +29,11 @@ func tshark(t *testing.T, file, filter string, fields ...string) []string {
 	t.Helper()
 	args := []string{"-r", file, "-d", "udp.port==4191,ipv6", "-o", "esp.enable_encryption_decode:TRUE", "-o", "esp.enable_authentication_check:TRUE",
 		"-T", "fields", "-E", "separator=|"}
-	sa := sas(0x1001)
-	for spi, h := range map[uint32]ipsec.Half{sa.SPIIn: sa.Keys.In, sa.SPIOut: sa.Keys.Out} {
+	keys := make(map[uint32]ipsec.Half)
+	for _, sa := range uses(0x1001) {
+		keys[sa.SPIIn], keys[sa.SPIOut] = sa.Keys.In, sa.Keys.Out
+	}
+	for spi, h := range keys {
 		args = append(args, "-o", fmt.Sprintf(`uat:esp_sa:"IPv6","*","*","0x%08x","AES-CBC [RFC3602]","0x%s","HMAC-SHA-256-128 [RFC4868]","0x%s"`,
 			spi, hex.EncodeToString(h.Encryption), hex.EncodeToString(h.Integrity)))
 	}

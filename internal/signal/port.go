@@ -73,7 +73,7 @@ func (p *Port) read(from core.Port, data bool) {
 		now := p.now()
 		for i := range b.raw[:k] {
 			raw, pkt := &b.raw[i], &b.pkts[b.n]
-			if data && raw.Outer.N == 0 {
+			if data && raw.Outer.N == 0 && !p.codec.ours(raw.B) {
 				p.protect(now, raw)
 				continue
 			}
