@@ -23,6 +23,7 @@ func findings(cfgs []*config.Config, here bool) []system.Finding {
 		n.Anchor = n.Anchor || c.Anchor != nil
 		n.Gateway = n.Gateway || c.Gateway != nil
 		n.Node = n.Node || c.Node != nil
+		n.Peer = n.Peer || c.Peer != nil
 		n.HomeAgent = n.HomeAgent || c.Anchor != nil && c.Anchor.DSMIP6 != nil
 		n.Guarded = n.Guarded || protected(c)
 		if len(cfgs) > 1 && !here {
@@ -31,6 +32,11 @@ func findings(cfgs []*config.Config, here bool) []system.Finding {
 		keys = append(keys, keyFindings(c)...)
 		if a := c.Anchor; a != nil {
 			for _, x := range a.Addresses {
+				n.Addresses = append(n.Addresses, x.String())
+			}
+		}
+		if p := c.Peer; p != nil && c.Node == nil {
+			for _, x := range p.Addresses {
 				n.Addresses = append(n.Addresses, x.String())
 			}
 		}

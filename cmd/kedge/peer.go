@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"kedge/internal/config"
 	"kedge/internal/dataplane"
@@ -29,16 +31,20 @@ func peerConfig(cfg *config.Config) peer.Config {
 const peerTag = 3
 
 // openPeer makes a correspondent, which is a host: it routes for nobody, so no setting of the host changes.
-func openPeer(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
-	m, err := peer.New(peerConfig(cfg), rand.Reader)
+func openPeer(ctx context.Context, cfg *config.Config, _ bool) (*role, error) {
+	pc := peerConfig(cfg)
+	if len(pc.Addresses) == 0 {
+		var err error
+		if pc.Addresses, err = waitGlobals(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m, err := peer.New(pc, rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Peer.Addresses}
-	local := r.local
-	if len(local) == 0 {
-		local = globals()
-	}
+	local := pc.Addresses
 	// What answers goes out where the question came in: routes to a bound home address lead to the data plane, and a Home Test must not
 	// go there (RFC 6275 9.4.3).
 	o := system.Options{Local: local, SendByIf: true}
@@ -64,6 +70,25 @@ func openPeer(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	}
 	r.data.said.Why = "route optimization is this process's"
 	return r, nil
+}
+
+// waitGlobals waits for a first address that mobile nodes can reach: at boot a router may not have said its prefix yet. Those that
+// come later are a correspondent's after the next start.
+func waitGlobals(ctx context.Context) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, homePortWait)
+	defer cancel()
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if found := globals(); len(found) > 0 {
+			return found, nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, errors.New("this host has no IPv6 address that mobile nodes can reach; `ip -6 address` lists what there is: give it one, or write peer.addresses")
+		}
+	}
 }
 
 // globals are the IPv6 addresses of this host that mobile nodes can reach.

@@ -194,7 +194,9 @@ func TestPeer(t *testing.T) {
 	output(t, world, "sysctl", "-q", "net.ipv6.conf.eth0.disable_ipv6=1")
 	output(t, server, "ip", "-6", "neigh", "add", "2001:db8:d::1", "lladdr", routerMAC.String(), "dev", "eth0")
 	output(t, server, "ip", "-6", "route", "add", "default", "via", "2001:db8:d::1")
-	state := func() string { return hostState(t, server) + output(t, server, "ip", "-6", "route", "show", "table", "all", "type", "unicast") }
+	state := func() string {
+		return hostState(t, server) + output(t, server, "ip", "-6", "route", "show", "table", "all", "type", "unicast")
+	}
 	before := state()
 	e := openEther(t, world, "eth0")
 	dir := t.TempDir()

@@ -40,6 +40,7 @@ func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil
 type Needs struct {
 	Anchor, Gateway bool
 	Node, HomeAgent bool
+	Peer            bool     // a correspondent
 	Guarded         bool     // signalling is protected by keys
 	Access          []string // access links of the gateway
 	Addresses       []string // of "mh" ports, to be this host's

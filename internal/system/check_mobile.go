@@ -14,7 +14,7 @@ import (
 // mobile runs the checks of what mobile nodes, their home agents and protected signalling need.
 func (n *Needs) mobile() []Finding {
 	var out []Finding
-	if n.Guarded || n.Node || n.HomeAgent {
+	if n.Guarded || n.Node || n.HomeAgent || n.Peer {
 		out = append(out, CheckNft())
 	}
 	if n.Node || n.HomeAgent {
@@ -25,6 +25,9 @@ func (n *Needs) mobile() []Finding {
 		if !n.Anchor {
 			out = append(out, CheckTUN())
 		}
+	}
+	if n.Peer && !n.Anchor && !n.Node {
+		out = append(out, CheckTUN())
 	}
 	return out
 }
