@@ -196,11 +196,8 @@ func (m *Machine) drive(e *entry) {
 	}
 	t := m.target(e)
 	if e.upd.running && e.upd.target != t {
-		e.upd.running = false
-		if u := e.upd.target; e.upd.tries > 0 && (u.what == remove || u.careOf != e.bind.careOf) {
-			e.unsure = true
-			t = m.target(e)
-		}
+		e.interrupt()
+		t = m.target(e)
 	}
 	if t.what != nothing && e.begun == 0 {
 		e.begun = now
@@ -218,6 +215,15 @@ func (m *Machine) drive(e *entry) {
 	if e.told.exists && m.watchAt == 0 {
 		m.watchAt = now + watchEvery
 	}
+}
+
+// interrupt ends a Binding Update that is under way; the correspondent may have heard it.
+func (e *entry) interrupt() {
+	u := &e.upd
+	if u.running && u.tries > 0 && (u.target.what == remove || u.target.careOf != e.bind.careOf) {
+		e.unsure = true
+	}
+	u.running = false
 }
 
 // over says whether nothing is left of an entry: no binding, no wish for one, and nothing to remember.

@@ -55,7 +55,7 @@ func (m *Machine) authorize(e *entry, t target) {
 		m.update(e, t)
 		return
 	}
-	e.upd.running = false
+	e.interrupt()
 	if !home {
 		m.test(e, homeTest, m.place.Home)
 	}
@@ -88,7 +88,8 @@ func (m *Machine) test(e *entry, kind int, a netip.Addr) {
 // unanswered gives up after MAX_RO_FAILURE retransmissions.
 func (m *Machine) unanswered(e *entry) {
 	if m.target(e).what == remove {
-		e.kept, e.unsure, e.upd.running, e.tests = true, true, false, [2]test{}
+		e.interrupt()
+		e.kept, e.tests = true, [2]test{}
 		m.past("binding at "+e.peer.String()+" is not deleted", string(wire.NoAnswer), "it runs out")
 		return
 	}

@@ -245,7 +245,7 @@ func (m *Machine) expired(e *entry, s mobility.Status) {
 	if s != mobility.ExpiredHomeNonce {
 		e.forgetCare(e.upd.target.careOf)
 	}
-	e.upd.running = false
+	e.interrupt()
 	m.counts["expired-nonce"]++
 	m.past("correspondent "+e.peer.String()+" wants new tests", "", s.String())
 	if e.renews++; e.renews > maxRepeats {
