@@ -70,6 +70,15 @@ func (c *Codec) guarded(t *ipsec.Traffic) bool {
 	return false
 }
 
+// ours reports whether a packet that the data plane hands over without a tunnel around it is a message for us: of a node behind a
+// mobile router, whose tunnel was taken off. Others are to be protected.
+func (c *Codec) ours(pkt []byte) bool {
+	if len(pkt) < ip.IPv6Len {
+		return false
+	}
+	return slices.Contains(c.cfg.Local, netip.AddrFrom16([16]byte(pkt[24:40])))
+}
+
 // Protect appends to into what carries a whole packet to a home address whose policy wants it in ESP: a Home Test that the data plane
 // hands over instead of tunnelling it in the clear. The result is sent natively. An error means that the packet is dropped and counted.
 func (c *Codec) Protect(now core.Now, pkt, into []byte) ([]byte, error) {
