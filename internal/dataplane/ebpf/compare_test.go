@@ -15,3 +15,6 @@ func TestFuzzed(t *testing.T) { conformance.Fuzzed(t, factory(false), engine.New
 
 // TestChained runs the matrix of encapsulations of more headers than one. It needs root.
 func TestChained(t *testing.T) { conformance.Chained(t, factory(false)) }
+
+// TestOptimized: packets of route optimization are the engine's, whatever programs are attached.
+func TestOptimized(t *testing.T) { conformance.Optimized(t, factory(false)) }

@@ -245,8 +245,11 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 	}
 	case P_ICMP6: {
 		__u8 *h = at(skb, off + l4, 4);
-		/* Neighbor Discovery is of one link; an echo reply out of a node's tunnel may be the answer to its own probe */
-		if (is4 || !h || gso || (h[0] >= 130 && h[0] <= 137) || (h[0] == 129 && role == NODE && off))
+		/*
+		 * Neighbor Discovery is of one link; out of a node's tunnel, an echo reply may be the answer to its own probe, and an error
+		 * about a packet with headers of route optimization
+		 */
+		if (is4 || !h || gso || (h[0] >= 130 && h[0] <= 137) || (h[0] <= 129 && h[0] != 128 && role == NODE && off))
 			return 0;
 		break;
 	}
