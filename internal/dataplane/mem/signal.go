@@ -83,7 +83,11 @@ func (e *Engine) signal(now time.Duration, tun *tunnel, o Outer, pkt []byte, h *
 		e.drops[rateLimit].Add(1)
 		return true
 	}
-	out.Packets = append(out.Packets, Packet{To: dataplane.ToSignal, Outer: e.answer(tun, &o), B: pkt})
+	p := Packet{To: dataplane.ToSignal, B: pkt}
+	if !e.behind(now, tun, h.Src) { // else the router's tunnel is how the node is reached wherever it goes
+		p.Outer = e.answer(tun, &o)
+	}
+	out.Packets = append(out.Packets, p)
 	return true
 }
 

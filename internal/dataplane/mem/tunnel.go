@@ -33,7 +33,10 @@ type Outer struct {
 func (o *Outer) frame() frame { return frame{tuple{o.Local, o.Remote}, o.kind, o.key, o.within} }
 
 // Tunnel takes one outer packet as it comes from the core: a tunnel packet, a fragment of one, or an ICMP error about one.
-func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
+func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) { e.tunnel(now, pkt, 0, out) }
+
+// tunnel does so for one that came out of depth other tunnels.
+func (e *Engine) tunnel(now time.Duration, pkt []byte, depth int, out *Out) {
 	h, err := ip.Parse(pkt)
 	if err != nil {
 		e.drops[malformed].Add(1)
@@ -62,9 +65,9 @@ func (e *Engine) Tunnel(now time.Duration, pkt []byte, out *Out) {
 	body, o := pkt[u.Off:h.Len], Outer{Local: netip.AddrPortFrom(h.Dst, 0), Remote: netip.AddrPortFrom(h.Src, 0), TOS: h.TOS, Proto: u.Proto}
 	switch {
 	case u.Proto == ip.IPv4 || u.Proto == ip.IPv6 || u.Proto == ip.GRE || u.Proto == ip.ESP && e.cfg.Security != nil:
-		e.Decapsulate(now, o, body, out)
+		e.takeOff(now, o, body, depth, out)
 	case u.Proto == ip.UDP && e.datagram(&o, body):
-		e.Decapsulate(now, o, body[ip.UDPLen:binary.BigEndian.Uint16(body[4:])], out)
+		e.takeOff(now, o, body[ip.UDPLen:binary.BigEndian.Uint16(body[4:])], depth, out)
 	case u.Proto == ip.ICMPv6 && !h.Is4() && ip.PseudoChecksum(h.Src, h.Dst, ip.ICMPv6, body) == 0,
 		u.Proto == ip.ICMPv4 && h.Is4() && ip.Checksum(body) == 0:
 		e.TunnelError(now, h.Is4(), body, out)
@@ -116,6 +119,10 @@ func fragmentReason(err error) reason {
 // that is a key with Up of a session in that tunnel, at others to one with Down. Signalling needs neither. In UDP the first four
 // bits say what it is (RFC 5555 4.1), and at most one octet is a keepalive. pkt may be changed.
 func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
+	e.takeOff(now, o, pkt, 0, out)
+}
+
+func (e *Engine) takeOff(now time.Duration, o Outer, pkt []byte, depth int, out *Out) {
 	if o.Local.Port() != 0 && len(pkt) <= 1 {
 		e.keepalives.Add(1)
 		return
@@ -153,8 +160,11 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 	most := e.cfg.MTU - tuple{o.Local, o.Remote}.head()
 	e.ask(now, &o, pkt, &h, &u, most, out)
 	if !o.Offload || !ip.CompletePartial(pkt, &h, &u) || len(pkt) <= most || u.Proto != ip.TCP {
-		e.decapsulate(now, o, pkt, &h, &u, out)
+		again := e.decapsulate(now, o, pkt, &h, &u, depth, out)
 		e.deliver(out)
+		if again {
+			e.tunnel(now, pkt, depth+1, out)
+		}
 		return
 	}
 	// Several segments in one. How long they were is not known any more: cut what the tunnel carries.
@@ -177,13 +187,14 @@ func (e *Engine) Decapsulate(now time.Duration, o Outer, pkt []byte, out *Out) {
 		out.buf = b
 		seg := b[start:]
 		if h, err := ip.Parse(seg); err == nil {
-			e.decapsulate(now, o, seg, &h, &u, out)
+			e.decapsulate(now, o, seg, &h, &u, depth, out)
 			e.deliver(out)
 		}
 	}
 }
 
-func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Header, u *ip.Upper, out *Out) {
+// decapsulate takes an inner packet; again: it is one of a tunnel itself, that ends here too.
+func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Header, u *ip.Upper, depth int, out *Out) (again bool) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	var tun *tunnel
@@ -194,26 +205,26 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 	}
 	if tun != nil && tun.bridge != nil {
 		e.unbridge(now, tun, o, pkt, h, out)
-		return
+		return false
 	}
 	local := scoped(pkt, h, u, e.cfg.Role == dataplane.Gateway)
 	if !local && e.signal(now, tun, o, pkt, h, out) {
-		return
+		return false
 	}
 	switch {
 	case tun == nil:
 		e.drops[wrongTunnel].Add(1)
 		e.tellTunnel(now, wrongTunnel, o, h, e.owner(h), e.cfg.Domain, out)
-		return
+		return false
 	case local:
 		e.drops[linkScope].Add(1)
-		return
+		return false
 	case h.Src.Is4In6() || h.Dst.Is4In6():
 		e.drops[mapped].Add(1)
-		return
+		return false
 	case e.cfg.Role != dataplane.Anchor:
 		e.downlink(now, tun, o, pkt, h, u, out)
-		return
+		return false
 	}
 	from, other, dead := e.tables.up(tun.domain, tun, h.Src, now)
 	if from == nil {
@@ -227,31 +238,36 @@ func (e *Engine) decapsulate(now time.Duration, o Outer, pkt []byte, h *ip.Heade
 			e.drops[wrongSource].Add(1)
 			e.tellTunnel(now, wrongSource, o, h, nil, tun.domain, out)
 		}
-		return
+		return false
 	}
 	if u.Proto == ip.Mobility && (e.guard(now, homeTestInit, h.Src, tun, &o, pkt, u, out) || e.guard(now, homeTest, h.Dst, nil, nil, pkt, u, out)) {
-		return
+		return false
 	}
-	if e.own(h.Dst) && (u.Proto == ip.IPv4 || u.Proto == ip.IPv6) {
-		// A tunnel to this router in a tunnel to it, and no session has both.
+	again = e.own(h.Dst) && from.network() && e.enters(u, pkt[min(u.Off, len(pkt)):])
+	if e.own(h.Dst) && (u.Proto == ip.IPv4 || u.Proto == ip.IPv6) && !again || again && depth == maxNested {
+		// A tunnel to this router in a tunnel to it, from nowhere that one may begin, or too deep.
 		e.drops[encapsulationLimit].Add(1)
-		return
+		return false
 	}
 	if !e.congestion(pkt, h, o.TOS) {
-		return
+		return false
 	}
 	from.s.count.pIn.Add(1)
 	from.s.count.oIn.Add(uint64(len(pkt)))
 	c := cause{domain: tun.domain}
+	if again {
+		return true
+	}
 	if e.own(h.Dst) {
 		out.add(dataplane.ToNative, pkt)
-		return
+		return false
 	}
 	to, dark := e.tables.down(tun.domain, h.Dst)
 	if to == nil && !dark && e.cfg.Forwarded {
 		e.settle(from.s, tun, toNative, h.TOS, false, out)
 	}
 	e.onward(now, to, dark, pkt, h, u, c, out)
+	return false
 }
 
 // onward forwards a packet of a node that is not for this router: to the binding of another node, without a detour, or by plain
