@@ -77,6 +77,7 @@ var applyCases = []struct {
 	{"IPv6 prohibit", core.HostOp{Kind: "route", Prefix: pfx("2001:db8:4000::/36"), Value: "prohibit"}, []string{"-6", "route"}, "prohibit 2001:db8:4000::/36 dev lo proto 107"},
 	{"IPv6 rule from", core.HostOp{Kind: "rule", Prefix: pfx("2001:db8:1000::/36"), Table: 77}, []string{"-6", "rule"}, "10700:\tfrom 2001:db8:1000::/36 lookup 77 proto 107"},
 	{"IPv4 rule to, in by a link", core.HostOp{Kind: "rule", Prefix: pfx("10.20.0.0/16"), Name: "d0", Table: 300, Value: "to priority 42"}, []string{"rule"}, "42:\tfrom all to 10.20.0.0/16 iif d0 lookup 300 proto 107"},
+	{"rule that jumps", core.HostOp{Kind: "rule", Prefix: pfx("::/1"), Value: "from priority 901 goto 32766"}, []string{"-6", "rule"}, "901:\tfrom ::/1 goto 32766 proto 107"},
 	{"rule for all IPv6 without the default routes", core.HostOp{Kind: "rule", Prefix: pfx("::/0"), Table: 254, Value: "suppress 0 priority 900"}, []string{"-6", "rule"}, "900:\tfrom all lookup main suppress_prefixlength 0 proto 107"},
 	{"IPv4 rule for a port", core.HostOp{Kind: "rule", Prefix: pfx("0.0.0.0/0"), Table: 300, Value: "dport 53 priority 901"}, []string{"rule"}, "901:\tfrom all dport 53 lookup 300 proto 107"},
 	{"IPv6 rule to", core.HostOp{Kind: "rule", Prefix: pfx("2001:db8:a::1/128"), Table: 300, Value: "to priority 902"}, []string{"-6", "rule"}, "902:\tfrom all to 2001:db8:a::1 lookup 300 proto 107"},

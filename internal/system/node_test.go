@@ -175,6 +175,8 @@ func TestNodeOperationsRefused(t *testing.T) {
 		{core.HostOp{Kind: "route", Prefix: pfx("::/0"), Name: "d0", Src: addr("192.0.2.1")}, "another family"},
 		{core.HostOp{Kind: "rule", Prefix: pfx("::/0"), Table: 7, Value: "dport 70000"}, "70000"},
 		{core.HostOp{Kind: "rule", Prefix: pfx("::/0"), Table: 7, Value: "suppress"}, "suppress N"},
+		{core.HostOp{Kind: "rule", Prefix: pfx("::/0"), Value: "goto"}, "goto N"},
+		{core.HostOp{Kind: "rule", Prefix: pfx("::/0"), Value: "priority 900"}, "goto N"},
 		{core.HostOp{Kind: "rule", Prefix: pfx("::/0"), Table: 7, Value: "priority -1"}, "-1"},
 	} {
 		if err := h.Apply([]core.HostOp{c.op}); err == nil || !strings.Contains(err.Error(), c.want) {
