@@ -71,8 +71,9 @@ func (m *Machine) refuse(s *sent, ba *mobility.BindingAck) {
 		return
 	}
 	switch {
-	case ba.Status == mobility.DADFailed:
-		// The address is another node's: RFC 6275 11.7.1 forbids another try. Whoever mends it says so by core.Roam.
+	case ba.Status == mobility.DADFailed && m.agents.Alone():
+		// The address is another node's: RFC 6275 11.7.1 forbids another try. Whoever mends it says so by core.Roam. With several home
+		// agents it may be a former one that still defends it.
 		m.unbind()
 		m.wait(refusedForever, r.reason)
 	case r.lasting:
