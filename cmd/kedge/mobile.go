@@ -102,6 +102,7 @@ func nodeConfig(cfg *config.Config, restart uint32) node.Config {
 		Timers: node.Timers{Lifetime: t.Lifetime, RefreshAt: t.RefreshAt, DeadPath: t.DeadPath, FamilyFallback: t.FamilyFallback,
 			NATRefresh: t.NATRefresh, RetransmitNew: t.FirstTimeout, RetransmitFirst: t.RetransmitFirst, RetransmitMax: t.RetransmitMax, Grace: cfg.Dataplane.UplinkGrace},
 	}
+	out.Optimize = nodeOptimization(&n.Optimization)
 	for _, p := range cfg.Peers {
 		if p.Name == n.Anchor.Name {
 			out.Anchor.Protection = p.Protection

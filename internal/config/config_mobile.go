@@ -73,6 +73,7 @@ type Node struct {
 	DNSDirect       bool // questions to name servers go to those of the visited network
 	ForceUDP        bool // F flag always
 	Timers          NodeTimers
+	Optimization    Optimization
 }
 
 // NodeAnchor is the home agent of a node.

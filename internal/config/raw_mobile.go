@@ -60,6 +60,7 @@ type rawNode struct {
 	Unreachable leaf[string]             `yaml:"unreachable" doc:"While the home agent cannot be reached: block what would go through the tunnel, or let it pass outside, from the address of the visited network." enum:"block|pass" def:"block"`
 	DNS         leaf[string]             `yaml:"dns" doc:"Questions to name servers go through the tunnel, or directly to those of the visited network." enum:"tunnel|direct" def:"tunnel"`
 	UDP         leaf[string]             `yaml:"udp" doc:"Data over IPv4 in UDP: when a NAT or a filter is found, or always (F flag, RFC 5555 4.1)." enum:"auto|always" def:"auto"`
+	Optimize    *rawOptimization         `yaml:"route-optimization" doc:"Direct packets between the node and correspondents of IPv6 while it is in networks that have IPv6 (RFC 6275 11.7.2). Without this section none; {} is for all that there is traffic with."`
 	Timers      rawNodeTimers            `yaml:"timers" doc:"Lifetimes, probes and retransmission."`
 }
 

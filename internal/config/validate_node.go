@@ -27,6 +27,7 @@ func (v *validator) node(c *Config, r *rawNode) *Node {
 			n.Exclude = append(n.Exclude, x)
 		}
 	}
+	v.optimization(n, r.Optimize)
 	v.nodeTimers(n, &r.Timers)
 	return n
 }

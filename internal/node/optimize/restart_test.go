@@ -74,7 +74,7 @@ func TestSecretsStayOut(t *testing.T) {
 	if len(b) != 1 {
 		t.Fatalf("rows %+v", b)
 	}
-	want := core.Binding{ID: "n1", Session: e.id, State: "direct", Kind: Kind, Families: []string{"v6"}, Home: []netip.Prefix{single(hoa)}, Anchor: cn, Dialect: "rfc6275",
+	want := core.Binding{ID: "n1", Session: e.id, State: "direct", Kind: "host", Families: []string{"v6"}, Home: []netip.Prefix{single(hoa)}, Anchor: cn, Dialect: "rfc6275",
 		Since: start.Add(homeRTT + rtt), Sequence: e.bind.seq, CareOf: coa1, Framing: "ip", Protection: "return-routability",
 		Lifetime: MaxBindingLifetime, Expires: start.Add(homeRTT + MaxBindingLifetime)}
 	if !b[0].Since.Equal(want.Since) || !b[0].Expires.Equal(want.Expires) {

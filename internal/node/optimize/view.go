@@ -43,9 +43,6 @@ func (m *Machine) fields(e *entry) map[string]any {
 	return f
 }
 
-// Kind of the rows of Bindings.
-const Kind = "correspondent"
-
 // Bindings lists the entries whose correspondent or home address contains filter. id names the node.
 func (m *Machine) Bindings(now core.Now, id, filter string) (bs []core.Binding) {
 	for _, e := range m.list {
@@ -54,7 +51,7 @@ func (m *Machine) Bindings(now core.Now, id, filter string) (bs []core.Binding) 
 			continue
 		}
 		b := core.Binding{
-			ID: id, Session: e.id, State: e.state.String(), Kind: Kind, Families: []string{"v6"}, Home: []netip.Prefix{home}, Anchor: e.peer,
+			ID: id, Session: e.id, State: e.state.String(), Kind: "host", Families: []string{"v6"}, Home: []netip.Prefix{home}, Anchor: e.peer,
 			Dialect: "rfc6275", Since: e.since, Sequence: e.seq, CareOf: m.place.CareOf, Framing: "ip", Protection: "return-routability",
 		}
 		if e.bind.ok() {
