@@ -196,3 +196,37 @@ func radvd(t *testing.T, ns *netns.NS, dir string) {
 		}
 	})
 }
+
+// TestHomeAgentOfRoutedHome: without a home link the home agent owns the anycast address of the home subnets all the same, on its own
+// device, and answers for itself.
+func TestHomeAgentOfRoutedHome(t *testing.T) {
+	l := newHomeLAN(t)
+	for _, plane := range []string{"user", "auto"} {
+		name := "ha-" + plane
+		p := daemonIn(t, l.ha[0], l.dir, name, fmt.Sprintf(`
+dataplane: %s
+security: { peers: [ { name: laptop, protection: none, addresses: ["2001:db8:f::/64"] } ] }
+anchor:
+  addresses: ["%s"]
+  discovery: {}
+  pools: [ { name: home, prefix: "2001:db8:9::/48" } ]
+  services: { dsmip6: {} }
+  subscribers: { list: [ { id: laptop@example.net, hoa: "2001:db8:9:1::5/64", peer: laptop } ] }
+`, plane, lanAgents[0]))
+		if plane == "user" {
+			netns.Must(t, l.router.Route(netip.MustParsePrefix("2001:db8:9::/48"), lanAgents[0], "lan0"))
+		}
+		until(t, 15*time.Second, func() error {
+			reply, from, err := l.ask(nd.HomeAgentsAnycast(netip.MustParsePrefix("2001:db8:9:1::/64")), 5)
+			if err == nil && (from != lanAgents[0] || !slices.Equal(reply.Addresses, lanAgents[:1])) {
+				err = fmt.Errorf("%+v from %v", reply, from)
+			}
+			return err
+		})
+		netns.Must(t, p.cmd.Process.Signal(os.Interrupt)) // programs in the kernel end with it
+		p.done = true
+		if err := p.cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+}
