@@ -210,7 +210,7 @@ func (m *Machine) discover() {
 		m.emit(core.Emit{Name: "discovery", Why: "dhaad", Fields: map[string]any{"role": "node", "coa": at.Addr.String(), "try": rq.Try}})
 		m.out = append(m.out, core.Send{
 			Path: core.Path{If: at.If, Local: addrPort(at.Addr), Remote: addrPort(nd.HomeAgentsAnycast(m.home6)), Auth: core.Auth{Kind: "none"}},
-			Body: &nd.HomeAgentAddressDiscoveryRequest{ID: rq.ID},
+			Body: &nd.HomeAgentAddressDiscoveryRequest{ID: rq.ID, Mobile: m.routes()},
 		})
 	}
 }

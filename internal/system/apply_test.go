@@ -89,6 +89,7 @@ var applyCases = []struct {
 	{"IPv6 neighbour", core.HostOp{Kind: "neighbour", Prefix: pfx("2001:db8::9/128"), Name: "d0", MAC: core.MAC{2, 0, 0, 0, 0, 9}}, []string{"-6", "neigh"}, "2001:db8::9 dev d0 lladdr 02:00:00:00:00:09 PERMANENT proto 107"},
 	{"IPv4 neighbour", core.HostOp{Kind: "neighbour", Prefix: pfx("192.0.2.9/32"), Name: "d0", MAC: core.MAC{2, 0, 0, 0, 0, 9}}, []string{"neigh"}, "192.0.2.9 dev d0 lladdr 02:00:00:00:00:09 PERMANENT proto 107"},
 	{"IPv6 proxy", core.HostOp{Kind: "proxy", Prefix: pfx("2001:db8::77/128"), Name: "d0"}, []string{"-6", "neigh", "show", "proxy"}, "2001:db8::77 dev d0  proxy proto 107"},
+	{"IPv6 proxy of a router", core.HostOp{Kind: "proxy", Prefix: pfx("2001:db8::78/128"), Name: "d0", Value: "router"}, []string{"-6", "neigh", "show", "proxy"}, "2001:db8::78 dev d0  router proxy proto 107"},
 	{"IPv4 proxy", core.HostOp{Kind: "proxy", Prefix: pfx("192.0.2.77/32"), Name: "d0"}, []string{"neigh", "show", "proxy"}, "192.0.2.77 dev d0  proxy proto 107"},
 }
 
