@@ -247,9 +247,9 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 		__u8 *h = at(skb, off + l4, 4);
 		/*
 		 * Neighbor Discovery is of one link; out of a node's tunnel, an echo reply may be the answer to its own probe, and an error
-		 * about a packet with headers of route optimization
+		 * about a packet with headers of route optimization; what finds home agents and prefixes (RFC 6275 6.5 to 6.8) is signalling
 		 */
-		if (is4 || !h || gso || (h[0] >= 130 && h[0] <= 137) || (h[0] <= 129 && h[0] != 128 && role == NODE && off))
+		if (is4 || !h || gso || (h[0] >= 130 && h[0] <= 137) || (h[0] >= 144 && h[0] <= 147) || (h[0] <= 129 && h[0] != 128 && role == NODE && off))
 			return 0;
 		break;
 	}
