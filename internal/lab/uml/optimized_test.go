@@ -14,12 +14,8 @@ import (
 // peer6 is a correspondent on the wire, without anything between it and a care-of address.
 var peer6 = netip.MustParseAddr("2001:db8:a::99")
 
-// optimized is a pair session between a home address and peer6, at the mobile node or, peer, at the correspondent.
-func optimized(peer bool) []core.Op {
-	local, remote, src, dst := coa6, peer6, hoa6, peer6
-	if peer {
-		local, remote, src, dst = remote, local, dst, src
-	}
+// optimized is a pair session, whose packets go between two addresses on the wire.
+func optimized(local, remote, src, dst netip.Addr) []core.Op {
 	return []core.Op{
 		core.SetSession{ID: 9, Chain: core.Chain{RO: 1, Layer: [2]core.Layer{{Local: ap(local), Remote: ap(remote)}}}},
 		core.SetKey{ID: 9, Match: core.Match{Src: single(src), Dst: single(dst)}, Up: true, Down: true},
@@ -53,6 +49,20 @@ func (s *site) drops(p *user.Plane) {
 	})
 }
 
+// node is our data plane at coa6 with hoa6, all of whose traffic goes there.
+func (s *site) node(ops []core.Op) (p *user.Plane, app side) {
+	s.Helper()
+	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", coa6))
+	p = s.plane(s.edge, user.Config{Role: user.Node, DeviceMTU: wireMTU})
+	s.drops(p)
+	d := p.Device()
+	s.at(s.edge, fmt.Sprintf("addr add %v/128 dev %s nodad", hoa6, d), "route add ::/0 dev "+d+" table 100")
+	_, err := s.edge.Run(s.Context(), "ip", "-6", "rule", "add", "from", hoa6.String(), "lookup", "100", "priority", "1000")
+	netns.Must(s, err)
+	netns.Must(s, s.edge.Do(func() error { return p.Update(ops) }))
+	return p, side{"mobile node", s.edge}
+}
+
 // TestGuestAsCorrespondent: our data plane is the mobile node's; a kernel with Mobile IPv6 of its own accepts its Home Address options, and its
 // type 2 routing headers are accepted by ours.
 func TestGuestAsCorrespondent(t *testing.T) {
@@ -60,15 +70,7 @@ func TestGuestAsCorrespondent(t *testing.T) {
 	s.tunnelled()
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", peer6), fmt.Sprintf("route add %v/128 dev vec0", hoa6))
 	s.xfrm(false, hoa6, peer6, coa6)
-	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", coa6))
-	p := s.plane(s.edge, user.Config{Role: user.Node, DeviceMTU: wireMTU})
-	s.drops(p)
-	d := p.Device()
-	s.at(s.edge, fmt.Sprintf("addr add %v/128 dev %s nodad", hoa6, d), "route add ::/0 dev "+d+" table 100")
-	_, err := s.edge.Run(t.Context(), "ip", "-6", "rule", "add", "from", hoa6.String(), "lookup", "100", "priority", "1000")
-	netns.Must(t, err)
-	netns.Must(t, s.edge.Do(func() error { return p.Update(optimized(false)) }))
-	app := side{"mobile node", s.edge}
+	_, app := s.node(optimized(coa6, peer6, hoa6, peer6))
 	s.echoes(app, hoa6)
 	s.echoes(guestSide, peer6)
 	s.talkFrom(app, hoa6, peer6, 1<<20, lengths...)
@@ -85,10 +87,29 @@ func TestGuestAsOptimizingNode(t *testing.T) {
 	p := s.plane(s.edge, user.Config{Role: user.Anchor, Local: []netip.Addr{peer6}})
 	s.drops(p)
 	s.at(s.edge, fmt.Sprintf("route add %v/128 dev %s", hoa6, p.Device()))
-	netns.Must(t, s.edge.Do(func() error { return p.Update(optimized(true)) }))
+	netns.Must(t, s.edge.Do(func() error { return p.Update(optimized(peer6, coa6, peer6, hoa6)) }))
 	cn := side{"correspondent", s.edge}
 	s.echoes(guestSide, hoa6)
 	s.echoes(cn, peer6)
 	s.talkFrom(guestSide, hoa6, peer6, 1<<20, lengths...)
 	s.talk(cn, hoa6, 1<<20, lengths...)
+}
+
+// TestGuestAsOtherNode: both ends are mobile, so packets have both headers each way (RFC 6275 11.3.1, 11.3.3).
+func TestGuestAsOtherNode(t *testing.T) {
+	home, careOf := netip.MustParseAddr("2001:db8:1000:2::b"), netip.MustParseAddr("2001:db8:a::22")
+	s := newSite(t, "xfrm_user", "mip6")
+	s.tunnelled()
+	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", careOf), fmt.Sprintf("addr add %v/128 dev lo nodad home", home), fmt.Sprintf("route add %v/128 dev vec0 src %v", hoa6, home))
+	s.ip(fmt.Sprintf("xfrm state add src %v dst %v proto route2 mode ro coa %v", home, hoa6, coa6),
+		fmt.Sprintf("xfrm state add src %v dst %v proto hao mode ro coa %v", home, hoa6, careOf),
+		fmt.Sprintf("xfrm state add src %v dst %v proto route2 mode ro coa %v", hoa6, home, careOf),
+		fmt.Sprintf("xfrm state add src %v dst %v proto hao mode ro coa %v", hoa6, home, coa6),
+		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 dir out tmpl proto route2 mode ro level required tmpl proto hao mode ro level required", home, hoa6),
+		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 dir in tmpl proto hao mode ro level required tmpl proto route2 mode ro level required", hoa6, home))
+	_, app := s.node(optimized(coa6, careOf, hoa6, home))
+	s.echoes(app, hoa6)
+	s.echoes(guestSide, home)
+	s.talkFrom(app, hoa6, home, 1<<20, lengths...)
+	s.talkFrom(guestSide, home, hoa6, 1<<20, lengths...)
 }

@@ -4,17 +4,25 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
-var programs *Programs
+var (
+	programs *Programs
+	kedge    string // the daemon
+)
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "kedge-uml-")
 	if err == nil {
 		programs, err = Build(context.Background(), dir)
+	}
+	if err == nil {
+		kedge = filepath.Join(dir, "kedge")
+		err = Compile(context.Background(), kedge, "kedge/cmd/kedge")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,99 @@
+package uml
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"kedge/internal/ipsec"
+	"kedge/internal/system/netns"
+)
+
+// spiToAgent and spiToNode are of what the home agent and the mobile node get.
+const spiToAgent, spiToNode = 0x1001, 0x1002
+
+// protected are states and policies of Binding Updates from a home address and of their answers: ESP in transport mode inside of the Home
+// Address option and the type 2 routing header (RFC 3776 3.1, 4.2). ours says which of the keys is for what the home agent gets.
+func (s *site) protected(mobile bool, k keyed, agent, home, careOf netip.Addr) {
+	s.Helper()
+	bu, ba := "out", "in"
+	if !mobile {
+		bu, ba = ba, bu
+	}
+	const window = "replay-window 32"
+	s.ip(fmt.Sprintf("xfrm state add src %v dst %v proto hao mode ro coa %v", home, agent, careOf),
+		fmt.Sprintf("xfrm state add src %v dst %v proto route2 mode ro coa %v", agent, home, careOf),
+		fmt.Sprintf("xfrm state add src %v dst %v proto esp spi %#x mode transport %s %s", home, agent, spiToAgent, window, k.algorithms(mobile)),
+		fmt.Sprintf("xfrm state add src %v dst %v proto esp spi %#x mode transport %s %s", agent, home, spiToNode, window, k.algorithms(!mobile)),
+		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 proto 135 type 5 dir %s tmpl src %v dst %v proto esp mode transport level required tmpl proto hao mode ro level required",
+			home, agent, bu, home, agent),
+		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 proto 135 type 6 dir %s tmpl src %v dst %v proto esp mode transport level required tmpl proto route2 mode ro level required",
+			agent, home, ba, agent, home))
+}
+
+// suites are those that static keys may have.
+var suites = []ipsec.Suite{"aes128-sha256", "aes256-sha384", "aes256-sha512", "null-sha256", "aes128-sha1"}
+
+var espModules = []string{"xfrm_user", "mip6", "esp6", "ip6_tunnel", "cbc", "hmac", "authenc", "sha1_generic", "sha512_generic", "crypto_null", "echainiv", "drbg"}
+
+// TestUpdatesOfGuest: the ESP of this kernel's Binding Updates is opened by our home agent, and its own opens our answers.
+func TestUpdatesOfGuest(t *testing.T) {
+	s := newSite(t, espModules...)
+	s.tunnelled()
+	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", lmaa6))
+	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", coa6), fmt.Sprintf("addr add %v/128 dev lo nodad home", hoa6))
+	for _, suite := range suites {
+		t.Run(string(suite), func(t *testing.T) {
+			s, dir := s.on(t), t.TempDir()
+			k := newKeys(t, dir, "guest", suite)
+			d := s.daemon(dir, "ha1", fmt.Sprintf(`
+security: { peers: [ { name: guest, esp: { spi-in: %#x, spi-out: %#x, suite: %s, key-file: %s } } ] }
+anchor:
+  addresses: ["%v"]
+  pools: [ { name: home6, prefix: "2001:db8:1000::/48" } ]
+  home-link: { dad-transmits: 0 }
+  services: { dsmip6: {} }
+  subscribers: { list: [ { id: guest@example.net, hoa: "%v/64", peer: guest, v4: none } ] }
+`, spiToAgent, spiToNode, suite, k.File, lmaa6, hoa6))
+			t.Cleanup(func() { s.ip("xfrm state flush", "xfrm policy flush") })
+			s.protected(true, k, lmaa6, hoa6, coa6)
+			s.update(1, "400s", "status 0 sequence 1 lifetime 6m40s")
+			d.bound("active", coa6)
+			s.update(1, "400s", "status 135 sequence 1 lifetime 0s") // out of window
+			s.update(2, "400s", "status 0 sequence 2 lifetime 6m40s")
+			if a := d.association(spiToAgent); a.Packets != 3 || a.BadICV != 0 || a.Replayed != 0 {
+				t.Errorf("%+v", a)
+			}
+			s.update(3, "0s", "status 0 sequence 3 lifetime 0s")
+			d.bound("deprecated", netip.Addr{})
+			s.counted(nil)
+		})
+	}
+}
+
+// update has the guest send a Binding Update and wants the answer.
+func (s *site) update(sequence int, lifetime, want string) {
+	s.Helper()
+	out, err := s.tool(guestSide, "update", hoa6.String(), lmaa6.String(), coa6.String(), fmt.Sprint(sequence), lifetime)
+	if err != nil || strings.TrimSpace(out) != want {
+		s.Errorf("update %d: %q, %v; want %q", sequence, out, err, want)
+	}
+}
+
+// counted wants the kernel's counters of what its xfrm refused to be these, and all others 0.
+func (s *site) counted(want map[string]string) {
+	s.Helper()
+	out, err := s.g.Run(context.WithoutCancel(s.Context()), "cat", "/proc/net/xfrm_stat")
+	netns.Must(s, err)
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if len(f) != 2 {
+			s.Fatalf("xfrm_stat: %q", line)
+		}
+		if w := want[f[0]]; f[1] != "0" && w == "" || w != "" && f[1] != w {
+			s.Errorf("%s is %s, want %q", f[0], f[1], w)
+		}
+	}
+}
