@@ -15,6 +15,7 @@ import (
 	dp "kedge/internal/dataplane/mem"
 	"kedge/internal/loop"
 	"kedge/internal/store/mem"
+	"kedge/wire/ip"
 )
 
 // NodeConfig is an anchor, a gateway or a mobile node.
@@ -36,6 +37,8 @@ type NodeConfig struct {
 	CommitTime time.Duration
 	// LocalRouting as in dataplane/mem.
 	LocalRouting bool
+	// Correspondents and Correspondent as in dataplane/mem.
+	Correspondents, Correspondent bool
 }
 
 // Codec is a signal.Codec.
@@ -74,6 +77,8 @@ type Node struct {
 	Offset time.Duration
 	// Native gets packets that an anchor forwards natively; nil drops them.
 	Native func(pkt []byte)
+	// Kernel gets what comes to a correspondent and is neither signalling nor of route optimization; nil: the data plane does.
+	Kernel func(pkt []byte)
 	// Emits sees what the machine emits.
 	Emits func(now core.Now, e core.Emit)
 	// FailHost, FailData are asked before host changes and forwarding; an error fails them.
@@ -178,7 +183,7 @@ func (n *Node) start() (err error) {
 	}
 	if n.Engine, err = dp.New(dp.Config{
 		Role: n.cfg.Role, Local: local, Access: links, LocalRouting: n.cfg.LocalRouting, Home: n.cfg.Home, ProbeID: n.cfg.ProbeID,
-		Unreachable: n.cfg.Role == dataplane.Node, Now: func() time.Duration { return n.s.boot },
+		Unreachable: n.cfg.Role == dataplane.Node, Correspondents: n.cfg.Correspondents, Correspondent: n.cfg.Correspondent, Now: func() time.Duration { return n.s.boot },
 	}); err != nil {
 		return err
 	}
@@ -403,9 +408,19 @@ func (n *Node) receive(k Kind, src, dst netip.Addr, b []byte) {
 		n.signal(b, core.Chain{})
 		return
 	}
+	if n.Kernel != nil && plain(b) {
+		n.Kernel(b)
+		return
+	}
 	n.out.Reset()
 	n.Engine.Tunnel(n.s.boot, b, &n.out)
 	n.forward()
+}
+
+// plain says whether a packet is one of a transport protocol, without headers of route optimization.
+func plain(b []byte) bool {
+	h, err := ip.Parse(b)
+	return err == nil && h.Proto != ip.DstOpts && h.Proto != ip.Routing && h.Proto != ip.IPv6
 }
 
 // frame takes a frame from an access link: the signalling port sees what its filter passes, the data plane all IP.
