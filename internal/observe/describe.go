@@ -2,6 +2,7 @@ package observe
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 // Types of messages, as metric labels and in records: mobility messages first, then frames of access links.
@@ -31,9 +33,14 @@ const (
 	typeCoTI
 	typeHoT
 	typeCoT
+	typeSwitch
 	typeOtherMH
 	typeEcho
 	typeEchoReply
+	typeDiscovery
+	typeDiscoveryReply
+	typePrefixes
+	typePrefixesReply
 	typeRS
 	typeRA
 	typeNS
@@ -46,7 +53,8 @@ const (
 	numTypes
 )
 
-var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "hoti", "coti", "hot", "cot", "mh", "echo", "echo-reply",
+var typeNames = [numTypes]string{"pbu", "pba", "bu", "ba", "heartbeat", "bri", "bra", "be", "brr", "hoti", "coti", "hot", "cot", "has", "mh", "echo", "echo-reply",
+	"dhaad-request", "dhaad-reply", "mps", "mpa",
 	"rs", "ra", "ns", "na", "arp", "dhcp", "mld", "frame", "unreadable"}
 
 // classify gives the type of a message and the status of an answer (-1 for others). It allocates nothing.
@@ -85,8 +93,18 @@ func classify(body any) (typ int, status int) {
 		return typeHoT, -1
 	case *mobility.Authorized:
 		return classify(m.Message)
+	case *mobility.HomeAgentSwitch:
+		return typeSwitch, -1
 	case mobility.Message:
 		return typeOtherMH, -1
+	case *nd.HomeAgentAddressDiscoveryRequest:
+		return typeDiscovery, -1
+	case *nd.HomeAgentAddressDiscoveryReply:
+		return typeDiscoveryReply, -1
+	case *nd.MobilePrefixSolicitation:
+		return typePrefixes, -1
+	case *nd.MobilePrefixAdvertisement:
+		return typePrefixesReply, -1
 	case *ip.Echo:
 		if m == nil {
 			return typeUnreadable, -1
@@ -186,6 +204,20 @@ func describe(dir string, p core.Path, body any, err error) (name string, f map[
 		if m.Home.IsValid() {
 			f["unknown_home"] = m.Home.String()
 		}
+	case *mobility.HomeAgentSwitch:
+		f["home_agents"] = joined(m.Addresses)
+	case *nd.HomeAgentAddressDiscoveryRequest:
+		f["id"], f["mobile_router"] = m.ID, m.Mobile
+	case *nd.HomeAgentAddressDiscoveryReply:
+		f["id"], f["mobile_router"], f["home_agents"] = m.ID, m.Mobile, joined(m.Addresses)
+	case *nd.MobilePrefixSolicitation:
+		f["id"] = m.ID
+	case *nd.MobilePrefixAdvertisement:
+		var prefixes []string
+		for p := range m.Options.Prefixes() {
+			prefixes = append(prefixes, fmt.Sprintf("%s %d/%d", p.Prefix, p.Preferred, p.Valid))
+		}
+		f["id"], f["prefixes"] = m.ID, strings.Join(prefixes, ", ")
 	case *access.Frame:
 		if m != nil {
 			describeFrame(m, f)
@@ -195,6 +227,15 @@ func describe(dir string, p core.Path, body any, err error) (name string, f map[
 		describeOptions(m.GetOptions(), f, typ == typeBU || typ == typeBA)
 	}
 	return strings.ToUpper(typeNames[typ]), f
+}
+
+// joined writes addresses one after the other.
+func joined(list []netip.Addr) string {
+	var s []string
+	for _, a := range list {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, " ")
 }
 
 // describeOptions: host says that the message is of a mobile node, not of a gateway: the same numbers have other names there.

@@ -23,6 +23,7 @@ import (
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 var _ loop.Observer = (*Observer)(nil)
@@ -507,6 +508,8 @@ func TestClassify(t *testing.T) {
 		{&mobility.BindingError{Status: 1}, "be", 1}, {&mobility.BindingRefreshRequest{}, "brr", -1}, {&mobility.Raw{MHType: 99}, "mh", -1},
 		{&mobility.TestInit{}, "hoti", -1}, {&mobility.TestInit{CareOf: true}, "coti", -1}, {&mobility.Test{}, "hot", -1}, {&mobility.Test{CareOf: true}, "cot", -1},
 		{&mobility.Authorized{Message: &mobility.BindingAck{Status: 135}}, "ba", 135}, {&ip.Echo{}, "echo", -1}, {&ip.Echo{Reply: true}, "echo-reply", -1}, {(*ip.Echo)(nil), "unreadable", -1},
+		{&mobility.HomeAgentSwitch{}, "has", -1}, {&nd.HomeAgentAddressDiscoveryRequest{}, "dhaad-request", -1}, {&nd.HomeAgentAddressDiscoveryReply{}, "dhaad-reply", -1},
+		{&nd.MobilePrefixSolicitation{}, "mps", -1}, {&nd.MobilePrefixAdvertisement{}, "mpa", -1},
 		{&access.Frame{}, "frame", -1}, {(*access.Frame)(nil), "unreadable", -1}, {nil, "unreadable", -1}, {42, "frame", -1},
 	} {
 		if typ, status := classify(c.body); typeNames[typ] != c.name || status != c.status {
@@ -570,4 +573,25 @@ func TestEventsAfterAFullDisk(t *testing.T) {
 			t.Errorf("logged %d times", n)
 		}
 	})
+}
+
+// TestDescribeDiscovery: a ladder shows who is found and which prefixes are told.
+func TestDescribeDiscovery(t *testing.T) {
+	a := []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}
+	p := &nd.PrefixInformation{Prefix: netip.MustParsePrefix("2001:db8::/64"), Valid: 20, Preferred: 10}
+	for _, c := range []struct {
+		body      any
+		name, key string
+		want      any
+	}{
+		{&nd.HomeAgentAddressDiscoveryRequest{ID: 7, Mobile: true}, "DHAAD-REQUEST", "mobile_router", true},
+		{&nd.HomeAgentAddressDiscoveryReply{ID: 7, Addresses: a}, "DHAAD-REPLY", "home_agents", "2001:db8::1 2001:db8::2"},
+		{&nd.MobilePrefixSolicitation{ID: 7}, "MPS", "id", uint16(7)},
+		{&nd.MobilePrefixAdvertisement{Options: nd.Options{p}}, "MPA", "prefixes", "2001:db8::/64 10/20"},
+		{&mobility.HomeAgentSwitch{Addresses: a[:1]}, "HAS", "home_agents", "2001:db8::1"},
+	} {
+		if name, f := describe("in", core.Path{}, c.body, nil); name != c.name || f[c.key] != c.want {
+			t.Errorf("%T: %s %v", c.body, name, f)
+		}
+	}
 }
