@@ -254,9 +254,19 @@ func FuzzOptimized(f *testing.F) {
 	f.Add(carried(f, cn, packet(f, cn6, home6, 64, 10))[0])
 	f.Add(packet(f, home6, cn6, 64, 1250))
 	f.Add(append([]byte{2, 0, 0, 0, 0, 0, 5, 0}, carried(f, mn, packet(f, home6, cn6, 64, 1300))[0]...))
+	a, b := bothMobile(f, Config{})
+	f.Add(carried(f, a.Engine, packet(f, home6, homeB, 64, 10))[0])
+	f.Add(append([]byte{4, 2, 0, 0, 0, 0, 0, 70}, carried(f, a.Engine, packet(f, home6, homeB, 64, 10))[0]...))
+	b.knows = false
+	must(f, b.meet(a))
+	f.Add(around(f, lmaa, coa, carried(f, b.Engine, packet(f, homeB, home6, 64, 10))[0]))
 	f.Fuzz(func(t *testing.T, pkt []byte) {
 		mn, cn := newOptimized(t, Config{MTU: 1280})
-		for _, e := range []*Engine{mn, cn} {
+		a, _ := bothMobile(t, Config{MTU: 1280, Correspondents: true, Correspondent: true})
+		inside, _ := bothMobile(t, Config{})
+		inside.registered = false
+		must(t, inside.meet(&mobile{home: homeB, care: careB}))
+		for _, e := range []*Engine{mn, cn, a.Engine, inside.Engine} {
 			var out Out
 			e.Tunnel(time.Hour, bytes.Clone(pkt), &out)
 			e.Native(time.Hour, Native{B: bytes.Clone(pkt)}, &out)
@@ -264,6 +274,9 @@ func FuzzOptimized(f *testing.F) {
 				e.TunnelError(time.Hour, false, bytes.Clone(pkt), &out)
 			}
 			for _, p := range out.Packets {
+				if p.To == dataplane.ToSignal {
+					continue
+				}
 				if h, err := ip.Parse(p.B); err != nil || h.Len != len(p.B) {
 					t.Fatalf("%v: %x: %v", p.To, p.B, err)
 				}
