@@ -296,3 +296,50 @@ func TestDiscoveryRestart(t *testing.T) {
 		t.Errorf("%d sent within the time that RFC 6275 10.6.2 gives", len(got))
 	}
 }
+
+// TestForgedAdvertisements: what fails the tests of RFC 4861 6.1.2 lists nobody.
+func TestForgedAdvertisements(t *testing.T) {
+	spec.Covers(t, "RFC6275-10.5.1")
+	r := startHosts(t, discovering)
+	f := other(1000, 9)
+	f.Dst = core.MAC{0x33, 0x33, 0, 0, 0, 1}
+	good, err := f.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	give := func(b []byte) int {
+		back, err := access.Decode(b)
+		m := core.Message{Path: core.Path{If: 7}, Err: err, Raw: b}
+		if back != nil {
+			m.Body = back
+		}
+		r.handle(m)
+		return len(r.m.status().HomeAgents)
+	}
+	for name, change := range map[string]func(b []byte){
+		"routed here":          func(b []byte) { b[14+7] = 254 },
+		"checksum":             func(b []byte) { b[14+42]++ },
+		"code":                 func(b []byte) { b[14+41] = 1; b[14+42]-- },
+		"option of length 0":   func(b []byte) { b[14+57] = 0 },
+		"global source":        func(b []byte) { b[14+8], b[14+9] = 0x20, 1 },
+		"of our own interface": func(b []byte) { copy(b[6:12], linkMAC[:]) },
+	} {
+		b := slices.Clone(good)
+		change(b)
+		if n := give(b); n != 0 {
+			t.Errorf("%s: %d listed", name, n)
+		}
+	}
+	for n := range good {
+		if give(good[:n]) != 0 {
+			t.Errorf("cut to %d: listed", n)
+		}
+	}
+	r.handle(core.Message{Path: core.Path{If: 8}, Body: &f})
+	if len(r.m.status().HomeAgents) != 0 {
+		t.Error("heard on another link")
+	}
+	if n := give(good); n != 1 {
+		t.Errorf("the good one: %d", n)
+	}
+}
