@@ -158,6 +158,12 @@ func (g *guard) associations() []api.Association {
 		for _, sa := range p.SAs {
 			out = append(out, api.Association{Peer: p.Name, Protects: sa.Use, Direction: sa.Direction, SPI: sa.SPI, Suite: string(sa.Suite),
 				Sequence: sa.Sequence, Packets: sa.Packets, Replayed: sa.Replayed, BadICV: sa.BadICV, Notes: sa.Notes})
+			if sa.Use == ipsec.ReturnRoutability.String() {
+				last := &out[len(out)-1]
+				for _, t := range p.Tunnels {
+					last.Tunnels = append(last.Tunnels, api.Tunnel(t))
+				}
+			}
 		}
 	}
 	return out

@@ -185,6 +185,11 @@ func writeAssociations(e *env, list []api.Association) error {
 		return err
 	}
 	for _, a := range list {
+		if a.Direction == "out" { // both directions have the same ends
+			for _, u := range a.Tunnels {
+				fmt.Fprintf(e.stdout, "\n  tunnel: %s for %s from %s to %s, %s\n", a.Protects, u.Home, u.Local, u.Remote, a.Peer)
+			}
+		}
 		for _, n := range a.Notes {
 			fmt.Fprintf(e.stdout, "\n  note: %s, %s: %s\n", a.Peer, a.Direction, n)
 		}

@@ -142,6 +142,8 @@ laptop@example.net  active                      10.20.0.2                       
 	out.Reset()
 	if err := writeAssociations(e, []api.Association{
 		{Peer: "laptop", Protects: "signalling", Direction: "in", SPI: 0x101, Suite: "aes128-sha256", Sequence: 7, Packets: 7, Replayed: 2, Notes: []string{"make new keys"}},
+		{Peer: "laptop", Protects: "return-routability", Direction: "out", SPI: 0x104, Suite: "aes128-sha256", Sequence: 3, Packets: 3,
+			Tunnels: []api.Tunnel{{Home: ip("2001:db8:2000::5"), Local: ip("2001:db8:a::1"), Remote: ip("2001:db8:51::7")}}},
 		{Peer: "phone", Protects: "signalling", Suite: "rfc4285"},
 		{Peer: "lab", Protects: "signalling", Suite: "none"},
 	}); err != nil {
@@ -149,11 +151,14 @@ laptop@example.net  active                      10.20.0.2                       
 	}
 	same(t, "associations", `
 protection of signalling
-  PEER    FOR         DIRECTION  SPI    SUITE          SEQUENCE  PACKETS  REPLAYED
-  laptop  signalling  in         0x101  aes128-sha256  7         7        2
-  phone   signalling                    rfc4285
-  lab     signalling                    none
+  PEER    FOR                 DIRECTION  SPI    SUITE          SEQUENCE  PACKETS  REPLAYED
+  laptop  signalling          in         0x101  aes128-sha256  7         7        2
+  laptop  return-routability  out        0x104  aes128-sha256  3         3
+  phone   signalling                            rfc4285
+  lab     signalling                            none
 
   note: laptop, in: make new keys
+
+  tunnel: return-routability for 2001:db8:2000::5 from 2001:db8:a::1 to 2001:db8:51::7, laptop
 `, out.String())
 }

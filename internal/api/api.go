@@ -21,6 +21,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"kedge/internal/core"
@@ -91,7 +92,15 @@ type Association struct {
 	Packets   uint64   `json:"packets"`
 	Replayed  uint64   `json:"replayed,omitempty"`
 	BadICV    uint64   `json:"bad_icv,omitempty"`
-	Notes     []string `json:"notes,omitempty"` // what somebody should do
+	Tunnels   []Tunnel `json:"tunnels,omitempty"` // of one in tunnel mode: where it goes at the moment
+	Notes     []string `json:"notes,omitempty"`   // what somebody should do
+}
+
+// Tunnel is where what an association in tunnel mode protects goes for a home address.
+type Tunnel struct {
+	Home   netip.Addr `json:"home"`
+	Local  netip.Addr `json:"local"`
+	Remote netip.Addr `json:"remote"`
 }
 
 // Warning is one that the config gave at start.

@@ -81,8 +81,9 @@ type PeerStatus struct {
 
 // Tunnel is what tunnel mode has for a home address at the moment.
 type Tunnel struct {
-	Home          netip.Addr `json:"home"`
-	Local, Remote netip.Addr
+	Home   netip.Addr `json:"home"`
+	Local  netip.Addr `json:"local"`
+	Remote netip.Addr `json:"remote"`
 }
 
 // SAStatus is one direction of a security association.
