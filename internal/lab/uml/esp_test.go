@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"kedge/internal/ipsec"
 	"kedge/internal/system/netns"
+	"kedge/wire/ip"
 )
 
 // spiToAgent and spiToNode are of what the home agent and the mobile node get.
@@ -38,12 +40,23 @@ var suites = []ipsec.Suite{"aes128-sha256", "aes256-sha384", "aes256-sha512", "n
 
 var espModules = []string{"xfrm_user", "mip6", "esp6", "ip6_tunnel", "cbc", "hmac", "authenc", "sha1_generic", "sha512_generic", "crypto_null", "echainiv", "drbg"}
 
-// TestUpdatesOfGuest: the ESP of this kernel's Binding Updates is opened by our home agent, and its own opens our answers.
+// TestUpdatesOfGuest: the ESP of this kernel's Binding Updates is opened by our home agent, and its own opens our answers; then its tunnel carries
+// data. What is repeated or altered on the way counts at either end and does nothing.
 func TestUpdatesOfGuest(t *testing.T) {
 	s := newSite(t, espModules...)
 	s.tunnelled()
-	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", lmaa6))
+	far := newSpace(t)
+	netns.TestVeth(t, netns.End{NS: s.edge, Name: "net0", MTU: wireMTU}, netns.End{NS: far, Name: "eth0", MTU: wireMTU})
+	netns.Must(t, s.edge.Sysctl("net.ipv6.conf.all.forwarding", "1"))
+	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", lmaa6), "addr add 2001:db8:c::1/64 dev net0 nodad")
+	s.at(far, fmt.Sprintf("addr add %v/64 dev eth0 nodad", cn6), "route add ::/0 via 2001:db8:c::1")
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", coa6), fmt.Sprintf("addr add %v/128 dev lo nodad home", hoa6))
+	s.ip(tunnels[1].lines(false)...)
+	s.ip(fmt.Sprintf("route add %v dev t0 src %v", cn6, hoa6))
+	cn := side{"correspondent", far}
+	s.echoes(cn, cn6)
+	s.echoes(guestSide, hoa6)
+	r := s.record()
 	for _, suite := range suites {
 		t.Run(string(suite), func(t *testing.T) {
 			s, dir := s.on(t), t.TempDir()
@@ -59,16 +72,36 @@ anchor:
 `, spiToAgent, spiToNode, suite, k.File, lmaa6, hoa6))
 			t.Cleanup(func() { s.ip("xfrm state flush", "xfrm policy flush") })
 			s.protected(true, k, lmaa6, hoa6, coa6)
+			before := s.refused()
 			s.update(1, "400s", "status 0 sequence 1 lifetime 6m40s")
 			d.bound("active", coa6)
-			s.update(1, "400s", "status 135 sequence 1 lifetime 0s") // out of window
+			s.talk(guestSide, cn6, 1<<18, "1000", "4000")
+			s.talk(cn, hoa6, 1<<18, "1000", "4000")
+			s.update(1, "400s", "status 135 sequence 1 lifetime 0s") // not newer, RFC 6275 9.5.1
 			s.update(2, "400s", "status 0 sequence 2 lifetime 6m40s")
-			if a := d.association(spiToAgent); a.Packets != 3 || a.BadICV != 0 || a.Replayed != 0 {
-				t.Errorf("%+v", a)
+
+			bu, ba := r.last(coa6, lmaa6, ip.DstOpts), r.last(lmaa6, coa6, ip.Routing)
+			for _, f := range [][]byte{bu, altered(bu)} {
+				netns.Must(t, r.out.Write(f))
+			}
+			for _, f := range [][]byte{ba, altered(ba)} {
+				netns.Must(t, r.in.Write(f))
+			}
+			s.until(func() error {
+				if a := d.association(spiToAgent); a.Packets != 3 || a.BadICV != 1 || a.Replayed != 1 {
+					return fmt.Errorf("our association is %+v, want 3 packets, one replayed and one altered", a)
+				}
+				return nil
+			})
+			s.until(func() error { return before.and(s.refused(), "XfrmInStateSeqError", "XfrmInStateProtoError") })
+			if b := d.bound("active", coa6); b.CareOf != coa6 {
+				t.Errorf("%+v", b)
 			}
 			s.update(3, "0s", "status 0 sequence 3 lifetime 0s")
 			d.bound("deprecated", netip.Addr{})
-			s.counted(nil)
+			if err := before.and(s.refused(), "XfrmInStateSeqError", "XfrmInStateProtoError"); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
@@ -82,18 +115,34 @@ func (s *site) update(sequence int, lifetime, want string) {
 	}
 }
 
-// counted wants the kernel's counters of what its xfrm refused to be these, and all others 0.
-func (s *site) counted(want map[string]string) {
+// refusals are the kernel's counters of what its xfrm refused, by name.
+type refusals map[string]int
+
+func (s *site) refused() refusals {
 	s.Helper()
 	out, err := s.g.Run(context.WithoutCancel(s.Context()), "cat", "/proc/net/xfrm_stat")
 	netns.Must(s, err)
+	r := refusals{}
 	for line := range strings.Lines(out) {
-		f := strings.Fields(line)
-		if len(f) != 2 {
+		name, n := "", 0
+		if _, err := fmt.Sscan(line, &name, &n); err != nil {
 			s.Fatalf("xfrm_stat: %q", line)
 		}
-		if w := want[f[0]]; f[1] != "0" && w == "" || w != "" && f[1] != w {
-			s.Errorf("%s is %s, want %q", f[0], f[1], w)
+		r[name] = n
+	}
+	return r
+}
+
+// and says what differs from these counters and one more of each name.
+func (r refusals) and(now refusals, names ...string) error {
+	for name, n := range now {
+		want := r[name]
+		if slices.Contains(names, name) {
+			want++
+		}
+		if n != want {
+			return fmt.Errorf("the guest's %s is %d, want %d", name, n, want)
 		}
 	}
+	return nil
 }

@@ -147,7 +147,7 @@ func Boot(ctx context.Context, c Config) (_ *Guest, err error) {
 		"GODEBUG=asyncpreemptoff=1,cpu.avx=off,cpu.avx2=off,cpu.avx512f=off", "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2_Usable,-AVX512F_Usable,-AVX2,-AVX512F,-AVX512VL,-AVX512BW",
 	}
 	for i := range c.Links {
-		args = append(args, fmt.Sprintf("vec%d:transport=tap,ifname=%s,depth=64,gro=0,mac=02:00:00:00:77:%02x", i, tap(i), i+1))
+		args = append(args, fmt.Sprintf("vec%d:transport=tap,ifname=%s,depth=64,gro=0,mac=02:00:00:00:77:%02x", i, tapName(i), i+1))
 	}
 	g.cmd = exec.Command("unshare", args...)
 	g.cmd.Stdout, g.cmd.Stderr, g.cmd.ExtraFiles = console, console, []*os.File{theirs}

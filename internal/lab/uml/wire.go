@@ -12,8 +12,8 @@ import (
 	"kedge/internal/system/netns"
 )
 
-func tap(i int) string    { return fmt.Sprintf("tap%d", i) }
-func bridge(i int) string { return fmt.Sprintf("br%d", i) }
+func tapName(i int) string { return fmt.Sprintf("tap%d", i) }
+func bridge(i int) string  { return fmt.Sprintf("br%d", i) }
 
 // wire makes tap devices, each on a bridge.
 func (g *Guest) wire() error {
@@ -28,16 +28,16 @@ func (g *Guest) wire() error {
 	for i := range g.taps {
 		// Devices are made by a thread inside: /dev/net/tun looks where its opener is.
 		err := g.Wire.Do(func() error {
-			return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tap(i)}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR})
+			return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tapName(i)}, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR})
 		})
 		if err != nil {
 			return fmt.Errorf("tap device: %w", err)
 		}
-		l, err := nl.LinkByName(tap(i))
+		l, err := nl.LinkByName(tapName(i))
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(nl.LinkSetUp(l), g.Wire.Bridge(bridge(i), tap(i))); err != nil {
+		if err := errors.Join(nl.LinkSetUp(l), g.Wire.Bridge(bridge(i), tapName(i))); err != nil {
 			return err
 		}
 	}
