@@ -275,3 +275,152 @@ func TestRouteOptimization(t *testing.T) {
 		})
 	}
 }
+
+// optimized is a straight whose data goes directly.
+func optimized(t testing.TB, o roamOptions) *straight {
+	t.Helper()
+	s := newStraight(t, o)
+	s.mn.Iface("wl0").Attach(s.nets["six"])
+	s.bound(5 * sec)
+	if s.talk(sec); s.last() != "direct" {
+		t.Fatal("data does not go directly")
+	}
+	return s
+}
+
+// TestOptimizedToIPv4Only: in an IPv4-only network there is no route optimization, and all goes by the home agent: at once.
+func TestOptimizedToIPv4Only(t *testing.T) {
+	for _, name := range []string{"four", "nat"} {
+		s := optimized(t, roamOptions{seed: 2})
+		wl := s.mn.Iface("wl0")
+		wl.Attach(nil)
+		wl.Attach(s.nets[name])
+		s.bound(5 * sec)
+		s.Run(200 * ms) // the binding is deleted by then
+		s.kinds = map[string][]time.Duration{}
+		if lost := s.talk(20 * sec); lost > 0 || slices.Contains(s.way, "direct") {
+			t.Errorf("%s: %d echoes lost, ways %v", name, lost, s.way)
+		}
+		if len(s.kinds) > 0 {
+			t.Errorf("%s: signalling with the correspondent: %v", name, s.kinds)
+		}
+		// Begun there, the same.
+		s = newStraight(t, roamOptions{seed: 2})
+		s.mn.Iface("wl0").Attach(s.nets[name])
+		s.bound(5 * sec)
+		if lost := s.talk(5 * sec); lost > 0 || slices.Contains(s.way, "direct") || len(s.kinds) > 0 {
+			t.Errorf("%s: %d echoes lost, ways %v, signalling %v", name, lost, s.way, s.kinds)
+		}
+	}
+}
+
+// TestOptimizedPeerRestart: a correspondent that has lost its bindings says so with a Binding Error; one packet of each stream in flight
+// pays for it, and data is direct again two round trips later.
+func TestOptimizedPeerRestart(t *testing.T) {
+	s := optimized(t, roamOptions{seed: 3})
+	s.phase = nil
+	s.restart(s.cn1)
+	lost := s.talk(sec)
+	if s.last() != "direct" || s.entry().State != "direct" {
+		t.Errorf("data goes %s; row %+v", s.last(), s.entry())
+	}
+	// Its data through the home agent may be noticed first, and the error that comes then is what begins the tests.
+	if len(s.phase) != 1 || s.phase[0] > throughRTT+directRTT+5*ms {
+		t.Errorf("set-up took %v", s.phase)
+	}
+	// What left before the error came back: a direct round trip of echoes every 5 ms, and what the correspondent could not answer.
+	if most := int(directRTT/(5*ms)) + 1; lost > most {
+		t.Errorf("%d echoes lost, of at most %d that were on their way", lost, most)
+	}
+	if lost := s.talk(sec); lost > 0 {
+		t.Errorf("%d lost afterwards", lost)
+	}
+}
+
+// TestOptimizedNodeRestart: the node is killed and started again under traffic. What the correspondent has is known to the store, so
+// data that comes directly is let in at once, and no longer than the restart itself takes is anything lost.
+func TestOptimizedNodeRestart(t *testing.T) {
+	s := optimized(t, roamOptions{seed: 4})
+	s.Run(2 * sec) // records are written behind
+	s.restart(s.mn)
+	s.bound(5 * sec)
+	if lost := s.talk(sec); lost > 0 || s.last() != "direct" {
+		t.Errorf("%d lost, data goes %s", lost, s.last())
+	}
+}
+
+// TestOptimizedFallBack: the direct path dies without a word. Data goes by the home agent within seconds, and nothing is lost from then
+// on; when the path works again, the next test finds it.
+func TestOptimizedFallBack(t *testing.T) {
+	s := optimized(t, roamOptions{seed: 5})
+	heal := s.core.Fault(If(func(p *Packet) bool {
+		return p.From == "cn1" && !strings.HasPrefix(p.Dst.String(), "2001:db8:2000:") || p.Dst == cnr && p.From != "ha1"
+	}, Lose))
+	s.talk(30 * sec)
+	if s.last() != "through" {
+		t.Fatalf("data goes %s; row %+v", s.last(), s.entry())
+	}
+	from := 0
+	for i, w := range s.way {
+		if w == "through" {
+			from = i
+			break
+		}
+	}
+	if got := len(s.way) - from; got < int(15*sec/(5*ms)) {
+		t.Errorf("only %d echoes arrived by the home agent in 30 s", got)
+	}
+	heal()
+	s.talk(45 * sec)
+	if s.last() != "direct" {
+		t.Errorf("data goes %s; row %+v", s.last(), s.entry())
+	}
+}
+
+// TestOptimizedLossyPath: whatever is lost of signalling, data is not: here no packet of data is lost by the network.
+func TestOptimizedLossyPath(t *testing.T) {
+	for seed := range uint64(3) {
+		s := newStraight(t, roamOptions{seed: seed, quiet: true})
+		rng := s.entropy("losses", int(seed))
+		s.core.Fault(func(p *Packet) Verdict {
+			var b [1]byte
+			if signalOf(p.B) == "" {
+				return Verdict{}
+			}
+			if _, err := rng.Read(b[:]); err != nil {
+				t.Fatal(err)
+			}
+			return Verdict{Drop: b[0] < 40}
+		})
+		wl, other := s.mn.Iface("wl0"), s.mn.Iface("wwan0")
+		wl.Attach(s.nets["six"])
+		s.bound(5 * sec)
+		if lost := s.talk(20 * sec); lost > 0 || s.last() != "direct" {
+			t.Errorf("seed %d: %d lost at set-up, data goes %s", seed, lost, s.last())
+		}
+		// A second link comes, and is worse than the first; then the first goes.
+		other.Attach(s.nets["six2"])
+		if lost := s.talk(5 * sec); lost > 0 {
+			t.Errorf("seed %d: %d lost with another link", seed, lost)
+		}
+	}
+}
+
+// TestOptimizedEnds: without traffic the entry ends with its binding, and begins anew.
+func TestOptimizedEnds(t *testing.T) {
+	s := optimized(t, roamOptions{seed: 6})
+	s.Run(2 * time.Minute) // without a packet
+	if b := s.entry(); b.State != "direct" {
+		t.Errorf("row %+v", b)
+	}
+	s.Run(6 * time.Minute)
+	if b := s.entry(); b.State != "" {
+		t.Errorf("an entry without traffic lives on: %+v", b)
+	}
+	if _, bound := s.cn1.Machine.(*peer.Machine).CareOf(cnr, mn6); bound {
+		t.Error("the correspondent has a binding")
+	}
+	if lost := s.talk(sec); lost > 0 || s.last() != "direct" {
+		t.Errorf("%d lost, data goes %s", lost, s.last())
+	}
+}
