@@ -103,6 +103,10 @@ func TestMobileWarnings(t *testing.T) {
 
 // TestDomainWithNode: a home agent and a node that do not fit would be silent on the wire; here it is said why.
 func TestDomainWithNode(t *testing.T) {
+	const prefixed = `,
+        prefix-discovery: { spi-in: 0x106, spi-out: 0x105, key-file: keys/laptop-prefix-discovery.there } }`
+	const esped = `esp: { spi-in: 0x102, spi-out: 0x101, suite: aes128-sha256, key-file: keys/laptop.there,
+        return-routability: { spi-in: 0x104, spi-out: 0x103, key-file: keys/laptop-return-routability.there }` + prefixed
 	a, _ := load(t, "../../examples/homeagent.yaml")
 	b, err := os.ReadFile("../../examples/node.yaml")
 	if err != nil {
@@ -116,10 +120,14 @@ func TestDomainWithNode(t *testing.T) {
 		{`2000:1::5/64`, `2000:1::5/60`, "ha1 has the home prefix 2001:db8:2000:1::/64 for laptop@example.net"},
 		{`v4: dynamic`, `v4: 10.20.0.9/16`, "ha1 has an address from a pool for laptop@example.net"},
 		{"    v4: dynamic", "    networks: [\"2001:db8:3000::/56\"]\n    v4: dynamic", "ha1 has no network 2001:db8:3000::/56 for laptop@example.net"},
-		{"spi-in: 0x102", "spi-in: 0x103", "is 0x103 here, but spi-out is 0x102 in ../../examples/homeagent.yaml for laptop"},
+		{"spi-in: 0x104", "spi-in: 0x114", "is 0x114 here, but spi-out is 0x104 in ../../examples/homeagent.yaml for laptop"},
+		{"spi-out: 0x105", "spi-out: 0x115", "is 0x115 here, but spi-in is 0x105 in ../../examples/homeagent.yaml for laptop"},
+		{", spi-out: 0x103", ", spi-out: 0x103, suite: aes256-sha512", "is aes256-sha512 here, and aes128-sha256 in ../../examples/homeagent.yaml for laptop"},
+		{prefixed, " }", "has no prefix-discovery, but ../../examples/homeagent.yaml has it for laptop: what comes without that is dropped there"},
+		{"spi-in: 0x102", "spi-in: 0x112", "is 0x112 here, but spi-out is 0x102 in ../../examples/homeagent.yaml for laptop"},
 		{"spi-out: 0x101", "spi-out: 0x104", "is 0x104 here, but spi-in is 0x101 in ../../examples/homeagent.yaml for laptop"},
 		{"suite: aes128-sha256", "suite: aes256-sha256", "is aes256-sha256 here, and aes128-sha256 in ../../examples/homeagent.yaml for laptop"},
-		{"esp: { spi-in: 0x102, spi-out: 0x101, suite: aes128-sha256, key-file: keys/laptop.there }", "rfc4285: { spi: 0x201, key-file: x }", "protection is rfc4285 here, and esp in ../../examples/homeagent.yaml for laptop"},
+		{esped, "rfc4285: { spi: 0x201, key-file: x }", "protection is rfc4285 here, and esp in ../../examples/homeagent.yaml for laptop"},
 		{`2000:1::5/64`, `2000:3::5/64`, "ha1 has no IPv4 for testbed@example.net\nprotection is esp here, and none in ../../examples/homeagent.yaml for testbed"},
 	} {
 		n, _, err := Parse("laptop.yaml", []byte(strings.Replace(string(b), c.old, c.new, 1)))
