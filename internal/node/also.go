@@ -173,3 +173,18 @@ func (m *Machine) lifetimeOf(c *movement.CareOf, home netip.Addr) time.Duration 
 	}
 	return min(m.cfg.Timers.Lifetime, left)
 }
+
+// bidFarewell ends the bindings of other home addresses than the preferred one, whose own end waits for an answer and comes behind.
+func (m *Machine) bidFarewell() {
+	if !m.bound() {
+		return
+	}
+	for _, x := range m.also {
+		if !m.serves(x) {
+			continue
+		}
+		m.seq++
+		s := sent{seq: m.seq, at: m.now.Boot, careOf: x.careOf, kind: farewell, home: x.home.Addr()}
+		m.out = append(m.out, core.Send{Path: m.signallingOf(s.home, &s.careOf), Body: m.update(&s)})
+	}
+}

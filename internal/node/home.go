@@ -120,6 +120,8 @@ func (m *Machine) stop(ref core.Ref) {
 		m.answerStop()
 		return
 	}
+	m.parting = nil
+	m.bidFarewell()
 	cs := m.candidates()
 	away := m.bound() || m.now.Boot < m.livesUntil
 	m.endRace()

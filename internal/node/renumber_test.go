@@ -409,3 +409,17 @@ func TestHomeWithTwoAddresses(t *testing.T) {
 		t.Error("a binding is left at the home agent, which goes on defending the address")
 	}
 }
+
+// TestStopWithTwoAddresses: both bindings end.
+func TestStopWithTwoAddresses(t *testing.T) {
+	r, n, h := renumbering(t, nil)
+	h.options = nd.Options{info(oldPrefix, 0, 7000), info(newPrefix, 7000, 7000)}
+	h.tell(n)
+	r.run(10 * sec)
+	r.handle(core.Command{Ref: 5, Body: core.Stop{}})
+	r.run(sec)
+	r.wantState(stopped)
+	if h.per[newHoA].bound() || h.per[hoa6].bound() || len(r.host) > 1 { // the device stays
+		t.Errorf("left: %v", r.host)
+	}
+}
