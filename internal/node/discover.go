@@ -87,7 +87,6 @@ func (m *Machine) follow(why string) bool {
 	if !m.take() {
 		return false
 	}
-	m.count(wireHomeAgentChanged)
 	m.emit(core.Emit{Name: "home-agent", ID: m.session.id, From: text(was.v6), To: text(m.ha.v6), Why: why, Fields: map[string]any{
 		"role": "node", "peer": m.ha.name, "by": m.ha.by, "hoa": m.hoa().String()}})
 	m.past("home agent "+text(m.ha.v6), "", why+", by "+m.ha.by)
@@ -116,9 +115,6 @@ func text(a netip.Addr) string {
 	}
 	return a.String()
 }
-
-// wireHomeAgentChanged counts changes of the home agent.
-const wireHomeAgentChanged = wire.Reason("home-agent-changed")
 
 // without looks for a home agent where none is known, while the node is away.
 func (m *Machine) without() {

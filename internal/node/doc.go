@@ -15,6 +15,7 @@
 //   - Lost answers. Echoes follow a Binding Update that is not acknowledged while no tunnel works; one that comes back shows
 //     that the home agent took it, and begins its back-off anew (RFC 6275 11.8), a few times at most; see ask.go.
 //   - Dead paths. An echo every third of Timers.DeadPath, repeated quickly when it stays unanswered.
-//
-// Left out: route optimization, dynamic home agent address discovery and prefix discovery.
+//   - Home agents. One that was discovered is left when it refuses for reasons of its own, or leaves three Binding Updates in 10 s
+//     without an answer (a minute while its tunnel answers); see discover.go.
+//   - Renumbering. A new home address is registered beside the old one, and preferred when that is acknowledged; see renumber.go.
 package node

@@ -21,15 +21,14 @@ var (
 
 // homeNet is the home network of a rig: a home agent that has a binding for each home address, and advertises prefixes.
 type homeNet struct {
-	r        *rig
-	per      map[netip.Addr]*agent
-	refuse   map[netip.Addr]mobility.Status
-	options  nd.Options
-	asked    []time.Duration
-	by       []core.Path
-	ids      []uint16
-	mute     bool
-	lastPath core.Path
+	r       *rig
+	per     map[netip.Addr]*agent
+	refuse  map[netip.Addr]mobility.Status
+	options nd.Options
+	asked   []time.Duration
+	by      []core.Path
+	ids     []uint16
+	mute    bool
 }
 
 func info(p netip.Prefix, preferred, valid uint32) *nd.PrefixInformation {
