@@ -369,6 +369,9 @@ func (m *Machine) deliver(x homelist.Delivery) {
 			why = "unacknowledged"
 		}
 	}
+	if path.Outer.N > 0 && path.Home == path.Remote.Addr() { // in UDP nothing is left for a routing header to say (RFC 5555 2.2, 4.2)
+		path.Home = netip.Addr{}
+	}
 	if path.Auth.Kind != "esp" { // RFC 4285 authenticates registrations only
 		path.Auth = core.Auth{}
 	}

@@ -129,8 +129,9 @@ func (c *Codec) envelope(s *ip.Signal, how framing, l *core.Layer) error {
 	if s.DstHome.IsValid() && !c.isHome(s.DstHome) {
 		return wire.NotOurHome
 	}
-	// In UDP the inner addresses are the home address and the home agent's: nothing is left to say (RFC 5555 4.1, 4.2).
-	if how == inUDP && (s.SrcHome.IsValid() || s.DstHome.IsValid()) {
+	// In UDP the inner addresses are the home address and the home agent's: nothing is left to say (RFC 5555 4.1, 4.2), but a Mobile
+	// Prefix Solicitation says it all the same (2.2).
+	if how == inUDP && (s.SrcHome.IsValid() && s.SrcHome != s.Src || s.DstHome.IsValid()) {
 		return wire.HomeInUDP
 	}
 	return nil

@@ -35,7 +35,7 @@ func (c *Codec) out(now core.Now, p *core.Packet, into []byte) ([]byte, error) {
 	switch l := &p.Outer.Layer[0]; {
 	case len(p.B) == 0 || !s.Src.Is6() || !s.Dst.Is6():
 		return into, wire.BadValue
-	case how == inUDP && (s.SrcHome.IsValid() || s.DstHome.IsValid()):
+	case how == inUDP && (s.SrcHome.IsValid() && s.SrcHome != s.Src || s.DstHome.IsValid()):
 		return into, wire.HomeInUDP
 	case how == inUDP && (s.Src.Is4In6() || s.Dst.Is4In6()):
 		return into, wire.MappedInUDP
