@@ -9,6 +9,7 @@ import (
 	"kedge/internal/ipsec"
 	"kedge/wire"
 	"kedge/wire/ip"
+	"kedge/wire/nd"
 )
 
 // FuzzIn: whatever comes, in whatever it comes: no panic, an error is counted once, and nothing is accepted that the policy protects
@@ -20,6 +21,8 @@ func FuzzIn(f *testing.F) {
 		f.Add(mustOut(f, mn, packet(f, byIPv6, update(coa6))), uint8(0))
 		f.Add(mustOut(f, mn, packet(f, byUDP, update(hoa))), uint8(1))
 		f.Add(mustOut(f, mn, packet(f, by41, update(mapped))), uint8(2))
+		f.Add(mustOut(f, mn, encode(f, mpsIPv6, mps)), uint8(0))
+		f.Add(mustOut(f, mn, encode(f, mpsIPv4, mps)), uint8(2))
 	}
 	f.Add(raw(f, ip.Signal{Src: haV6, Dst: hoa, Proto: ip.ICMPv6}, (&ip.Echo{Reply: true}).Append(nil, haV6, hoa)), uint8(1))
 	for _, name := range []string{"umip-esp-all.pcap", "umip-ro-all.pcap"} {
@@ -54,6 +57,9 @@ func FuzzIn(f *testing.F) {
 				remote = came.SrcHome
 			}
 			protected := came.Proto == 0 && (remote == hoa || remote == otherHoA) && (protection == ipsec.ESP || protection == ipsec.RFC4285 && authenticated(came.B))
+			if came.Proto == ip.ICMPv6 && came.B[0] == nd.TypeMobilePrefixSolicitation && (remote == hoa || remote == otherHoA) && protection == ipsec.ESP && came.Auth.Kind != ipsec.KindESP {
+				t.Fatalf("accepted %+v", came)
+			}
 			// Home Test Init and its like go to correspondent nodes in a tunnel, which there is none of here.
 			if typ := mobilityType(came.B); protected && came.Auth.Kind != string(protection) && (typ < 1 || typ > 4) {
 				t.Fatalf("%s: accepted %+v", protection, came)
