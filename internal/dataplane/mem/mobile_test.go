@@ -13,7 +13,6 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/dataplane"
-	"kedge/internal/spec"
 	"kedge/wire"
 	"kedge/wire/ip"
 )
@@ -88,7 +87,6 @@ func (m *mobile) send(t testing.TB, other *mobile, pkt []byte) (got [][]byte, be
 // TestBothMobile: whatever each of two mobile nodes knows of the other, what one sends arrives as it was, if the other has the
 // care-of address that is used; it goes no longer way than that, and nothing is on the way that the rules do not want.
 func TestBothMobile(x *testing.T) {
-	spec.Covers(x, "S004-2.3-01")
 	rapid.Check(x, func(t *rapid.T) {
 		a, b := newMobile(x, home6, coa, lmaa, Config{Correspondent: true}), newMobile(x, homeB, careB, agentB, Config{Correspondent: true})
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {

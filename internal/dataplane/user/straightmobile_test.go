@@ -14,7 +14,6 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/dataplane/conformance"
-	"kedge/internal/spec"
 	"kedge/wire"
 )
 
@@ -113,7 +112,6 @@ func (d *mobiles) streams() {
 // other's care-of address; while one of them has not registered, it sends the routing header through its tunnel, and gets the option in
 // it. It goes from one to the other while streams run, and no kernel answers anything.
 func TestStraightMobile(t *testing.T) {
-	spec.Covers(t, "S004-2.3-01")
 	d := newMobiles(t)
 	const both, option, routing = "ipv6.routing.type == 2 && ipv6.opt.type == 0xc9", "ipv6.opt.type == 0xc9 && !ipv6.routing", "ipv6.routing.type == 2 && !(ipv6.opt.type == 0xc9)"
 	ends := func(headers string, src, dst netip.Addr) string {
