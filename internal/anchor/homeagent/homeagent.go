@@ -5,7 +5,7 @@
 //
 // Supported: RFC 6275 9.5 and 10.1 to 10.4.1, RFC 5555 3 to 5 without IKE, RFC 4285 6, and draft-soliman-v4v6-mipv6-00,
 // which carries signalling in protocol 41 with IPv4-mapped care-of addresses, and RFC 3963 4 and 6: mobile networks, of IPv4 by RFC
-// 5555 3.1.1. What is left out: routing protocols in tunnels (RFC 3963 8), multiple care-of addresses (RFC 5648), discovery and prefixes (RFC 6275 10.5, 10.6), multicast (10.4.3).
+// 5555 3.1.1. What is left out: routing protocols in tunnels (RFC 3963 8), multiple care-of addresses (RFC 5648), multicast (10.4.3). Discovery and prefixes (10.5, 10.6) are package homelist's.
 //
 // Package anchor joins this with pools, subscribers, the store and forwarding. One goroutine uses a Table or a Link.
 package homeagent
