@@ -30,8 +30,9 @@ func (s State) String() string { return stateNames[s] }
 type entry struct {
 	peer   netip.Addr
 	always bool
-	id     core.ID  // session in the data plane
-	serial core.Ref // of effects
+	theirs netip.Addr // care-of address of a correspondent that is mobile itself and has registered here; invalid = none
+	id     core.ID    // session in the data plane
+	serial core.Ref   // of effects
 	state  State
 	since  time.Time // of state
 
@@ -180,7 +181,7 @@ func (m *Machine) target(e *entry) target {
 			return target{what: remove}
 		}
 		return target{}
-	case now < e.hold || !e.wanted(now) || p.Until < now+minLifetime:
+	case now < e.hold || !e.wanted(now) || m.cfg.use(e.peer) == Never || p.Until < now+minLifetime:
 		return target{}
 	case e.bind.careOf == p.CareOf && now < e.bind.refreshAt && !e.verify && !e.unsure:
 		return target{}
@@ -230,6 +231,9 @@ func (e *entry) interrupt() {
 func (m *Machine) over(e *entry) bool {
 	now := m.now.Boot
 	if now < e.lives+grace && e.told.exists || now < e.lives {
+		return false
+	}
+	if e.theirs.IsValid() {
 		return false
 	}
 	if m.place.At == AtHome || e.leave {

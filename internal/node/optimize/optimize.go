@@ -155,7 +155,6 @@ type Machine struct {
 	hooks   Hooks
 	place   Place
 	list    []*entry
-	mobile  map[netip.Addr]netip.Addr // care-of addresses of correspondents that are mobile themselves
 	serial  core.Ref
 	tests   pace
 	entries pace
@@ -175,7 +174,7 @@ func New(cfg Config, rand io.Reader, hooks Hooks) (*Machine, error) {
 		return nil, err
 	}
 	return &Machine{
-		cfg: cfg, rand: rand, hooks: hooks, counts: map[string]uint64{}, mobile: map[netip.Addr]netip.Addr{},
+		cfg: cfg, rand: rand, hooks: hooks, counts: map[string]uint64{},
 		tests: pace{every: time.Second / testsPerSecond, burst: testsBurst}, entries: pace{every: time.Second / entriesPerSecond, burst: entriesBurst},
 	}, nil
 }

@@ -42,10 +42,10 @@ type record struct {
 func (m *Machine) record() {
 	r := record{Home: m.place.Home}
 	for _, e := range m.list {
-		if m.now.Boot >= e.lives || !e.told.exists {
+		if m.now.Boot >= e.lives || !e.told.own.IsValid() {
 			continue
 		}
-		x := rec{Peer: e.peer, Wire: e.told.chain.Layer[0].Local.Addr(), Session: e.id, Seq: e.seq, Lives: m.wall(m.now, e.lives)}
+		x := rec{Peer: e.peer, Wire: e.told.own, Session: e.id, Seq: e.seq, Lives: m.wall(m.now, e.lives)}
 		if e.bind.ok() {
 			x.CareOf, x.Lifetime, x.Expires = e.bind.careOf, e.bind.lifetime, m.wall(m.now, e.bind.expires)
 		}
@@ -91,7 +91,7 @@ func (m *Machine) Restore(now core.Now, home netip.Addr, val []byte) error {
 		e := m.enter(x.Peer, x.Session)
 		e.seq, e.lives = x.Seq+seqMargin, now.Boot+lives
 		e.always = m.cfg.use(x.Peer) == Always
-		e.told.chain = core.Chain{RO: 1, Layer: [2]core.Layer{{Local: addrPort(x.Wire), Remote: addrPort(x.Peer)}}}
+		e.may = []netip.Addr{x.Wire}
 		if x.CareOf == x.Wire && left > 0 && left <= MaxBindingLifetime && x.Lifetime > 0 && x.Lifetime <= MaxBindingLifetime {
 			// Renewed at once: it was not heard of while the process was away.
 			e.bind = binding{careOf: x.CareOf, seq: e.seq, lifetime: x.Lifetime, expires: now.Boot + left, refreshAt: now.Boot}

@@ -172,7 +172,7 @@ func (m *Machine) room() bool {
 	var free, idle *entry
 	for _, e := range m.list {
 		switch {
-		case e.always:
+		case e.always || e.theirs.IsValid():
 		case now >= e.lives && (free == nil || e.used < free.used):
 			free = e
 		case now < e.lives && !e.leave && !e.wanted(now) && (idle == nil || e.used < idle.used):
@@ -266,15 +266,17 @@ func (m *Machine) doubt(e *entry, why string) {
 }
 
 // Mobile tells that a correspondent is mobile itself, and has registered careOf with this node; invalid ends it. Packets to it carry
-// a type 2 routing header then.
+// a type 2 routing header then, through the tunnel to the own home agent where they do not go directly. How many there may be is
+// the business of who registers them.
 func (m *Machine) Mobile(now core.Now, peer, careOf netip.Addr, out []core.Effect) []core.Effect {
 	m.begin(now, out)
-	if careOf.IsValid() {
-		m.mobile[peer] = careOf
-	} else {
-		delete(m.mobile, peer)
+	e := m.find(peer)
+	if e == nil && careOf.IsValid() {
+		e = m.add(peer)
+		e.used -= Idle // whether it is told where this node is, traffic says
 	}
-	if e := m.find(peer); e != nil {
+	if e != nil {
+		e.theirs = careOf
 		m.drive(e)
 	}
 	return m.end()

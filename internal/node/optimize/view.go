@@ -12,7 +12,7 @@ import (
 func (m *Machine) stateOf(e *entry) State {
 	now := m.now.Boot
 	switch {
-	case e.told.up:
+	case e.told.up && e.bind.ok() && e.told.chain.N == 0:
 		return Direct
 	case m.place.At == AtHome || e.leave || m.place.At == Away && !m.place.CareOf.IsValid():
 		return Leaving
@@ -46,6 +46,9 @@ func (m *Machine) fields(e *entry) map[string]any {
 // Bindings lists the entries whose correspondent or home address contains filter. id names the node.
 func (m *Machine) Bindings(now core.Now, id, filter string) (bs []core.Binding) {
 	for _, e := range m.list {
+		if e.theirs.IsValid() && !e.bind.ok() && now.Boot >= e.lives && !e.waits() {
+			continue // the correspondent's registration here is all that there is
+		}
 		home := single(m.place.Home)
 		if filter != "" && !strings.Contains(id, filter) && !strings.Contains(home.String(), filter) && !strings.Contains(e.peer.String(), filter) {
 			continue
