@@ -51,6 +51,12 @@ func (r *Run) writeConfig(n *node) (string, error) {
 // isAnchor says whether a template is an anchor's.
 func isAnchor(cfg dict) bool { return cfg["anchor"] != nil }
 
+// isCorrespondent says whether a template is that of a host that is nothing but a correspondent node.
+func isCorrespondent(cfg dict) bool {
+	_, peer := cfg["peer"]
+	return peer && cfg["node"] == nil
+}
+
 // derived is what follows from the network.
 func (r *Run) derived(n *node, cfg dict, access dict, dir string) (dict, error) {
 	d := dict{
@@ -75,6 +81,9 @@ func (r *Run) derived(n *node, cfg dict, access dict, dir string) (dict, error) 
 		return nil, err
 	}
 	d["dataplane"] = mergeDict(d["dataplane"].(dict), plane)
+	if r.correspondents[n.name] { // it trusts nobody
+		return d, nil
+	}
 	peers, err := r.peersOf(n)
 	if err != nil {
 		return nil, err
@@ -104,6 +113,7 @@ func (r *Run) derivedAnchor(n *node) dict {
 			if !p.spec.Unknown {
 				list = append(list, derivedSubscriber(p))
 			}
+		case r.correspondents[p.name]:
 		case p.spec.Kedge != "" && !r.anchors[p.name]:
 			gateways = append(gateways, p.name)
 		case !p.spec.OnAccess() || p.spec.Unknown || r.sc.Link(p.spec.Ifaces[0].Link).LAN || known(p.spec.Identity(p.index)):
@@ -240,7 +250,7 @@ func anys(in []string) []any {
 	return out
 }
 
-// readTemplates finds which nodes are anchors and which prefixes they serve, before anything is built.
+// readTemplates finds which nodes are anchors or correspondents and which prefixes they serve, before anything is built.
 func (r *Run) readTemplates() error {
 	for i := range r.sc.Nodes {
 		n := &r.sc.Nodes[i]
@@ -257,6 +267,9 @@ func (r *Run) readTemplates() error {
 		}
 		over, _ := n.Config.(dict)
 		cfg = mergeDict(cfg, over)
+		if isCorrespondent(cfg) {
+			r.correspondents[n.Name] = true
+		}
 		if !isAnchor(cfg) {
 			continue
 		}

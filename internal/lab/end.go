@@ -74,7 +74,7 @@ func (r *Run) leaks(ctx context.Context) error {
 		}
 	}
 	for _, g := range r.nodes {
-		if g.daemon == nil || r.anchors[g.name] || g.mobile() || !g.daemon.running() {
+		if g.daemon == nil || r.anchors[g.name] || r.correspondents[g.name] || g.mobile() || !g.daemon.running() {
 			continue
 		}
 		if err := r.detachAll(ctx, g); err != nil {

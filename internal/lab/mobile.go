@@ -86,14 +86,30 @@ func (r *Run) associate(a, b *node, kind, suite string) (*association, error) {
 		x.toB = dict{"rfc4285": dict{"spi": x.spi, "key-file": x.fileB}}
 		return x, nil
 	}
-	x.toA = dict{"esp": dict{"spi-in": x.spi + 1, "spi-out": x.spi, "suite": suite, "key-file": x.fileA}}
-	x.toB = dict{"esp": dict{"spi-in": x.spi, "spi-out": x.spi + 1, "suite": suite, "key-file": x.fileB}}
+	here, there := r.pair(x.spi, suite, k, x.fileA, x.fileB)
+	if b.mobile() && len(r.correspondents) > 0 { // tests of return routability have an association of their own (RFC 4877 6)
+		fileA, fileB := x.fileA+"-rr", x.fileB+"-rr"
+		rr, err := ipsec.GenerateKeys(s, rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(ipsec.WriteKeys(fileA, rr), ipsec.WriteKeys(fileB, rr.Swapped())); err != nil {
+			return nil, err
+		}
+		here["return-routability"], there["return-routability"] = r.pair(x.spi+2, suite, rr, fileA, fileB)
+	}
+	x.toA, x.toB = dict{"esp": here}, dict{"esp": there}
+	return x, nil
+}
+
+// pair says an association in the words of both config files, and remembers its keys for who reads the captures.
+func (r *Run) pair(spi uint32, suite string, k ipsec.Keys, fileA, fileB string) (here, there dict) {
 	_, hash, _ := strings.Cut(suite, "-")
 	r.recMu.Lock()
 	defer r.recMu.Unlock()
-	r.sas[x.spi] = ladder.SA{Encryption: k.Out.Encryption, Integrity: k.Out.Integrity, Hash: hash}
-	r.sas[x.spi+1] = ladder.SA{Encryption: k.In.Encryption, Integrity: k.In.Integrity, Hash: hash}
-	return x, nil
+	r.sas[spi] = ladder.SA{Encryption: k.Out.Encryption, Integrity: k.Out.Integrity, Hash: hash}
+	r.sas[spi+1] = ladder.SA{Encryption: k.In.Encryption, Integrity: k.In.Integrity, Hash: hash}
+	return dict{"spi-in": spi + 1, "spi-out": spi, "suite": suite, "key-file": fileA}, dict{"spi-in": spi, "spi-out": spi + 1, "suite": suite, "key-file": fileB}
 }
 
 // espTable are the associations of this run as Wireshark's table esp_sa has them.
@@ -142,7 +158,7 @@ func (r *Run) writeKeys() error {
 func (r *Run) peersOf(n *node) ([]any, error) {
 	var peers []any
 	for _, p := range r.nodes {
-		if p.spec.Kedge == "" || p == n || r.anchors[p.name] == r.anchors[n.name] {
+		if p.spec.Kedge == "" || p == n || r.correspondents[p.name] || r.anchors[p.name] == r.anchors[n.name] {
 			continue
 		}
 		a, b := n, p

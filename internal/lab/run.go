@@ -102,18 +102,20 @@ type Run struct {
 	captures []*capture
 	ports    int
 	anchors  map[string]bool
-	pools    map[string][]netip.Prefix
-	keys     map[string]*association // by names of anchor and peer
-	sas      ladder.Keys             // under recMu
-	steps    []StepResult
-	order    []string // of probes
-	hosts    []HostResult
-	rows     []Row
-	others   []*process // beside daemons, routers and clients
-	tunnels  int        // of WireGuard, so far
-	webs     []*http.Server
-	newest   map[string][]byte // frame by link and kind; under recMu
-	family   map[string]string // of a mobile node's last care-of address; under recMu
+	// correspondents are hosts that run nothing but role peer.
+	correspondents map[string]bool
+	pools          map[string][]netip.Prefix
+	keys           map[string]*association // by names of anchor and peer
+	sas            ladder.Keys             // under recMu
+	steps          []StepResult
+	order          []string // of probes
+	hosts          []HostResult
+	rows           []Row
+	others         []*process // beside daemons, routers and clients
+	tunnels        int        // of WireGuard, so far
+	webs           []*http.Server
+	newest         map[string][]byte // frame by link and kind; under recMu
+	family         map[string]string // of a mobile node's last care-of address; under recMu
 
 	recMu     sync.Mutex // what captures and the live screen touch as well
 	diagram   *ladder.Diagram
@@ -152,7 +154,7 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 		return nil, err
 	}
 	r := &Run{
-		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{},
+		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{}, correspondents: map[string]bool{},
 		pools: map[string][]netip.Prefix{}, probes: map[string]*probe.Probe{}, drops: map[string][]func(){},
 		plane: planeKind(opt.Dataplane),
 		keys:  map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{}, family: map[string]string{},
@@ -292,7 +294,7 @@ func (r *Run) newDiagram() {
 		switch {
 		case r.anchors[n.name]:
 			kind = 2
-		case n.spec.Kedge != "" && !n.mobile() || n.router != nil:
+		case n.spec.Kedge != "" && !n.mobile() && !r.correspondents[n.name] || n.router != nil:
 			kind = 1
 		case n.host != nil:
 			kind = 0

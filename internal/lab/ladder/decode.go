@@ -247,6 +247,30 @@ func (f *Frame) neighbor(b []byte) bool {
 	return true
 }
 
+// discovery reads the messages of RFC 6275 6.5 to 6.8.
+func (f *Frame) discovery(b []byte) bool {
+	if len(b) < 8 {
+		return false
+	}
+	switch b[0] {
+	case 144:
+		f.Short = "DHAAD Request"
+	case 145:
+		f.Short = "DHAAD Reply"
+	case 146:
+		f.Short = "MPS"
+	case 147:
+		f.Short = "MPA"
+	default:
+		return false
+	}
+	f.Kind, f.Label = "DISCOVERY", fmt.Sprintf("%s %d", f.Short, binary.BigEndian.Uint16(b[4:]))
+	if b[0] == 145 {
+		f.Label += fmt.Sprintf(", %d home agents", (len(b)-8)/16)
+	}
+	return true
+}
+
 var dhcpTypes = []string{1: "Discover", 2: "Offer", 3: "Request", 4: "Decline", 5: "Ack", 6: "Nak", 7: "Release", 8: "Inform"}
 
 // dhcp reads message type and addresses; the packet may be anything.
@@ -299,7 +323,7 @@ func (f *Frame) Is(kind string) bool {
 	case "all":
 		return true
 	case "mh":
-		return slices.Contains([]string{"PBU", "PBA", "BU", "BA", "ESP", "HEARTBEAT", "MH"}, f.Kind)
+		return slices.Contains([]string{"PBU", "PBA", "BU", "BA", "ESP", "HEARTBEAT", "MH", "DISCOVERY"}, f.Kind)
 	case "udp4191":
 		return f.Ports != [2]uint16{}
 	case "ipv4":

@@ -60,7 +60,7 @@ func (f *Frame) ip(k Keys, p []byte) bool {
 	switch {
 	case (u.Proto == protoMH || u.Proto == protoESP) && !h.Is4():
 		return f.signal(k, p, "")
-	case u.Proto == protoICM6 && len(body) >= 8 && f.neighbor(body):
+	case u.Proto == protoICM6 && !h.Is4() && len(body) >= 8 && (f.neighbor(body) || f.discovery(body)):
 		return true
 	case u.Proto == protoUDP && len(body) >= 8:
 		src, dst := binary.BigEndian.Uint16(body), binary.BigEndian.Uint16(body[2:])
@@ -73,6 +73,9 @@ func (f *Frame) ip(k Keys, p []byte) bool {
 		}
 	case u.Proto == protoIPv4 || u.Proto == protoIPv6:
 		return f.inner(k, body, outer)
+	}
+	if !h.Is4() && u.Off != h.HdrLen && f.optimized(p) {
+		return true
 	}
 	if !h.Dst.IsMulticast() && !h.Dst.IsLinkLocalUnicast() && h.Dst != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		f.data(h.Src, h.Dst, "")
@@ -117,6 +120,14 @@ func (f *Frame) signal(k Keys, p []byte, outer string) bool {
 	var ways []string
 	if proto == protoESP {
 		next, in, ok := k.open(body)
+		if ok && next == protoIPv6 { // a test of return routability in the tunnel to the home agent (RFC 3776 3.2)
+			return f.within(k, in)
+		}
+		if ok && next == protoICM6 && f.discovery(in) {
+			f.ESP, f.InnerSrc, f.InnerDst = true, src, dst
+			f.Label += ", in ESP"
+			return true
+		}
 		if !ok || next != protoMH {
 			f.Kind, f.Short, f.Label = "ESP", "ESP", "ESP"
 			if len(body) >= 4 {
@@ -141,6 +152,34 @@ func (f *Frame) signal(k Keys, p []byte, outer string) bool {
 	if len(ways) > 0 {
 		f.Label += ", " + strings.Join(ways, " ")
 	}
+	return true
+}
+
+// within reads a packet of signalling that came in ESP in tunnel mode.
+func (f *Frame) within(k Keys, p []byte) bool {
+	s, err := ip.ParseSignal(p)
+	if err != nil || s.Fragment || s.Off > s.Len || s.Len > len(p) || s.Proto != protoMH {
+		f.Kind, f.Short, f.Label = "ESP", "ESP", "ESP in tunnel mode"
+		return true
+	}
+	src, dst := s.Ends()
+	if !f.mh(p[s.Off:s.Len], src, dst) {
+		return false
+	}
+	f.ESP, f.InnerSrc, f.InnerDst = true, src, dst
+	f.Label += ", in an ESP tunnel"
+	return true
+}
+
+// optimized reads data that goes without a tunnel between a care-of address and a correspondent (RFC 6275 6.3, 6.4).
+func (f *Frame) optimized(p []byte) bool {
+	s, err := ip.ParseSignal(p)
+	if err != nil || !s.SrcHome.IsValid() && !s.DstHome.IsValid() {
+		return false
+	}
+	src, dst := s.Ends()
+	f.data(src, dst, "")
+	f.Short, f.Label = "IPv6 data direct", fmt.Sprintf("IPv6 data direct %s > %s", src, dst)
 	return true
 }
 
