@@ -103,6 +103,10 @@ func nodeConfig(cfg *config.Config, restart uint32) node.Config {
 			NATRefresh: t.NATRefresh, RetransmitNew: t.FirstTimeout, RetransmitFirst: t.RetransmitFirst, RetransmitMax: t.RetransmitMax, Grace: cfg.Dataplane.UplinkGrace},
 	}
 	out.Optimize = nodeOptimization(&n.Optimization)
+	if cfg.Peer != nil {
+		pc := peerConfig(cfg)
+		out.Peer = &pc
+	}
 	for _, p := range cfg.Peers {
 		if p.Name == n.Anchor.Name {
 			out.Anchor.Protection = p.Protection

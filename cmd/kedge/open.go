@@ -125,7 +125,7 @@ func openNode(_ context.Context, cfg *config.Config, _ bool) (*role, error) {
 	}
 	r.data, err = openPlane(cfg, "node", user.Config{
 		Role: dataplane.Node, Device: cfg.Dataplane.Device, Persist: true, Home: home, Anchors: homeAgents(cfg), ProbeID: nc.ProbeID,
-		Unreachable: true, Correspondents: !nc.Optimize.Off(), MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
+		Unreachable: true, Correspondents: !nc.Optimize.Off(), Correspondent: nc.Peer != nil, MTU: cfg.Dataplane.MTU, Sysctl: r.sysctl,
 	})
 	if err != nil {
 		r.close()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kedge/internal/node/optimize"
+	"kedge/internal/peer"
 	"kedge/wire/mobility"
 )
 
@@ -95,6 +96,7 @@ type Config struct {
 
 	Timers Timers
 
+	Peer     *peer.Config    // set: the node is a correspondent of others too, by its home address (RFC 6275 9)
 	Optimize optimize.Config // route optimization with IPv6 correspondents; its zero value: none
 }
 

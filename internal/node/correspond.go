@@ -12,7 +12,7 @@ import (
 
 // newOptimizer makes it.
 func (m *Machine) newOptimizer() (err error) {
-	if m.cfg.Optimize.Off() {
+	if m.cfg.Optimize.Off() && m.cfg.Peer == nil {
 		return nil
 	}
 	m.opt, err = optimize.New(m.cfg.Optimize, m.rand, optimize.Hooks{
@@ -22,6 +22,9 @@ func (m *Machine) newOptimizer() (err error) {
 		},
 		Past: m.past,
 	})
+	if err == nil {
+		err = m.newPeer()
+	}
 	return err
 }
 
@@ -95,7 +98,7 @@ func (m *Machine) correspondents(filter string) []core.Binding {
 	if m.opt == nil {
 		return nil
 	}
-	return m.opt.Bindings(m.now, m.identity(), filter)
+	return append(m.opt.Bindings(m.now, m.identity(), filter), m.mobiles(filter)...)
 }
 
 // optimizedStatus adds what there is to say of correspondents.
@@ -106,6 +109,7 @@ func (m *Machine) optimizedStatus(s *core.Status) {
 	for state, n := range m.opt.States() {
 		s.Sessions["correspondent-"+state] += n
 	}
+	m.peerStatus(s)
 	for r, n := range m.opt.Counters() {
 		s.Counters[r] += n
 	}

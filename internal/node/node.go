@@ -11,6 +11,7 @@ import (
 	"kedge/internal/node/discovery"
 	"kedge/internal/node/movement"
 	"kedge/internal/node/optimize"
+	"kedge/internal/peer"
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
@@ -82,6 +83,7 @@ type Machine struct {
 	refusesUDP bool         // status 144: no F flag
 
 	opt      *optimize.Machine // nil: no correspondent is ever told
+	peer     *peer.Machine     // nil: no correspondent of others
 	homeIf   int               // home link while the node is there
 	homeAt   movement.CareOf
 	stopRefs []core.Ref
@@ -187,7 +189,7 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	case core.Done:
 		m.done(&ev)
 	case core.Reported:
-		if m.optimizes(ev) {
+		if m.corresponds(ev) || m.optimizes(ev) {
 			break
 		}
 		m.count(wire.Reason(ev.Reason))
@@ -213,6 +215,7 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 		m.configure()
 	}
 	m.locate()
+	m.corresponds(core.Tick{})
 	m.optimizes(core.Tick{})
 	m.endpoints()
 	out, m.out = m.out, nil
@@ -272,6 +275,11 @@ func (m *Machine) Deadline() (time.Duration, bool) {
 	}
 	if m.opt != nil {
 		if d, ok := m.opt.Deadline(); ok {
+			at = min(at, d)
+		}
+	}
+	if m.peer != nil {
+		if d, ok := m.peer.Deadline(); ok {
 			at = min(at, d)
 		}
 	}
@@ -353,7 +361,7 @@ func (m *Machine) message(ev *core.Message) {
 			return
 		}
 	}
-	if m.optimizes(*ev) {
+	if m.optimizes(*ev) || m.corresponds(*ev) {
 		return
 	}
 	if ev.Path.Remote.Addr() != m.ha.v6 {
