@@ -135,7 +135,7 @@ func TestRefusals(t *testing.T) {
 		{131, wire.ServiceDisabled, []time.Duration{0, 32020 * ms}},
 		{132, wire.PrefixNotAuthorized, []time.Duration{0, 32020 * ms}},
 		{133, wire.UnknownSubscriber, []time.Duration{0, 32020 * ms}},
-		{134, wire.AddressClaimed, []time.Duration{0}}, // RFC 6275 11.7.1: the address must not be tried again
+		{134, wire.AddressClaimed, []time.Duration{0}},                  // RFC 6275 11.7.1: the address must not be tried again
 		{139, wire.TypeChange, []time.Duration{0, 20 * ms, 32040 * ms}}, // after the first, the former registration is ended
 		{143, wire.RefusedByAnchor, []time.Duration{0, 2020 * ms, 6040 * ms, 14060 * ms, 30080 * ms}},
 		{144, wire.TimestampMismatch, []time.Duration{0, 2020 * ms, 6040 * ms, 14060 * ms, 30080 * ms}},

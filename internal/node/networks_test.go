@@ -51,7 +51,9 @@ func (r *rig) wantOnlyHost(why string) {
 		r.t.Errorf("%v: last update %+v, keys %v, state %v%s", r.elapsed(), bu, r.matched(), r.m.state, r.story())
 	}
 	st, err := r.command(core.GetStatus{})
-	if err != nil || !slices.ContainsFunc(st.(core.Status).Notes, func(n string) bool { return strings.Contains(n, "mobile networks are not served") && strings.Contains(n, why) }) {
+	if err != nil || !slices.ContainsFunc(st.(core.Status).Notes, func(n string) bool {
+		return strings.Contains(n, "mobile networks are not served") && strings.Contains(n, why)
+	}) {
 		r.t.Errorf("%v: notes %q, want one with %q", err, st.(core.Status).Notes, why)
 	}
 }

@@ -105,6 +105,7 @@ func TestMobileMistakes(t *testing.T) {
 		{"host: dhclient, at: cafe", "host: dhcpcd, at: cafe", "the DHCP client of a mobile node is udhcpc or dhclient"},
 		{"host: dhclient, at: cafe", "count: 2, at: cafe", "mobile nodes come one by one"},
 		{"n2: { kedge: node.yaml, host: dhclient, at: cafe, mac: \"02:00:00:00:00:06\"", "n2: { kedge: node.yaml, on: { net: \"2001:db8:a::6\" }", "a mobile node needs kedge (its config template) and at"},
+		{"n2: { kedge: node.yaml, host: dhclient, at: cafe, mac: \"02:00:00:00:00:06\"", "n2: { kedge: node.yaml, host: dhclient, at: cafe, mac: \"02:00:00:00:00:06\", on: { net: \"2001:db8:a::6\" }, router: { v6: \"2001:db8:99::/64\" }", "a mobile router is on its one LAN"},
 		{"server: ha1", "server: n1", "\"n1\" is no node with an address that stays"},
 		{"care-of: 192.0.2.0/24", "care-of: here", "want an address or a network"},
 		{"nat: true, port", "nat: maybe, port", "want true or false"},
