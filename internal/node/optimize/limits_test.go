@@ -98,7 +98,7 @@ func TestFlood(t *testing.T) {
 
 // TestMoveOfMany: after a move all correspondents are told, and no faster than the rate for tests.
 func TestMoveOfMany(t *testing.T) {
-	const many = 512
+	const many = 160
 	r := newRig(t, Config{Use: Traffic, Limit: many})
 	r.count = func(core.ID) core.Counter {
 		n := uint64(r.elapsed() / sec)
