@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"kedge/internal/spec"
 	"kedge/internal/system/netns"
 	"kedge/wire/ip"
 )
@@ -13,6 +14,7 @@ import (
 // TestUpdatesToGuest: this kernel is the home agent, by its ESP, Home Address option, type 2 routing header and ip6_tunnel; our daemon is the
 // mobile node.
 func TestUpdatesToGuest(t *testing.T) {
+	spec.Covers(t, "S004-3.3-15", "S004-4-02")
 	s := newSite(t, espModules...)
 	s.tunnelled()
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", lmaa6), fmt.Sprintf("addr add %v/128 dev lo nodad", cn6))
@@ -51,7 +53,7 @@ node:
   timers: { lifetime: 400s }
 `, spiToNode, spiToAgent, suite, k.File, lmaa6, hoa6))
 			l := line(t)
-			if !strings.HasPrefix(l, fmt.Sprintf("update from %v careof %v sequence ", hoa6, coa6)) || !strings.HasSuffix(l, " lifetime 6m40s") {
+			if !strings.HasPrefix(l, fmt.Sprintf("update from %v careof %v acknowledge true home true sequence ", hoa6, coa6)) || !strings.HasSuffix(l, " lifetime 6m40s") {
 				t.Errorf("the home agent says %q", l)
 			}
 			d.bound("active", coa6)

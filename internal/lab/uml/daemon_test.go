@@ -43,8 +43,14 @@ type daemon struct {
 	s *site
 }
 
-// daemon starts one in edge, with key files in dir, and waits until it answers.
+// daemon starts one in edge.
 func (s *site) daemon(dir, name, text string) *daemon {
+	s.Helper()
+	return s.daemonIn(s.edge, dir, name, text)
+}
+
+// daemonIn starts one in a namespace, with key files in dir, and waits until it answers.
+func (s *site) daemonIn(ns *netns.NS, dir, name, text string) *daemon {
 	s.Helper()
 	file, socket := filepath.Join(dir, name+".yaml"), filepath.Join(dir, name+".sock")
 	text = fmt.Sprintf("version: 1\nname: %s\napi: { socket: %s }\nstore: { path: %s/%s.db }\n%s", name, socket, dir, name, text)
@@ -52,7 +58,7 @@ func (s *site) daemon(dir, name, text string) *daemon {
 	said := &log{}
 	c := exec.Command(kedge, "run", file)
 	c.Stderr = said
-	netns.Must(s, s.edge.StartChild(c))
+	netns.Must(s, ns.StartChild(c))
 	d := &daemon{api.NewClient(socket), s}
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

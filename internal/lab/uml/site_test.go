@@ -37,12 +37,15 @@ type site struct {
 	port string // of edge on the guest's bridge
 }
 
-func newSite(t *testing.T, modules ...string) *site {
+func newSite(t *testing.T, modules ...string) *site { return newSiteOf(t, 1, modules...) }
+
+// newSiteOf is one whose guest has several interfaces.
+func newSiteOf(t *testing.T, links int, modules ...string) *site {
 	t.Helper()
 	s := &site{T: t, edge: newSpace(t)}
 	dir := t.TempDir()
 	var err error
-	s.g, err = Boot(t.Context(), Config{Programs: programs, Dir: dir, Links: 1})
+	s.g, err = Boot(t.Context(), Config{Programs: programs, Dir: dir, Links: links})
 	netns.Must(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {

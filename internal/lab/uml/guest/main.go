@@ -13,11 +13,12 @@ var tools = map[string]struct {
 	usage string
 	run   func(args []string) error
 }{
-	"echo":   {"ADDRESS PORT: sends back what comes by TCP, and by UDP with its traffic class in front", echo},
-	"stream": {"[@OWN] ADDRESS PORT OCTETS: sends them by TCP, and wants them back as they were", stream},
-	"update": {"HOME AGENT CAREOF SEQUENCE LIFETIME: sends a Binding Update, and says what is acknowledged", update},
-	"agent":  {"ADDRESS: acknowledges every Binding Update, and says what came", homeAgent},
-	"udp":    {"[@OWN] ADDRESS PORT CLASS WANTED OCTETS...: a datagram of each length, with a traffic class; the class that arrives (lost: none does), and the octets, must be as wanted", datagrams},
+	"echo":     {"ADDRESS PORT: sends back what comes by TCP, and by UDP with its traffic class in front", echo},
+	"stream":   {"[@OWN] ADDRESS PORT OCTETS: sends them by TCP, and wants them back as they were", stream},
+	"update":   {"HOME AGENT CAREOF SEQUENCE LIFETIME: sends a Binding Update, and says what is acknowledged", update},
+	"agent":    {"ADDRESS: acknowledges every Binding Update, and says what came", homeAgent},
+	"optimize": {"HOME CORRESPONDENT CAREOF SEQUENCE LIFETIME: registers with a correspondent by return routability", optimize},
+	"udp":      {"[@OWN] ADDRESS PORT CLASS WANTED OCTETS...: a datagram of each length, with a traffic class; the class that arrives (lost: none does), and the octets, must be as wanted", datagrams},
 }
 
 func main() {
