@@ -11,7 +11,7 @@ type rawCorrespondent struct {
 	at
 	Addresses   list[leaf[netip.Addr]]   `yaml:"addresses" doc:"Own addresses that mobile nodes may use route optimization with. Default: every IPv6 address that this host has when the daemon starts; beside node, its home addresses only." ex:"[\"2001:db8:d::99\"]" family:"6"`
 	Accept      list[leaf[netip.Prefix]] `yaml:"accept" doc:"Home addresses that may be bound; Binding Updates for others get status 129. Default: all." ex:"[\"2001:db8:2000::/48\"]"`
-	Table       leaf[int]                `yaml:"table" doc:"First of the routing tables that lead to bound home addresses, 66 of them." range:"256..1000000000" def:"10900"`
+	Table       leaf[int]                `yaml:"table" doc:"First of the routing tables that lead to bound home addresses, 65 of them." range:"256..1000000000" def:"10900"`
 	LifetimeMax leaf[time.Duration]      `yaml:"lifetime-max" doc:"Longest lifetime of a binding (MAX_RR_BINDING_LIFETIME)." range:"4s..7m" rfc:"RFC 6275 12: 420 s" def:"7m"`
 	Limits      rawCorrespondentLimits   `yaml:"limits" doc:"Bounds of what strangers can make this node hold or do."`
 }

@@ -9,14 +9,16 @@ import (
 
 // The host's own packets to a home address must get to the data plane, but only those from the address that the binding is for:
 // another one of this host has none, and its packets go by the home agent as ever. So each own address has a routing table, and a
-// policy rule by source. A socket that has no source address yet is shown a table of all home addresses, whose routes say which one
-// to take:
+// policy rule by source. A socket that has no source address yet is shown all these tables, whose routes say which one to take:
 //
 //	10690  from OWN lookup T(OWN)         home addresses bound for OWN
 //	10691  from ::/1 goto 10693           whoever has a source, but none of those
 //	10691  from 8000::/1 goto 10693
-//	10692  lookup T                       home addresses, with the source to take
-//	10693  lookup T+1                     an empty table
+//	10692  lookup T(OWN)                  for each, in the order of their first bindings
+//	10693  lookup T                       an empty table
+//
+// Both ways lead to one and the same route: what Packet Too Big says of the path is kept beside a route, and a socket that got its
+// route before its source would never hear of it from another one.
 const (
 	ruleOwn  = 10690
 	ruleSkip = 10691
@@ -30,20 +32,16 @@ var everywhere = netip.MustParsePrefix("::/0")
 // routes is what of that is set on the host.
 type routes struct {
 	device string
-	table  int // T; T+1 is empty, T+2 on are those of own addresses
+	table  int // T is empty, T+1 on are those of own addresses
 	mine   bool
 	own    map[netip.Addr]*ownRoutes
 	taken  [MaxOwn]bool
-	homes  map[netip.Addr][]netip.Addr // own addresses of each home address; the first is the one to take
 }
 
 type ownRoutes struct{ slot, bindings int }
 
 func newRoutes(cfg *Config) routes {
-	return routes{
-		device: cfg.Device, table: cfg.Table, mine: cfg.Forward == nil,
-		own: make(map[netip.Addr]*ownRoutes), homes: make(map[netip.Addr][]netip.Addr),
-	}
+	return routes{device: cfg.Device, table: cfg.Table, mine: cfg.Forward == nil, own: make(map[netip.Addr]*ownRoutes)}
 }
 
 // fits says whether an own address can have a table.
@@ -60,10 +58,16 @@ func (r *routes) rule(p netip.Prefix, table, prio int, what string, del bool) co
 func (r *routes) frame(ops []core.HostOp, del bool) []core.HostOp {
 	jump := fmt.Sprintf(" goto %d", ruleEnd)
 	return append(ops,
-		r.rule(everywhere, r.table+1, ruleEnd, "", del),
-		r.rule(halves[0], 0, ruleSkip, jump, del), r.rule(halves[1], 0, ruleSkip, jump, del),
-		r.rule(everywhere, r.table, ruleAny, "", del))
+		r.rule(everywhere, r.table, ruleEnd, "", del),
+		r.rule(halves[0], 0, ruleSkip, jump, del), r.rule(halves[1], 0, ruleSkip, jump, del))
 }
+
+// rules lead packets of an own address, and of sockets without one, into its table.
+func (r *routes) rules(own netip.Addr, o *ownRoutes, del bool) []core.HostOp {
+	return []core.HostOp{r.rule(single(own), r.tableOf(o), ruleOwn, "", del), r.rule(everywhere, r.tableOf(o), ruleAny, "", del)}
+}
+
+func (r *routes) tableOf(o *ownRoutes) int { return r.table + 1 + o.slot }
 
 func (r *routes) to(home, src netip.Addr, table int, del bool) core.HostOp {
 	return core.HostOp{Kind: "route", Prefix: single(home), Name: r.device, Src: src, Table: table, Del: del}
@@ -81,41 +85,20 @@ func (r *routes) add(k key) (ops []core.HostOp) {
 			o.slot++
 		}
 		r.taken[o.slot], r.own[k.own] = true, o
-		ops = append(ops, r.rule(single(k.own), r.table+2+o.slot, ruleOwn, "", false))
+		ops = append(ops, r.rules(k.own, o, false)...)
 	}
 	o.bindings++
-	ops = append(ops, r.to(k.home, k.own, r.table+2+o.slot, false))
-	if r.homes[k.home] = append(r.homes[k.home], k.own); len(r.homes[k.home]) == 1 {
-		ops = append(ops, r.to(k.home, k.own, r.table, false))
-	}
-	return ops
+	return append(ops, r.to(k.home, k.own, r.tableOf(o), false))
 }
 
 // remove takes it back.
 func (r *routes) remove(k key) (ops []core.HostOp) {
 	o := r.own[k.own]
-	ops = append(ops, r.to(k.home, k.own, r.table+2+o.slot, true))
-	list := r.homes[k.home]
-	for i, own := range list {
-		if own != k.own {
-			continue
-		}
-		list = append(list[:i:i], list[i+1:]...)
-		if i == 0 {
-			ops = append(ops, r.to(k.home, k.own, r.table, true))
-			if len(list) > 0 {
-				ops = append(ops, r.to(k.home, list[0], r.table, false))
-			}
-		}
-		break
-	}
-	if r.homes[k.home] = list; len(list) == 0 {
-		delete(r.homes, k.home)
-	}
+	ops = append(ops, r.to(k.home, k.own, r.tableOf(o), true))
 	if o.bindings--; o.bindings == 0 {
 		delete(r.own, k.own)
 		r.taken[o.slot] = false
-		ops = append(ops, r.rule(single(k.own), r.table+2+o.slot, ruleOwn, "", true))
+		ops = append(ops, r.rules(k.own, o, true)...)
 	}
 	if len(r.own) == 0 {
 		ops = r.frame(ops, true)
