@@ -22,6 +22,7 @@ type entry struct {
 
 	seq      uint16
 	newest   uint64        // generation
+	least    uint64        // generation: what an older home nonce proved was before seq began anew
 	guarded  time.Duration // until when a home nonce of it is accepted
 	since    time.Time
 	lifetime time.Duration

@@ -77,10 +77,37 @@ func TestNumbersAfterTheEnd(t *testing.T) {
 	again := r.tested(hoa, coa)
 	again.seq = 5
 	r.is(again, mobility.Accepted)
-	// What is left of the first must not come back by the second's numbers.
-	n.seq = 1000
-	r.receive(n.path(), n.update())
+	// What is left of the first must not come back by the second's numbers, whoever of both ended.
+	old := *n
+	old.seq, old.careOf, old.c = 1000, coa2, r.test(coa2, true)
+	r.is(&old, mobility.SequenceOutOfWindow)
+	old.seq, old.lifetime = 1002, 0
+	r.is(&old, mobility.SequenceOutOfWindow)
 	if c, _ := r.m.CareOf(self, hoa); c != coa {
 		t.Error("bound to", c)
+	}
+	end := *again
+	end.seq, end.lifetime = 6, 0
+	r.is(&end, mobility.Accepted)
+	old.seq, old.lifetime = 1000, 30
+	r.is(&old, mobility.SequenceOutOfWindow)
+	again.seq = 7
+	r.is(again, mobility.Accepted)
+}
+
+// TestDeletionOfNothing: a deletion of what has ended may begin with any number as well, and what was before it stays over.
+func TestDeletionOfNothing(t *testing.T) {
+	r := start(t)
+	n := r.tested(hoa, coa)
+	n.seq, n.lifetime = 1000, 2
+	r.is(n, mobility.Accepted)
+	r.pass(31 * time.Second)
+	d := r.tested(hoa, coa)
+	d.seq, d.lifetime = 5, 0
+	r.is(d, mobility.Accepted)
+	n.seq = 1001
+	r.is(n, mobility.SequenceOutOfWindow)
+	if _, ok := r.m.CareOf(self, hoa); ok {
+		t.Error("bound again")
 	}
 }

@@ -40,7 +40,7 @@ func (m *Machine) update(ev *core.Message, bu *mobility.BindingUpdate) {
 	}
 	nonces, named := bu.Options.NonceIndices()
 	switch {
-	case !ip.Routable(r.key.home):
+	case !ip.Routable(r.key.home) || r.key.home == r.key.own || len(m.cfg.Addresses) > 0 && m.isOwn(r.key.home):
 		m.ignored(p, wire.BadHomeAddress, "")
 		return
 	case !ip.Routable(r.careOf): // RFC 6275 6.1.7
@@ -61,9 +61,14 @@ func (m *Machine) update(ev *core.Message, bu *mobility.BindingUpdate) {
 	}
 	e := m.cache.byKey[r.key]
 	// Of a binding that ended, what counts is that nothing is used again: who got a home keygen token since is free in his numbers.
-	if e != nil && (e.live() || r.home.number <= e.newest) && !after(bu.Sequence, e.seq) {
+	// What older tokens proved had other numbers, and is over then.
+	fresh := e == nil || !e.live() && r.home.number > e.newest
+	if !fresh && (r.home.number < e.least || !after(bu.Sequence, e.seq)) {
 		m.refuse(&r, mobility.SequenceOutOfWindow, wire.SequenceOld, e.seq)
 		return
+	}
+	if e != nil && fresh {
+		e.least = r.home.number
 	}
 	switch {
 	case !m.accepted(r.key.home):

@@ -127,6 +127,8 @@ func TestSilent(t *testing.T) {
 		{"link-local home address", at(addr("fe80::5"), coa), n.update(), "bad-home-address", nil},
 		{"multicast home address", at(addr("ff0e::5"), coa), n.update(), "bad-home-address", nil},
 		{"mapped home address", at(addr("::ffff:192.0.2.1"), coa), n.update(), "bad-home-address", nil},
+		{"our own address as home address", at(self, coa), n.update(), "bad-home-address", nil},
+		{"another one of our addresses as home address", at(other, coa), n.update(), "bad-home-address", nil},
 		{"multicast source", at(hoa, addr("ff0e::5")), n.update(), "bad-source", nil},
 		{"link-local source", at(hoa, addr("fe80::5")), n.update(), "bad-source", nil},
 		{"alternate care-of address that is none", n.path(), n.update(mobility.AlternateCareOf{Addr: addr("ff0e::1")}), "bad-care-of-address", nil},
