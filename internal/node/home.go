@@ -121,6 +121,9 @@ func (m *Machine) stop(ref core.Ref) {
 		return
 	}
 	m.parting = nil
+	if m.opt != nil {
+		m.out = m.opt.Stop(m.now, m.opt.Farewell(m.now, m.out))
+	}
 	m.bidFarewell()
 	cs := m.candidates()
 	away := m.bound() || m.now.Boot < m.livesUntil

@@ -66,6 +66,7 @@ type entry struct {
 	verify   bool          // find out whether the direct path works
 	verifyAt time.Duration // not before
 	gap      time.Duration // between looks at a path that stays silent
+	strange  int           // in a row: it does not know the option, and had a binding
 	errors   int           // Binding Errors of late
 	errorAt  time.Duration // of the last one
 }

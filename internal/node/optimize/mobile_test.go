@@ -29,6 +29,29 @@ func between(local, remote netip.Addr) core.Chain {
 	return core.Chain{RO: 1, Layer: [2]core.Layer{{Local: addrPort(local), Remote: addrPort(remote)}}}
 }
 
+// TestBothMoved: what the correspondent did not hear because it was moving as well is repeated as soon as it has registered here.
+func TestBothMoved(t *testing.T) {
+	r := established(t, traffic())
+	r.effects(r.m.Mobile(r.now, cn, theirs, nil))
+	r.run(sec)
+	away := true
+	r.drop = func(string, mobility.Message) bool { return away }
+	r.away(coa2)
+	r.run(200 * ms)
+	away = false
+	begun := r.now.Boot
+	r.effects(r.m.Mobile(r.now, cn, theirs2, nil))
+	r.run(2*rtt + ms)
+	if r.directTo(cn) != coa2 {
+		t.Errorf("%v after it had moved, it has %v; sent %v", r.now.Boot-begun, r.boundAt(cn), r.messages())
+	}
+	// A renewal of theirs repeats nothing.
+	r.forget()
+	r.effects(r.m.Mobile(r.now, cn, theirs2, nil))
+	r.run(sec / 2)
+	r.wantMessages()
+}
+
 // TestBothMobile: the correspondent's binding here and the own one there make one session between two addresses.
 func TestBothMobile(t *testing.T) {
 	r := newRig(t, traffic())

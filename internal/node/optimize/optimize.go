@@ -264,11 +264,23 @@ func (m *Machine) all() {
 	}
 }
 
+// Farewell deletes what correspondents hold, as the node ends: by one Binding Update each, for nobody waits for answers. Where it is
+// lost, or there is no good home keygen token, a binding ends by its lifetime. Stop comes next.
+func (m *Machine) Farewell(now core.Now, out []core.Effect) []core.Effect {
+	m.begin(now, out)
+	for _, e := range m.list {
+		if now.Boot < e.lives && !e.kept && m.place.At != Nowhere && e.home.fresh(now.Boot, m.place.Home) {
+			m.sendFarewell(e)
+		}
+	}
+	return m.end()
+}
+
 // Stop ends route optimization at once, as the node ends: the sessions go, what correspondents hold ends by its lifetime.
 func (m *Machine) Stop(now core.Now, out []core.Effect) []core.Effect {
 	m.begin(now, out)
 	m.clear("stop")
-	m.place = Place{}
+	m.place, m.watchAt, m.asked = Place{}, 0, nil
 	return m.end()
 }
 

@@ -129,6 +129,25 @@ func TestRestoreBad(t *testing.T) {
 	}
 }
 
+// TestFarewell: correspondents are told that the node ends, if it has a home keygen token, and nobody waits.
+func TestFarewell(t *testing.T) {
+	r := established(t, traffic())
+	r.forget()
+	r.effects(r.m.Stop(r.now, r.m.Farewell(r.now, nil)))
+	r.run(rtt)
+	if len(r.sent) != 1 || r.boundAt(cn).IsValid() || len(r.m.list) != 0 || len(r.data) != 0 {
+		t.Errorf("sent %v, bound at %v, sessions %v", r.messages(), r.boundAt(cn), r.data)
+	}
+	if _, due := r.m.Deadline(); due {
+		t.Error("something is due")
+	}
+	r = established(t, traffic())
+	r.m.find(cn).home.at -= MaxTokenLifetime
+	r.forget()
+	r.effects(r.m.Farewell(r.now, nil))
+	r.wantMessages()
+}
+
 // TestStop: sessions go; nothing is sent and nothing is due.
 func TestStop(t *testing.T) {
 	r := established(t, traffic())

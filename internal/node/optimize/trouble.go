@@ -129,10 +129,21 @@ func (m *Machine) reported(ev *core.Reported) {
 	case e != nil && e.told.up && ev.Reason == core.ReportUnreachable:
 		m.doubt(e, "a router says that it is unreachable")
 	case e != nil && e.told.up && ev.Reason == string(wire.TunnelError):
-		// It does not know the option, in spite of 11.3.5: who answers tests must.
-		m.fail(e, wire.TunnelError)
-		m.drive(e)
+		m.unknown(e)
 	}
+}
+
+// unknown: a correspondent says that it does not know the option, though who answers tests must (11.3.5). Its host is up, and who
+// answered the tests is not: it starts again soon, or does not. The binding is tried anew after seconds first, then ever less often.
+func (m *Machine) unknown(e *entry) {
+	now := m.now.Boot
+	if e.bind.ok() && now >= e.bind.expires-e.bind.lifetime+time.Minute {
+		e.strange = 0 // it knew it for a while
+	}
+	m.fail(e, wire.TunnelError)
+	e.hold = now + min(minRefresh<<min(e.strange, 10), holdMax)
+	e.strange++
+	m.drive(e)
 }
 
 // traffic: data between the home address and another one goes through the home agent.
@@ -265,6 +276,18 @@ func (m *Machine) doubt(e *entry, why string) {
 	m.drive(e)
 }
 
+// again repeats at once what was not answered: the correspondent has just moved, so it did not hear it, and hears it now.
+func (e *entry) again(now time.Duration) {
+	for i := range e.tests {
+		if t := &e.tests[i]; t.running && t.tries <= MaxFailure {
+			t.next = now
+		}
+	}
+	if e.upd.running && e.upd.tries <= MaxFailure {
+		e.upd.next = now
+	}
+}
+
 // Mobile tells that a correspondent is mobile itself, and has registered careOf with this node; invalid ends it. Packets to it carry
 // a type 2 routing header then, through the tunnel to the own home agent where they do not go directly. How many there may be is
 // the business of who registers them.
@@ -276,6 +299,9 @@ func (m *Machine) Mobile(now core.Now, peer, careOf netip.Addr, out []core.Effec
 		e.used -= Idle // whether it is told where this node is, traffic says
 	}
 	if e != nil {
+		if careOf.IsValid() && careOf != e.theirs {
+			e.again(now.Boot)
+		}
 		e.theirs = careOf
 		m.drive(e)
 	}

@@ -100,6 +100,14 @@ func (m *Machine) sendUpdate(e *entry) {
 		Body: &mobility.Authorized{Message: bu, Nonces: nonces, Key: s.key, CareOf: careOf, Peer: e.peer}})
 }
 
+// sendFarewell sends a deletion that wants no answer.
+func (m *Machine) sendFarewell(e *entry) {
+	e.seq++
+	m.out = append(m.out, core.Send{Path: m.updatePath(e, target{what: remove}), Body: &mobility.Authorized{
+		Message: &mobility.BindingUpdate{Sequence: e.seq}, Nonces: &mobility.NonceIndices{Home: e.home.index},
+		Key: mobility.DeregistrationKey(e.home.value), CareOf: m.place.Home, Peer: e.peer}})
+}
+
 // updatePath is from the care-of address with the Home Address option, or from the home address where that is all there is: at
 // home, and in an IPv4-only network.
 func (m *Machine) updatePath(e *entry, t target) core.Path {
