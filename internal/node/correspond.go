@@ -58,6 +58,10 @@ func (m *Machine) locate() {
 	if m.opt == nil || m.state == starting || m.state == stopped {
 		return
 	}
+	if m.peer != nil && m.peerAt != m.hoa() {
+		m.peerAt = m.hoa()
+		m.out = m.peer.Only(m.now, m.peerAt, m.out)
+	}
 	m.out = m.opt.Locate(m.now, m.place(), m.out)
 }
 

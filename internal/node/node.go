@@ -84,6 +84,7 @@ type Machine struct {
 
 	opt      *optimize.Machine // nil: no correspondent is ever told
 	peer     *peer.Machine     // nil: no correspondent of others
+	peerAt   netip.Addr        // home address that it has bindings for
 	homeIf   int               // home link while the node is there
 	homeAt   movement.CareOf
 	stopRefs []core.Ref

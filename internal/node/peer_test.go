@@ -8,6 +8,7 @@ import (
 	"kedge/internal/node/optimize"
 	"kedge/internal/peer"
 	"kedge/wire/mobility"
+	"kedge/wire/nd"
 )
 
 var (
@@ -47,23 +48,7 @@ func TestCorrespondentAway(t *testing.T) {
 	r.run(20 * ms)
 	r.wantState(active)
 	tunnel := r.m.session.chain
-	home := core.Path{Local: addrPort(hoa6), Remote: addrPort(otherHome), Outer: tunnel}
-	care := core.Path{Local: addrPort(hoa6), Remote: addrPort(otherCare), Outer: tunnel}
-	hot, by := r.fromOther(home, &mobility.TestInit{Cookie: [8]byte{1}})
-	if hot == nil || by.Outer != tunnel || by.Local != home.Local || by.Remote != home.Remote {
-		t.Fatalf("Home Test %+v by %+v", hot, by)
-	}
-	cot, _ := r.fromOther(care, &mobility.TestInit{CareOf: true, Cookie: [8]byte{2}})
-	h, c := hot.(*mobility.Test), cot.(*mobility.Test)
-	update := care
-	update.Home = otherHome
-	r.ops = nil
-	ack, by := r.fromOther(update, &mobility.Authorized{
-		Message: &mobility.BindingUpdate{Sequence: 7, Flags: mobility.BUAck, Lifetime: 100}, Nonces: &mobility.NonceIndices{Home: h.NonceIndex, CareOf: c.NonceIndex},
-		Key: mobility.BindingKey(h.Token, c.Token), CareOf: otherCare, Peer: hoa6})
-	if ack == nil || by.Home != otherHome || by.Outer != tunnel {
-		t.Fatalf("acknowledgement %+v by %+v", ack, by)
-	}
+	r.bindOther(7)
 	want := core.Chain{N: 1, RO: 1, Layer: [2]core.Layer{{Local: addrPort(hoa6), Remote: addrPort(otherCare)}, tunnel.Layer[0]}}
 	var got core.Chain
 	for _, op := range r.ops {
@@ -88,5 +73,71 @@ func TestCorrespondentAway(t *testing.T) {
 	// A Binding Update for another address is not the correspondent's.
 	if b, _ := r.fromOther(core.Path{Local: addrPort(v6.care.Addr), Remote: addrPort(otherCare)}, &mobility.TestInit{}); b != nil {
 		t.Errorf("a test of a care-of address is answered: %+v", b)
+	}
+}
+
+// bindOther has another mobile node register with this one, by its tunnel, for the home address that it has now.
+func (r *rig) bindOther(seq uint16) {
+	r.t.Helper()
+	tunnel, own := r.m.session.chain, r.m.hoa()
+	home := core.Path{Local: addrPort(own), Remote: addrPort(otherHome), Outer: tunnel}
+	care := core.Path{Local: addrPort(own), Remote: addrPort(otherCare), Outer: tunnel}
+	hot, by := r.fromOther(home, &mobility.TestInit{Cookie: [8]byte{1}})
+	if hot == nil || by.Outer != tunnel || by.Local != home.Local || by.Remote != home.Remote {
+		r.t.Fatalf("Home Test %+v by %+v", hot, by)
+	}
+	cot, _ := r.fromOther(care, &mobility.TestInit{CareOf: true, Cookie: [8]byte{2}})
+	h, c := hot.(*mobility.Test), cot.(*mobility.Test)
+	update := care
+	update.Home = otherHome
+	r.ops = nil
+	ack, by := r.fromOther(update, &mobility.Authorized{
+		Message: &mobility.BindingUpdate{Sequence: seq, Flags: mobility.BUAck, Lifetime: 100}, Nonces: &mobility.NonceIndices{Home: h.NonceIndex, CareOf: c.NonceIndex},
+		Key: mobility.BindingKey(h.Token, c.Token), CareOf: otherCare, Peer: own})
+	if ack == nil || by.Home != otherHome || by.Outer != tunnel {
+		r.t.Fatalf("acknowledgement %+v by %+v", ack, by)
+	}
+}
+
+// TestCorrespondentRenumbered: bindings for a home address that the node no longer prefers end with it, so that those that are made for
+// the next one, and again for the first, have sessions.
+func TestCorrespondentRenumbered(t *testing.T) {
+	r, n, h := renumbering(t, func(c *Config) { c.Peer, c.Optimize = &peer.Config{}, optimize.Config{} })
+	keyed := func() (own netip.Addr) {
+		for _, op := range r.ops {
+			if k, ok := op.(core.SetKey); ok && k.Match.Dst == host(otherHome) {
+				own = k.Match.Src.Addr()
+			}
+		}
+		return own
+	}
+	r.bindOther(7)
+	if keyed() != hoa6 {
+		t.Fatalf("%+v", r.ops)
+	}
+	h.options = nd.Options{info(oldPrefix, 0, 100), info(newPrefix, 1000, 4000)}
+	h.tell(n)
+	r.run(60 * ms)
+	if r.m.hoa() != newHoA || r.m.CareOf(otherHome).IsValid() {
+		t.Fatalf("%v, %v", r.m.hoa(), r.m.CareOf(otherHome))
+	}
+	if bs := r.m.mobiles(""); len(bs) != 0 {
+		t.Errorf("left: %+v", bs)
+	}
+	r.bindOther(7)
+	if keyed() != newHoA {
+		t.Errorf("%+v", r.ops)
+	}
+	// The end of a binding for the old one takes nothing from that for the new one, and the way back begins anew.
+	h.options = nd.Options{info(oldPrefix, 1000, 4000), info(newPrefix, 0, 100)}
+	r.run(5 * sec)
+	h.tell(n)
+	r.run(60 * ms)
+	if r.m.hoa() != hoa6 || r.m.CareOf(otherHome).IsValid() {
+		t.Fatalf("%v, %v", r.m.hoa(), r.m.CareOf(otherHome))
+	}
+	r.bindOther(8)
+	if keyed() != hoa6 {
+		t.Errorf("%+v", r.ops)
 	}
 }

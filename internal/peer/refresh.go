@@ -1,7 +1,9 @@
 package peer
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	"kedge/internal/core"
@@ -117,11 +119,19 @@ func (m *Machine) remember(e *entry) {
 	m.cache.due.Set(e)
 }
 
-// Forget ends a binding whose sessions an embedding machine could not make.
-func (m *Machine) Forget(now core.Now, own, home netip.Addr, why string, out []core.Effect) []core.Effect {
+// Only ends the bindings for other own addresses than one, which an embedding machine has no more: what mobile nodes know of them is
+// wrong, and they learn so by a Binding Error.
+func (m *Machine) Only(now core.Now, own netip.Addr, out []core.Effect) []core.Effect {
+	var gone []*entry
+	for k, e := range m.cache.byKey {
+		if k.own != own && e.live() {
+			gone = append(gone, e)
+		}
+	}
+	slices.SortFunc(gone, func(a, b *entry) int { return cmp.Compare(a.id, b.id) })
 	m.now, m.out = now, out
-	if e := m.cache.byKey[key{own, home}]; e != nil && e.live() {
-		m.unbind(e, why)
+	for _, e := range gone {
+		m.unbind(e, "address-gone")
 	}
 	out, m.out = m.out, nil
 	return out

@@ -316,9 +316,12 @@ func TestEmbedded(t *testing.T) {
 	r.is(n, mobility.Accepted)
 	n.seq++
 	r.is(n, mobility.Accepted) // a refresh is nothing new
-	out := r.m.Forget(r.now, self, hoa, "no-tunnel", nil)
+	if out := r.m.Only(r.now, self, nil); len(out) > 0 {
+		t.Errorf("%+v", out)
+	}
+	out := r.m.Only(r.now, other, nil)
 	want := []Binding{{1, hoa, self, coa}, {1, hoa, self, coa2}, {1, hoa, self, netip.Addr{}}}
-	if d := cmp.Diff(want, heard, equal); d != "" || len(ops(out)) > 0 {
+	if d := cmp.Diff(want, heard, equal); d != "" || len(ops(out)) > 0 || len(emits(out, "session")) != 1 {
 		t.Errorf("-want +got:\n%s\n%+v", d, out)
 	}
 	if !Takes(&mobility.TestInit{}) || !Takes(&mobility.BindingUpdate{}) || Takes(&mobility.Test{}) || Takes(&mobility.BindingAck{}) {
