@@ -124,12 +124,12 @@ func (w tunnel) chains() (node, anchor core.Chain) {
 // lengths of datagrams: small ones, what just fits or does not, and what its sender cuts into fragments.
 var lengths = []string{"1", "1000", "1232", "1400", "1452", "1472", "4000", "20000"}
 
-// tunnelled drops on the wire what a home address sends or gets outside of a tunnel.
+// tunnelled drops on the first wire what a home address sends or gets outside of a tunnel.
 func (s *site) tunnelled() {
 	s.Helper()
 	rules := ""
 	for _, m := range []string{"ip6 saddr 2001:db8:1000::/36", "ip6 daddr 2001:db8:1000::/36", "ip saddr 10.20.0.0/16", "ip daddr 10.20.0.0/16"} {
-		rules += m + " counter drop; "
+		rules += "iifname { tap0, " + s.port + " } " + m + " drop; "
 	}
 	s.nft(s.g.Wire, "table bridge tunnelled { chain f { type filter hook forward priority 0; "+rules+"}; }")
 }

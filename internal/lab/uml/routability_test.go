@@ -98,6 +98,59 @@ anchor:
 	}
 }
 
+// TestHomeTestsThroughGuest: this kernel is the home agent, and the router of both networks; our mobile node and our correspondent exchange home
+// tests through its tunnel and its ESP, and then data without.
+func TestHomeTestsThroughGuest(t *testing.T) {
+	spec.Covers(t, "S004-2.3-01")
+	s, dir := newSiteOf(t, 2, espModules...), t.TempDir()
+	s.tunnelled()
+	far := newSpace(t)
+	_, err := s.g.Connect(1, far, "eth0", wireMTU)
+	netns.Must(t, err)
+	s.at(far, fmt.Sprintf("addr add %v/64 dev eth0 nodad", cn6), "route add ::/0 via 2001:db8:c::1")
+	s.at(s.edge, fmt.Sprintf("addr add %v/64 dev eth0 nodad", coa6), fmt.Sprintf("route add ::/0 via %v", lmaa6))
+	netns.Must(t, s.g.Sysctl(t.Context(), "net/ipv6/conf/all/forwarding=1"))
+	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", lmaa6), "link set vec1 up", "addr add 2001:db8:c::1/64 dev vec1 nodad")
+	s.ip(tunnels[1].lines(true)...)
+	s.ip(fmt.Sprintf("route add %v dev t0", hoa6))
+	app, cn := side{"mobile node", s.edge}, side{"correspondent", far}
+	k, rr := newKeys(t, dir, "ha1", "aes128-sha256"), newKeys(t, dir, "ha1-rr", "aes256-sha512")
+	s.protected(false, k, lmaa6, hoa6, coa6)
+	s.tests(false, rr, lmaa6, hoa6, coa6)
+	before := s.refused()
+	s.serve(guestSide, "agent", lmaa6.String())
+	peer := s.daemonIn(far, dir, "server", "peer: {}\n")
+	s.echoes(cn, cn6)
+	node := s.daemon(dir, "laptop", fmt.Sprintf(`
+security:
+  peers:
+    - name: ha1
+      esp:
+        { spi-in: %#x, spi-out: %#x, key-file: %s, return-routability: { spi-in: %#x, spi-out: %#x, suite: aes256-sha512, key-file: %s } }
+node:
+  anchor: { name: ha1, addresses: ["%v"] }
+  home: { v6: "%v/64", v4: none }
+  links: [ { match: "eth*" } ]
+  route-optimization: {}
+  timers: { lifetime: 400s }
+`, spiToNode, spiToAgent, k.File, spiTestsToNode, spiTestsToAgent, rr.File, lmaa6, hoa6))
+	node.bound("active", coa6)
+	s.echoes(app, hoa6)
+	s.talk(app, cn6, 1<<18, "1000")
+	if b := peer.bound("active", coa6); len(b.Home) != 1 || b.Home[0].Addr() != hoa6 {
+		t.Errorf("%+v", b)
+	}
+	for _, spi := range []uint32{spiTestsToAgent, spiTestsToNode} {
+		if a := node.association(spi); a.Packets == 0 || a.BadICV != 0 || a.Replayed != 0 {
+			t.Errorf("association %#x of the home tests: %+v", spi, a)
+		}
+	}
+	s.straight(app, hoa6, cn6, cn, hoa6)
+	if err := before.and(s.refused()); err != nil {
+		t.Error(err)
+	}
+}
+
 // optimized are states and policies of data between a home address of the guest and a correspondent; those of home tests come first.
 func (s *site) optimized(home, peer, careOf netip.Addr) {
 	s.Helper()
