@@ -31,9 +31,12 @@ type entry struct {
 	stage uint8
 	used  uint64 // packets to the mobile node, when last looked
 	busy  bool   // there were more than the time before
+	looks bool   // an answer is on its way
 	at    time.Duration
 	place int // in the queue
 	turn  *list.Element
+
+	trouble trouble
 }
 
 func (e *entry) live() bool { return e.careOf.IsValid() }
@@ -70,7 +73,7 @@ func (c *cache) revive(e *entry) {
 	delete(c.byID, e.id)
 	c.due.Remove(e)
 	c.last++
-	e.id = c.last
+	e.id, e.used, e.busy, e.looks = c.last, 0, false, false
 	c.byID[e.id] = e
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // Fields go with every Emit, under their log keys. Names of events: "session" (From, To: active, gone; Why: new, moved, refreshed,
-// deregistered, expired, replaced, forwarding-failed, address-gone), "refused" (a Binding Update that was answered with an error; Why: a
+// deregistered, expired, replaced, forwarding-failed, address-gone, unreachable), "refused" (a Binding Update that was answered with an error; Why: a
 // wire.Reason), "message-ignored" (one that got no answer), "binding-error", "refresh-request", "failed" (an effect). No event comes
 // of a test: anybody can ask for one.
 type Fields struct {

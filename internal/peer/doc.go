@@ -9,9 +9,11 @@
 //	refresh.go  lifetimes: Binding Refresh Requests for bindings in use, and the end
 //	route.go    how the host's own packets get to the data plane
 //	error.go    Binding Errors
+//	unreachable.go  ICMPv6 errors that end a binding
 //
-// Supported: RFC 6275 5.2, 6.1.2 to 6.1.9, 9.1 to 9.6. Left out: deletion of bindings by persistent ICMPv6 errors (9.3.4), which
-// anybody on the way can forge, and authorization by other means than return routability (RFC 4449).
+// Supported: RFC 6275 5.2, 6.1.2 to 6.1.9, 9.1 to 9.6. Left out: authorization by other means than return
+// routability (RFC 4449), and ESP and AH behind a Home Address option that is not bound (9.3.1, a SHOULD): it would let anybody have
+// this host answer to whatever address he likes.
 //
 // Nothing is durable. After a restart keys and nonces are others and all bindings are gone: mobile nodes learn it by a Binding Error
 // as soon as they send data, and begin anew (5.2.9).

@@ -16,12 +16,16 @@ const (
 	bindingErrorSize = 24 // octets
 )
 
-// reported answers data with a Home Address option that is not bound to its source: RFC 6275 9.3.1, 9.3.3.
+// reported answers data with a Home Address option that is not bound to its source: RFC 6275 9.3.1, 9.3.3. Nothing else is.
 func (m *Machine) reported(ev *core.Reported) {
 	m.count(wire.Reason(ev.Reason))
+	if ev.Reason == core.ReportUnreachable {
+		m.unreachable(ev)
+		return
+	}
 	p := core.Path{Local: ev.Outer.Local, Remote: ev.Outer.Remote}
 	home := ev.Inner.Src
-	if ev.Reason != string(wire.WrongTunnel) || !home.IsValid() || !home.IsSingleIP() || !home.Addr().Is6() || !m.isOwn(p.Local.Addr()) {
+	if ev.Reason != string(wire.WrongTunnel) || !ev.HomeAddress || !home.IsValid() || !home.IsSingleIP() || !home.Addr().Is6() || !m.isOwn(p.Local.Addr()) {
 		return
 	}
 	m.bindingError(&p, mobility.UnknownBinding, home.Addr())

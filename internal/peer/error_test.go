@@ -14,7 +14,7 @@ import (
 func TestBindingError(t *testing.T) {
 	r := start(t)
 	report := func(reason string, from, home netip.Addr) []core.Send {
-		r.handle(core.Reported{Reason: reason, Outer: core.Layer{Local: ap(self), Remote: ap(from)}, Inner: core.Match{Src: single(home), Dst: single(self)}})
+		r.handle(core.Reported{Reason: reason, HomeAddress: true, Outer: core.Layer{Local: ap(self), Remote: ap(from)}, Inner: core.Match{Src: single(home), Dst: single(self)}})
 		return sends(r.last)
 	}
 	s := report("wrong-tunnel", coa, hoa)
@@ -35,8 +35,12 @@ func TestBindingError(t *testing.T) {
 		"an IPv4 address":    report("wrong-tunnel", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.9")),
 		"no home address":    report("wrong-tunnel", coa, netip.Addr{}),
 		"an IPv4 one":        report("wrong-tunnel", coa, netip.MustParseAddr("192.0.2.9")),
+		"not by an option": func() []core.Send {
+			r.handle(core.Reported{Reason: "wrong-tunnel", Outer: core.Layer{Local: ap(self), Remote: ap(coa)}, Inner: core.Match{Src: single(hoa)}})
+			return sends(r.last)
+		}(),
 		"not to one of ours": func() []core.Send {
-			r.handle(core.Reported{Reason: "wrong-tunnel", Outer: core.Layer{Local: ap(coa2), Remote: ap(coa)}, Inner: core.Match{Src: single(hoa)}})
+			r.handle(core.Reported{Reason: "wrong-tunnel", HomeAddress: true, Outer: core.Layer{Local: ap(coa2), Remote: ap(coa)}, Inner: core.Match{Src: single(hoa)}})
 			return sends(r.last)
 		}(),
 	} {

@@ -137,7 +137,7 @@ func TestRestart(t *testing.T) {
 	r.m = m
 	n.seq++
 	r.is(n, mobility.ExpiredNonces)
-	r.handle(core.Reported{Reason: "wrong-tunnel", Outer: core.Layer{Local: ap(self), Remote: ap(coa)}, Inner: core.Match{Src: single(hoa), Dst: single(self)}})
+	r.handle(core.Reported{Reason: "wrong-tunnel", HomeAddress: true, Outer: core.Layer{Local: ap(self), Remote: ap(coa)}, Inner: core.Match{Src: single(hoa), Dst: single(self)}})
 	if s := sends(r.last); len(s) != 1 {
 		t.Errorf("%+v", r.last)
 	}

@@ -65,17 +65,27 @@ func (m *Machine) look(e *entry) {
 	case m.cfg.Used != nil:
 		m.looked(e, m.cfg.Used(e.binding()))
 	case m.cfg.Forward == nil:
-		m.out = append(m.out, core.Ask{Ref: core.Ref(e.id), Body: core.CountSessions{e.id}})
+		e.looks = true
+		m.askCounters(e)
 	}
+}
+
+func (m *Machine) askCounters(e *entry) {
+	m.out = append(m.out, core.Ask{Ref: core.Ref(e.id), Body: core.CountSessions{e.id}})
 }
 
 // answer takes the data plane's. One that comes too late for its look counts for the next.
 func (m *Machine) answer(ev *core.Answer) {
 	e := m.cache.byID[core.ID(ev.Ref)]
 	counters, ok := ev.Body.([]core.Counter)
-	if ev.Err == nil && ok && len(counters) == 1 && e != nil && e.live() {
+	if ev.Err != nil || !ok || len(counters) != 1 || e == nil || !e.live() {
+		return
+	}
+	if e.looks {
+		e.looks = false
 		m.looked(e, counters[0].PacketsOut)
 	}
+	m.heard(e, counters[0].PacketsIn)
 }
 
 // looked hears how many packets a binding has carried to the mobile node so far.

@@ -177,7 +177,7 @@ func (m *Machine) register(r *request, e *entry) {
 
 // proved takes over what a valid Binding Update says of itself.
 func (m *Machine) proved(e *entry, r *request) {
-	e.seq, e.link = r.bu.Sequence, r.path.If
+	e.seq, e.link, e.trouble = r.bu.Sequence, r.path.If, trouble{}
 	e.newest, e.guarded = max(e.newest, r.home.number), max(e.guarded, r.home.end())
 }
 
