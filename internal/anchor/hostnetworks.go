@@ -37,7 +37,11 @@ func (m *Machine) examineRouter(r *hostRequest) *homeagent.Refusal {
 			return deny(mobility.NotAuthorizedForPrefix, wire.NetworkRefused, "%s is not the subscriber's", n)
 		}
 	}
-	switch depth, loop := m.hosts.table.Nesting(r.Home, r.CareOf); {
+	var own []netip.Prefix
+	if r.Router() && r.profile.Domain == 0 {
+		own = r.profile.Networks
+	}
+	switch depth, loop := m.hosts.table.Nesting(r.Home, r.CareOf, own); {
 	case loop:
 		return deny(mobility.InvalidCareOf, wire.TunnelLoop, "%s lies in the mobile network of a router that is behind this one", r.CareOf)
 	case depth > homeagent.MaxNested:

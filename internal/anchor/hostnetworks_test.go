@@ -311,6 +311,38 @@ func TestRouterLoops(t *testing.T) {
 	r.leakless()
 }
 
+// TestRouterLoopUnbound: a care-of address in the network of a router that is not away leads nowhere yet. When that one then moves behind
+// it, the circle is seen all the same: in what the profile lets it register, in either mode and family.
+func TestRouterLoopUnbound(t *testing.T) {
+	v4 := func(b bu) bu {
+		b.v4 = []mobility.Value{opt29p("10.77.0.0", 24)}
+		return b
+	}
+	for name, c := range map[string]struct {
+		first  bu
+		second bu
+	}{
+		"implicit": {router(hoa4, in7), by7(router(hoa7, in4))},
+		"explicit": {router(hoa4, in7, net4), by7(router(hoa7, in4, net7))},
+		"IPv4":     {udp(hoa4, ip("10.77.0.8"), netip.MustParseAddrPort("10.77.0.8:4191")).with(flag(mobility.BURouter)), v4(by7(router(hoa7, in4)))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := routers(t)
+			r.status(c.first, mobility.Accepted)
+			r.status(c.second, mobility.InvalidCareOf)
+			if r.m.refused[wire.TunnelLoop] != 1 {
+				t.Errorf("%v", r.m.refused)
+			}
+			if name != "explicit" {
+				return
+			}
+			// A prefix that it does not name now it may name later, while the other is still there.
+			r.status(by7(router(hoa7, in4, net7b)), mobility.InvalidCareOf)
+			r.leakless()
+		})
+	}
+}
+
 // TestRouterDepth: behind MaxNested routers a node may be, behind one more not.
 func TestRouterDepth(t *testing.T) {
 	const chain = homeagent.MaxNested + 2

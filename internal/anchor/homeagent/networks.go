@@ -57,10 +57,14 @@ func (t *Table) Around(d core.Domain, a netip.Addr) *Registration {
 }
 
 // Nesting follows a care-of address of home through the mobile networks that it lies in: how many there are, and whether they lead
-// back to home, whose packets would then circle. It counts no further than one more than MaxNested. Tunnels run in domain 0, so the
-// networks of others hold no care-of address.
-func (t *Table) Nesting(home, careOf netip.Addr) (depth int, loop bool) {
+// back to home, or to own, the networks that it may have itself: they are no registration's while it is not bound. Its packets would
+// then circle. It counts no further than one more than MaxNested. Tunnels run in domain 0, so the networks of others hold no care-of
+// address.
+func (t *Table) Nesting(home, careOf netip.Addr, own []netip.Prefix) (depth int, loop bool) {
 	for ; depth <= MaxNested; depth++ {
+		if slices.ContainsFunc(own, func(n netip.Prefix) bool { return n.Contains(careOf) }) {
+			return depth, true
+		}
 		h := t.Around(0, careOf)
 		switch {
 		case h == nil:

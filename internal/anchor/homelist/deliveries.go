@@ -158,14 +158,11 @@ func (s *Deliveries) Due(now core.Now) (Delivery, bool) {
 			return Delivery{Home: d.home, Answer: o}, true
 		case !d.bound:
 			s.remove(d)
-		case d.state == resting:
+		case d.state == resting, d.state == silent:
 			s.plan(now, d)
 		case d.sends > PrefixAdvRetries:
 			d.state = silent
 			s.set(d, d.last+s.cfg.Max)
-		case d.state == silent:
-			d.sends = 0
-			s.plan(now, d)
 		default:
 			out := Delivery{Home: d.home, Sends: d.sends}
 			d.ever, d.last, d.state = true, now.Boot, unacknowledged
@@ -204,7 +201,7 @@ func (s *Deliveries) rest(d *delivery) {
 // plan is RAND_ADV_DELAY of RFC 6275 10.6.2.
 func (s *Deliveries) plan(now core.Now, d *delivery) {
 	longest := min(s.cfg.Max, s.cfg.Preferred(now, d.home))
-	d.state = planned
+	d.state, d.sends = planned, 0
 	s.set(d, now.Boot+s.cfg.Min+uniform(s.rand, (longest-s.cfg.Min).Abs()))
 }
 

@@ -91,6 +91,22 @@ func TestDeliverySilent(t *testing.T) {
 	p.want("the longest interval is over", fmt.Sprintf("%v unsolicited 0", 43201+86400+600))
 }
 
+// TestDeliverySilentChanged: a change is told to who was silent, too; and one that is bound for longer than the longest interval
+// without a word is told again then.
+func TestDeliverySilentChanged(t *testing.T) {
+	spec.Covers(t, "RFC6275-10.6.2")
+	p := newPostman(t, 0)
+	p.s.Bound(p.now, home)
+	p.pass(time.Hour)
+	p.want("told", "600 unsolicited 0", "603 unsolicited 1", "609 unsolicited 2", "621 unsolicited 3")
+	p.s.Changed(p.now, home)
+	p.pass(time.Hour)
+	p.want("changed", "4200 unsolicited 0", "4203 unsolicited 1", "4209 unsolicited 2", "4221 unsolicited 3")
+	p.pass(day)
+	at := 4221 + 86400 + 600
+	p.want("a day later", fmt.Sprintf("%d unsolicited 0", at), fmt.Sprintf("%d unsolicited 1", at+3), fmt.Sprintf("%d unsolicited 2", at+9), fmt.Sprintf("%d unsolicited 3", at+21))
+}
+
 // TestDeliverySpread: the random part is between the intervals, or up to the end of the preferred lifetime (RAND_ADV_DELAY).
 func TestDeliverySpread(t *testing.T) {
 	for _, c := range []struct{ preferred, longest time.Duration }{{DefaultPreferred, day}, {time.Hour, time.Hour}, {0, 1200 * time.Second}, {Forever, day}} {
