@@ -73,6 +73,13 @@ func (m *Machine) place() optimize.Place {
 			p.Own = append(p.Own, c.Addr)
 		}
 	}
+	for i := range m.race.attempts {
+		a := &m.race.attempts[i]
+		if c := &a.careOf; a.kind == register && a.tries > 0 && !m.race.refresh && c.Addr.Is6() && keyOf(c) != keyOf(&m.bind.careOf) {
+			p.Next, p.NextIf = c.Addr, c.If
+			break
+		}
+	}
 	switch {
 	case m.state == home:
 		p.At, p.If = optimize.AtHome, m.homeIf

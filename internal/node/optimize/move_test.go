@@ -35,6 +35,64 @@ func TestMove(t *testing.T) {
 	}
 }
 
+// TestMoveAhead: the care-of test of an address goes while the home agent is being told of it, once, and the move costs the registration
+// alone.
+func TestMoveAhead(t *testing.T) {
+	r := established(t, traffic())
+	r.run(10 * sec)
+	r.forget()
+	p := r.place
+	p.Next, p.NextIf, p.Own = coa2, 3, []netip.Addr{coa1, coa2}
+	r.at(p)
+	r.wantDirect(cn, coa1)
+	r.run(rtt)
+	if len(r.sent) != 1 || !isType(r.sent[0].body, mobility.TypeCareOfTestInit) || r.sent[0].path.Local != addrPort(coa2) || r.sent[0].path.If != 3 {
+		t.Fatalf("sent %v", r.messages())
+	}
+	at := r.elapsed()
+	r.away(coa2)
+	r.run(rtt)
+	r.wantDirect(cn, coa2)
+	if got := r.elapsed() - at; got != rtt || len(r.sent) != 2 {
+		t.Errorf("direct again after %v, sent %v", got, r.messages())
+	}
+}
+
+// TestMoveAheadUnanswered: a test that was lost is not repeated before it is needed, and then at once; a network that the node does not
+// go to costs one message.
+func TestMoveAheadUnanswered(t *testing.T) {
+	r := established(t, traffic())
+	r.forget()
+	r.drop = func(string, mobility.Message) bool { return true }
+	p := r.place
+	p.Next, p.NextIf, p.Own = coa2, 3, []netip.Addr{coa1, coa2}
+	r.at(p)
+	r.run(20 * sec)
+	if len(r.sent) != 1 || !isType(r.sent[0].body, mobility.TypeCareOfTestInit) {
+		t.Errorf("sent %v", r.messages())
+	}
+	if e := r.m.find(cn); e.hold != 0 || r.directTo(cn) != coa1 {
+		t.Errorf("%s for %v", e.why, e.hold)
+	}
+	r.drop = nil
+	r.away(coa2)
+	r.run(2 * rtt)
+	r.wantDirect(cn, coa2)
+	// And one that comes to nothing.
+	r.forget()
+	p = r.place
+	p.Next, p.NextIf = coa1, 2
+	r.m.find(cn).forgetCare(coa1)
+	r.drop = func(string, mobility.Message) bool { return true }
+	r.at(p)
+	p.Next, p.NextIf = netip.Addr{}, 0
+	r.at(p)
+	r.run(20 * sec)
+	if len(r.sent) != 1 {
+		t.Errorf("sent %v", r.messages())
+	}
+}
+
 // TestMoveAwayFromWorking: while the old care-of address works, data goes on from there until the Binding Update leaves; from then on
 // nobody knows which the correspondent has.
 func TestMoveAwayFromWorking(t *testing.T) {

@@ -135,11 +135,14 @@ type Place struct {
 	Tunnel core.Chain    // to the home agent, while Away
 	Until  time.Duration // end of the registration at the home agent, or of CareOf, whichever comes first
 	Own    []netip.Addr  // IPv6 care-of addresses that packets can leave from
+	// Next is the care-of address that the home agent is being told of, on link NextIf; invalid = none.
+	Next   netip.Addr
+	NextIf int
 }
 
 func (p *Place) equal(q *Place) bool {
 	return p.At == q.At && p.Home == q.Home && p.Anchor == q.Anchor && p.Name == q.Name && p.CareOf == q.CareOf && p.If == q.If &&
-		p.Tunnel == q.Tunnel && p.Until == q.Until && slices.Equal(p.Own, q.Own)
+		p.Tunnel == q.Tunnel && p.Until == q.Until && p.Next == q.Next && p.NextIf == q.NextIf && slices.Equal(p.Own, q.Own)
 }
 
 // Hooks is what the parent does for the machine. Past may be nil.
