@@ -29,7 +29,8 @@ import (
 // packet socket copies them before it looks, and rules (straightTable) drop them where it would go on. Both are there only while a session
 // of route optimization is, or as long as the plane if it is a correspondent's: who knows no binding has to say so (RFC 6275 9.3.1).
 //
-// Signalling is left alone: Mobility Headers, prefix discovery, and ESP that has no SPI of data and, at a node, comes from an anchor.
+// Signalling is left alone: Mobility Headers, prefix discovery, and ESP that has no SPI of data and, at a node, comes from an anchor. A
+// host that is a correspondent and nothing else has no such ESP: all that comes is its applications'.
 type straight struct {
 	plane *Plane
 	ns    *os.File                                // the plane's network namespace
@@ -318,5 +319,5 @@ func (s *straight) signals(b []byte, sig *ip.Signal) bool {
 		return false
 	}
 	c := &s.plane.cfg
-	return c.Role == Anchor || len(c.Anchors) == 0 || slices.Contains(c.Anchors, sig.Src)
+	return c.Role == Anchor && !c.Straight || c.Role == Node && (len(c.Anchors) == 0 || slices.Contains(c.Anchors, sig.Src))
 }

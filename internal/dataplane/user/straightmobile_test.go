@@ -1,12 +1,15 @@
 package user
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -15,6 +18,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane/conformance"
 	"kedge/wire"
+	"kedge/wire/ip"
 )
 
 // Two mobile nodes, each with the other's care-of address or not: node A at coa6, node B at the correspondent's place, and the home
@@ -200,5 +204,33 @@ func TestCorrespondentFromTheStart(t *testing.T) {
 	}
 	if s := d.tables(d.cn); s == "" || d.packetSockets(d.cn) != 1 {
 		t.Errorf("without a session: %s", s)
+	}
+}
+
+// TestCorrespondentSecured: ESP of a correspondent's applications comes with any SPI; none of it is signalling there.
+func TestCorrespondentSecured(t *testing.T) {
+	d := newDirect(t)
+	must(t, d.peer.Close())
+	d.must(d.cn, func() (err error) {
+		d.peer, err = New(Config{Role: Anchor, Local: []netip.Addr{conformance.CN6}, Correspondent: true, Straight: true})
+		return err
+	})
+	d.anchor = d.peer
+	d.begin()
+	stop := d.record()
+	in := make([]core.Counter, 1)
+	for i, spi := range []uint32{0x1001, 0xc0001001} {
+		esp := slices.Concat(ip.AppendHomeAddress(nil, ip.ESP, home6), binary.BigEndian.AppendUint32(nil, spi), make([]byte, 16))
+		d.from(message(coa6, conformance.CN6, ip.DstOpts, esp))
+		for end := time.Now().Add(5 * time.Second); in[0].PacketsIn != uint64(i+1); <-time.After(time.Millisecond) {
+			must(t, d.peer.Counters([]core.ID{9}, in))
+			if time.Now().After(end) {
+				t.Fatalf("SPI %#x: %+v; %s", spi, in[0], d.drops())
+			}
+		}
+	}
+	d.reach(d.host, "["+conformance.CN6.String()+"]", d.cn) // what was sent before has been recorded
+	if l := d.tshark(stop(), "icmpv6.type == 4 && icmpv6.code == 2"); len(l) != 0 {
+		t.Errorf("the kernel does not know the option: %q", l)
 	}
 }

@@ -24,7 +24,7 @@ import (
 //		chain taken {
 //			type filter hook input priority raw;
 //			meta l4proto 135 accept                 # signalling: whoever takes that keeps it from the kernel
-//			meta l4proto 50 <SPI below 2^31> accept # at a node: ip6 saddr @anchors
+//			meta l4proto 50 <SPI below 2^31> accept # at a node: ip6 saddr @anchors; not at a host that is a correspondent only
 //			icmpv6 type { 146, 147 } accept         # prefix discovery
 //			rt type 2 drop                          # at a node
 //			ip6 daddr @local <first destination option is 0xc9> drop
@@ -58,7 +58,7 @@ func openStraightTable(s *straight) (_ *straightTable, err error) {
 		if cfg.Role == Anchor {
 			local = cfg.Local // of which few have no session
 		}
-		return t.put(cfg.Role == Node, local, cfg.Anchors)
+		return t.put(cfg, local)
 	}
 	if err := t.make(t); err != nil {
 		return nil, errors.Join(err, conn.CloseLasting())
@@ -99,8 +99,8 @@ func ruleNews() (*os.File, error) {
 }
 
 // put makes the table anew, all at once: no packet finds it missing. One that an earlier process left goes with it.
-func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
-	c := t.conn
+func (t *straightTable) put(cfg *Config, local []netip.Addr) error {
+	c, node := t.conn, cfg.Role == Node
 	c.AddTable(t.table) // so that there is one to delete
 	c.DelTable(t.table)
 	c.AddTable(t.table)
@@ -118,18 +118,20 @@ func (t *straightTable) put(node bool, local, anchors []netip.Addr) error {
 	}
 	add(expr.VerdictAccept, nftmatch.Upper(ip.Mobility))
 	add(expr.VerdictAccept, nftmatch.Upper(ip.ICMPv6), prefixDiscovery())
-	signalling := append(nftmatch.Upper(ip.ESP),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{byte(ipsec.DataSPI >> 24)}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0}})
-	if node && len(anchors) != 0 {
-		from, err := nftmatch.Among(c, t.table, "anchors", nftmatch.Source, anchors)
-		if err != nil {
-			return err
+	if !cfg.Straight {
+		signalling := append(nftmatch.Upper(ip.ESP),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{byte(ipsec.DataSPI >> 24)}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0}})
+		if node && len(cfg.Anchors) != 0 {
+			from, err := nftmatch.Among(c, t.table, "anchors", nftmatch.Source, cfg.Anchors)
+			if err != nil {
+				return err
+			}
+			signalling = append(signalling, from...)
 		}
-		signalling = append(signalling, from...)
+		add(expr.VerdictAccept, signalling)
 	}
-	add(expr.VerdictAccept, signalling)
 	if node {
 		add(expr.VerdictDrop, nftmatch.Type2Routing())
 	}
