@@ -23,8 +23,9 @@ const (
 	echoPatience = time.Minute
 )
 
-// refResolve ties the answer of name servers to the question. Numbers of movement begin far above, those of changes below.
-const refResolve core.Ref = 1 << 62
+// refResolve ties the answer of name servers to the question, of which it is the first. Numbers of movement and of route optimization
+// begin far above, those of changes end below.
+const refResolve core.Ref = 1 << 61
 
 // silence is what the home agent has not answered.
 type silence struct {
@@ -48,8 +49,11 @@ func (c *Config) discovers() discovery.Means {
 func (m *Machine) newAgents() {
 	a := &m.cfg.Anchor
 	c := discovery.AgentsConfig{Means: m.cfg.discovers(), Usable: func(addr netip.Addr) bool {
-		_, ok := a.peer(addr)
-		return ok && addr != m.hoa()
+		if _, ok := a.peer(addr); !ok {
+			return false
+		}
+		_, home := m.prefixes.Find(addr)
+		return !home && (m.move == nil || !slices.Contains(m.addresses(), addr))
 	}}
 	if a.V6.IsValid() {
 		c.Known = append(c.Known, discovery.Agent{V6: a.V6, V4: a.V4})
@@ -159,8 +163,12 @@ func (m *Machine) gaveUp(why string, wait time.Duration) bool {
 		return false
 	}
 	m.silence = silence{}
+	old, at, bound, homes := m.ha, m.bind.careOf, m.bound(), m.boundHomes()
 	if !m.agents.Failed(m.now.Boot) || !m.follow(why) {
 		return false
+	}
+	if wait > 0 && bound { // it answers, and defends the home address against the next one until it is told not to
+		m.parting = &parting{agent: old, careOf: at, homes: homes, next: m.now.Boot}
 	}
 	if wait > 0 {
 		m.setState(refused, why)
@@ -200,7 +208,8 @@ func (m *Machine) discover() {
 			m.evaluate("another round")
 		}
 	case rq.Names:
-		m.out = append(m.out, core.Ask{Ref: refResolve, Body: core.Resolve{Host: m.cfg.Anchor.Host, From: m.addresses()}})
+		m.resolving = max(m.resolving+1, refResolve)
+		m.out = append(m.out, core.Ask{Ref: m.resolving, Body: core.Resolve{Host: m.cfg.Anchor.Host, From: m.addresses()}})
 	default:
 		at, _ := m.asks6()
 		m.emit(core.Emit{Name: "discovery", Why: "dhaad", Fields: map[string]any{"role": "node", "coa": at.Addr.String(), "try": rq.Try}})
@@ -254,9 +263,9 @@ func (m *Machine) replied(p *core.Path, r *nd.HomeAgentAddressDiscoveryReply) {
 	m.found(fmt.Sprintf("answered by %v", p.Remote.Addr()))
 }
 
-// resolved takes the answer of name servers.
+// resolved takes the answer of name servers to the last question. That of an earlier one, from a network that was left, says nothing.
 func (m *Machine) resolved(ev *core.Answer) {
-	if !m.agents.Searching() {
+	if ev.Ref != m.resolving || !m.agents.Searching() {
 		return
 	}
 	addrs, _ := ev.Body.([]netip.Addr)

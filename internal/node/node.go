@@ -33,6 +33,7 @@ type Machine struct {
 	agents     *discovery.Agents
 	prefixes   *discovery.Prefixes
 	also       []*also      // other home addresses
+	resolving  core.Ref     // of the last question to name servers
 	parting    *parting     // nil: no former home agent is being left
 	offered    netip.Prefix // of the home network, that the config does not name
 	silence    silence
@@ -200,7 +201,7 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	case core.Restored:
 		m.restored(&ev)
 	case core.Answer:
-		if !m.optimizes(ev) && ev.Ref == refResolve && m.state != starting && m.state != stopped {
+		if !m.optimizes(ev) && m.state != starting && m.state != stopped {
 			m.resolved(&ev)
 		}
 	}

@@ -238,7 +238,9 @@ func (m *Machine) recordDiscovery(r *record) {
 
 // adoptDiscovery takes it over. What the config does not allow any more is left out.
 func (m *Machine) adoptDiscovery(r *record) {
-	if m.cfg.discovers() != discovery.Config && len(r.Agents) > 0 {
+	// One that the node was sent to holds the home address while a registration there may live, even if the config names another.
+	sent := slices.ContainsFunc(r.Agents, func(a agentRec) bool { return a.V6 == m.cfg.Anchor.V6 }) && r.Lives.After(m.now.Wall)
+	if len(r.Agents) > 0 && (sent || m.cfg.discovers() != discovery.Config) {
 		var list []discovery.Agent
 		for _, a := range r.Agents[:min(len(r.Agents), discovery.MaxAgents)] {
 			list = append(list, discovery.Agent{V6: a.V6, V4: a.V4})

@@ -64,11 +64,8 @@ func (m *Machine) switched(p *core.Path, s *mobility.HomeAgentSwitch) {
 func (m *Machine) leave(s *mobility.HomeAgentSwitch) {
 	m.past("home agent switch", "", m.ha.v6.String()+" wants to be left")
 	old, at, bound := m.ha, m.bind.careOf, m.bound()
-	homes := []netip.Addr{m.hoa()}
+	homes := m.boundHomes()
 	for _, x := range m.also {
-		if x.bound(m.now.Boot) && x.agent == old.v6 {
-			homes = append(homes, x.home.Addr())
-		}
 		x.expires, x.timeout, x.next = 0, 0, m.now.Boot
 	}
 	other := m.agents.Switch(m.now.Boot, s.Addresses, m.home6.Masked())
@@ -94,6 +91,17 @@ func (m *Machine) leave(s *mobility.HomeAgentSwitch) {
 	}
 	m.partDue()
 	m.evaluate("home agent switch")
+}
+
+// boundHomes are the home addresses that the home agent has bindings of, while it has that of the preferred one.
+func (m *Machine) boundHomes() []netip.Addr {
+	homes := []netip.Addr{m.hoa()}
+	for _, x := range m.also {
+		if x.bound(m.now.Boot) && x.agent == m.ha.v6 {
+			homes = append(homes, x.home.Addr())
+		}
+	}
+	return homes
 }
 
 // hurry repeats the farewell.

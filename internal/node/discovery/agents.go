@@ -102,9 +102,13 @@ func NewAgents(cfg AgentsConfig, rand io.Reader) *Agents {
 	return a
 }
 
+// translated are IPv6 addresses that stand for IPv4 ones (RFC 6052 2.1). A name server of an IPv6-only network makes them up for a host
+// that has none of IPv6; behind them is a translator, and no home agent.
+var translated = netip.MustParsePrefix("64:ff9b::/96")
+
 // fits says whether an address can be a home agent's.
 func (a *Agents) fits(addr netip.Addr) bool {
-	if !addr.Is6() || addr.Is4In6() || !addr.IsGlobalUnicast() || addr.Zone() != "" {
+	if !addr.Is6() || addr.Is4In6() || !addr.IsGlobalUnicast() || addr.Zone() != "" || translated.Contains(addr) {
 		return false
 	}
 	return a.cfg.Usable == nil || a.cfg.Usable(addr)
@@ -276,7 +280,8 @@ func (a *Agents) found(now time.Duration, agents []Agent, by string) bool {
 		}
 		c := candidate{Agent: g, by: by}
 		if i := at(a.list, g.V6); i >= 0 {
-			if c.avoid = a.list[i].avoid; !g.V4.IsValid() {
+			// What works is not changed by an answer that nothing protects, and that may be another one each time.
+			if c.avoid = a.list[i].avoid; !g.V4.IsValid() || i == a.cur && a.serves && a.list[i].V4.IsValid() {
 				c.V4 = a.list[i].V4
 			}
 		}

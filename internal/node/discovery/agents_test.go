@@ -421,3 +421,41 @@ func TestRandom(t *testing.T) {
 		}
 	}
 }
+
+// TestTranslated: an address that a name server made up for a translator is no home agent's.
+func TestTranslated(t *testing.T) {
+	spec.Covers(t, "RFC5555-2.1")
+	a := agents(DNS)
+	a.Seek(0)
+	a.Due(0, coa)
+	if a.Resolved(0, []netip.Addr{netip.MustParseAddr("64:ff9b::c633:6401"), netip.MustParseAddr("::ffff:198.51.100.1")}, nil) {
+		t.Errorf("%v", a.List())
+	}
+}
+
+// TestNamesTurn: the IPv4 address of a home agent that serves is not changed by another answer; that of one that failed is.
+func TestNamesTurn(t *testing.T) {
+	spec.Covers(t, "RFC5555-2.1")
+	a := agents(DNS)
+	v4a, v4b := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+	now := sec
+	answer := func(v4 netip.Addr) Agent {
+		t.Helper()
+		a.Due(now, coa)
+		a.Resolved(now, []netip.Addr{ha1, v4}, nil)
+		g, _, _ := a.Current()
+		return g
+	}
+	a.Seek(now)
+	answer(v4a)
+	a.Accepted(now)
+	now = a.Deadline()
+	if g := answer(v4b); g.V4 != v4a {
+		t.Errorf("%v while it serves", g)
+	}
+	a.Failed(now)
+	now = a.Deadline()
+	if g := answer(v4b); g.V4 != v4b {
+		t.Errorf("%v after it failed", g)
+	}
+}

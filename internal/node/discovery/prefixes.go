@@ -307,5 +307,6 @@ func (p *Prefixes) schedule(now time.Duration) {
 	left := end - now
 	var b [1]byte
 	_, _ = io.ReadFull(p.rand, b[:]) // zeros cost the spread and nothing else
-	p.askAt = max(now+left*8/10+left/10*time.Duration(b[0])/256, p.asked.last+leastAsk)
+	// Divided first: lifetimes go up to 136 years, and twice that is more than a Duration holds.
+	p.askAt = max(now+left/10*8+left/2560*time.Duration(b[0]), p.asked.last+leastAsk)
 }

@@ -224,3 +224,16 @@ func TestManyRenumberings(t *testing.T) {
 		t.Errorf("left: %+v", p.Homes())
 	}
 }
+
+// TestLongLifetimes: the longest lifetime that ends, 136 years, is no reason to ask at once, and again and again.
+func TestLongLifetimes(t *testing.T) {
+	for _, preferred := range []uint32{forever - 1, 2_000_000_000, 400_000_000} {
+		p := prefixes()
+		now := 1000 * sec
+		advertise(t, p, now, info(old, preferred, forever-1))
+		left := time.Duration(preferred) * sec
+		if at := p.Deadline(true) - now; at < left/10*8 || at > left/10*9 {
+			t.Errorf("lifetime %v: asks after %v", left, at)
+		}
+	}
+}
