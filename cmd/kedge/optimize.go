@@ -7,7 +7,7 @@ import (
 
 // nodeOptimization maps node.route-optimization.
 func nodeOptimization(o *config.Optimization) optimize.Config {
-	out := optimize.Config{Use: useOf(o.Use), Limit: o.Limit}
+	out := optimize.Config{Use: useOf(o.Use), Limit: o.Limit, Lifetime: o.Lifetime}
 	for _, r := range o.Rules {
 		out.Correspondents = append(out.Correspondents, optimize.Rule{Prefix: r.Prefix, Use: useOf(r.Use)})
 	}

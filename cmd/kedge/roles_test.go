@@ -45,6 +45,10 @@ security:
 anchor:
   addresses: ["2001:db8:a::1", 198.51.100.1]
   home-link: { interface: home0, dad-transmits: 2, retrans-timer: 2s }
+  discovery:
+    { preference: 7, lifetime: 20m, advertise: true, interval: 5m, min-interval: 1m, min-delay: 2s, router-lifetime: 40m, managed: true, other: true, requests: 99/s,
+      prefix-advertisements: false, prefix-min-interval: 9m, prefix-max-interval: 23h,
+      prefixes: [ { prefix: "2001:db8:2000::/64", valid: 10h, preferred: 1h } ] }
   pools:
     - { name: home, prefix: "2001:db8:2000::/48" }
     - { name: v4, prefix: 10.20.0.0/16, lease: 1h }
@@ -111,9 +115,10 @@ func TestEveryNodeSetting(t *testing.T) {
 	const head = `version: 1
 name: laptop
 dataplane: { device: tun9, uplink-grace: 1s }
-security: { peers: [ { name: ha1, rfc4285: { spi: 0x201, key-file: k } } ] }
+security: { peers: [ { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1], rfc4285: { spi: 0x201, key-file: k } }, { name: ha2, addresses: ["2001:db8:a::2"], rfc4285: { spi: 0x202, key-file: k } } ] }
+peer: {}
 node:
-  anchor: { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1], dialect: draft-soliman-00, option-length: octets }
+  anchor: { name: ha1, others: [ha2], discover: true, addresses: ["2001:db8:a::1", 198.51.100.1], dialect: draft-soliman-00, option-length: octets }
   links: [ { match: "wl*", prefer: 10, families: [v4, v6] } ]
   exclude: [192.168.0.0/16]
   id: laptop@example.net
@@ -122,10 +127,11 @@ node:
   unreachable: pass
   dns: direct
   udp: always
+  route-optimization: { limit: 63, lifetime: 40s, correspondents: [ { prefix: "2001:db8:d::/64", use: never } ] }
   timers: { lifetime: 12m, refresh-at: 0.7, dead-path: 4s, family-fallback: 200ms, nat-refresh: 100s, first-registration: 2s, retransmit: { first: 2s, max: 30s } }
 `
 	parse := func(home string) node.Config {
-		cfg, _, err := config.Parse("node.yaml", []byte(head+"  home: { v6: \"2001:db8:2000::5/64\", networks: [\"2001:db8:3000::/56\"], mode: implicit, interfaces: [lan0], v4: "+home+" }\n"))
+		cfg, _, err := config.Parse("node.yaml", []byte(head+"  home: { v6: \"2001:db8:2000::5/64\", prefixes: [\"2001:db8:2001::/64\"], networks: [\"2001:db8:3000::/56\"], mode: implicit, interfaces: [lan0], v4: "+home+" }\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,6 +148,7 @@ node:
 		}
 		switch {
 		case path == ".NoOptimistic": // the kernel's
+		case path == ".Anchor.Host": // not together with discover
 		case v.IsZero():
 			t.Errorf("no key of the file sets %s", path[1:])
 		}

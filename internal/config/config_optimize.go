@@ -1,6 +1,9 @@
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Values of Optimization.Use and OptimizationRule.Use.
 const (
@@ -14,6 +17,8 @@ type Optimization struct {
 	Use   string // "" = never
 	Rules []OptimizationRule
 	Limit int // correspondents
+	// Lifetime of bindings that is asked for.
+	Lifetime time.Duration
 }
 
 // OptimizationRule is what holds for correspondents in a prefix; the longest one counts.

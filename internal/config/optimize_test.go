@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -22,10 +23,10 @@ func TestRouteOptimization(t *testing.T) {
 	p := netip.MustParsePrefix
 	for text, want := range map[string]Optimization{
 		"":                           {},
-		"  route-optimization: {}\n": {Use: OptimizeTraffic, Limit: 64},
-		"  route-optimization: { use: traffic, limit: 1024 }\n": {Use: OptimizeTraffic, Limit: 1024},
+		"  route-optimization: {}\n": {Use: OptimizeTraffic, Limit: 64, Lifetime: 7 * time.Minute},
+		"  route-optimization: { use: traffic, limit: 1024, lifetime: 40s }\n": {Use: OptimizeTraffic, Limit: 1024, Lifetime: 40 * time.Second},
 		"  route-optimization: { use: never, correspondents: [ { prefix: \"2001:db8:d::99\", use: always }, { prefix: \"2001:db8:d::/64\", use: traffic } ] }\n": {
-			Use: OptimizeNever, Limit: 64, Rules: []OptimizationRule{{p("2001:db8:d::99/128"), OptimizeAlways}, {p("2001:db8:d::/64"), OptimizeTraffic}}},
+			Use: OptimizeNever, Limit: 64, Lifetime: 7 * time.Minute, Rules: []OptimizationRule{{p("2001:db8:d::99/128"), OptimizeAlways}, {p("2001:db8:d::/64"), OptimizeTraffic}}},
 	} {
 		c, warnings, err := Parse("n.yaml", []byte(optimizing+text))
 		if err != nil || len(warnings) > 0 {
@@ -45,9 +46,11 @@ func TestRouteOptimization(t *testing.T) {
 // TestRouteOptimizationBad: each mistake is named, with what to write instead.
 func TestRouteOptimizationBad(t *testing.T) {
 	for text, want := range map[string][]string{
-		"{ use: always }": {"always", "traffic"},
-		"{ limit: 0 }":    {"1 to 1024"},
-		"{ limit: 1025 }": {"1 to 1024"},
+		"{ use: always }":   {"always", "traffic"},
+		"{ limit: 0 }":      {"1 to 1024"},
+		"{ limit: 1025 }":   {"1 to 1024"},
+		"{ lifetime: 8m }":  {"4s to 7m"},
+		"{ lifetime: 10s }": {"no multiple of 4s", "write 12s"},
 		"{ correspondents: [ { prefix: \"2001:db8:d::/64\", use: always } ] }":                                                     {"always is for single addresses", "traffic"},
 		"{ correspondents: [ { prefix: \"2001:db8:d::1/64\", use: never } ] }":                                                     {"bits behind its length", "2001:db8:d::/64"},
 		"{ correspondents: [ { prefix: 192.0.2.0/24, use: never } ] }":                                                             {"is not of IPv6", "leave it out"},

@@ -12,7 +12,7 @@ func (v *validator) optimization(n *Node, r *rawOptimization) {
 		return
 	}
 	o := &n.Optimization
-	o.Use, o.Limit = r.Use.v, r.Limit.v
+	o.Use, o.Limit, o.Lifetime = r.Use.v, r.Limit.v, v.lifetime(&r.Lifetime)
 	always := 0
 	for i := range r.Correspondents.items {
 		q := &r.Correspondents.items[i]
