@@ -19,7 +19,7 @@ const (
 // reported answers data with a Home Address option that is not bound to its source: RFC 6275 9.3.1, 9.3.3. Nothing else is.
 func (m *Machine) reported(ev *core.Reported) {
 	m.count(wire.Reason(ev.Reason))
-	if ev.Reason == core.ReportUnreachable {
+	if ev.Reason == core.ReportUnreachable || ev.Reason == string(wire.TunnelError) {
 		m.unreachable(ev)
 		return
 	}

@@ -7,8 +7,9 @@ import (
 )
 
 // A binding whose packets persistently come back as ICMPv6 Destination Unreachable is deleted (RFC 6275 9.3.4): they go by the home
-// agent then. The data plane reports such errors, one a second at most, only of packets that it may have sent. They can be forged by
-// who knows both addresses and the care-of address, so that a mobile node that is heard from meanwhile is believed for longer.
+// agent then. So is one whose care-of address has a host by now that knows no type 2 routing header. The data plane reports such
+// errors, one a second at most, only of packets that it may have sent. They can be forged by who knows both addresses and the care-of
+// address, so that a mobile node that is heard from meanwhile is believed for longer.
 const (
 	unreachableGap  = 10 * time.Second // without an error for as long, the next one is a first one
 	unreachableMute = 5 * time.Second  // from the first one to the end of a binding that nothing comes from

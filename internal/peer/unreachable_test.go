@@ -16,10 +16,12 @@ func TestUnreachable(t *testing.T) {
 		in    uint64        // packets that come from the mobile node in between
 		renew time.Duration // when it renews its binding
 		wrong bool          // the errors are about another care-of address
+		why   string        // of the report
 		ends  time.Duration // 0 = not
 	}{
 		"mute":              {every: time.Second, ends: 5 * time.Second},
 		"heard":             {every: time.Second, in: 1, ends: 30 * time.Second},
+		"no mobile node":    {every: time.Second, why: "tunnel-error", ends: 5 * time.Second},
 		"now and then":      {every: 10 * time.Second},
 		"renewed":           {every: time.Second, renew: 4 * time.Second, ends: 9 * time.Second},
 		"another address":   {every: time.Second, wrong: true},
@@ -32,6 +34,9 @@ func TestUnreachable(t *testing.T) {
 			r.is(n, mobility.Accepted)
 			begin, in := r.now.Boot, uint64(9)
 			report := core.Reported{ID: 1, Reason: core.ReportUnreachable, Outer: core.Layer{Local: ap(self), Remote: ap(coa)}, Inner: core.Match{Src: single(self), Dst: single(hoa)}}
+			if c.why != "" {
+				report.Reason = c.why
+			}
 			if c.wrong {
 				report.Outer.Remote = ap(coa2)
 			}

@@ -195,7 +195,14 @@ func TestRouteOptimizationErrors(t *testing.T) {
 			{[]byte{2, 0, 0, 0, 0, 0, 5, 0x78}, []byte{2, 0, 0, 0, 0, 0, 5, 0x60}},
 		} {
 			var out Out
+			var said []core.Reported
+			from.Reports(func(r core.Reported) { said = append(said, r) })
 			from.TunnelError(time.Hour, false, append(bytes.Clone(c.msg), sent[:1000]...), &out)
+			wire := netip.AddrFrom16([16]byte(sent[24:40]))
+			if unreachable := c.msg[0] == 1; (len(said) == 1) != unreachable || unreachable &&
+				(said[0].Reason != core.ReportUnreachable || said[0].ID != 2 || said[0].Outer.Remote.Addr() != wire || said[0].HomeAddress) {
+				t.Errorf("%x: reported %+v", c.msg, said)
+			}
 			if len(out.Packets) != 1 {
 				t.Fatalf("%x: %+v", c.msg, out.Packets)
 			}
