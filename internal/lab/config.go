@@ -80,6 +80,9 @@ func (r *Run) derived(n *node, cfg dict, access dict, dir string) (dict, error) 
 	if err != nil {
 		return nil, err
 	}
+	if r.correspondents[n.name] { // the fast path is for tunnels
+		plane = dict{"kind": "user"}
+	}
 	d["dataplane"] = mergeDict(d["dataplane"].(dict), plane)
 	if r.correspondents[n.name] { // it trusts nobody
 		return d, nil
