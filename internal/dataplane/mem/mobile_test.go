@@ -543,3 +543,36 @@ func TestNoAllocationMobile(t *testing.T) {
 		})
 	}
 }
+
+// TestSignallingIsNoData: a Mobility Header behind a Home Address option or a type 2 routing header is let by, bound or not: no session
+// counts it, and nobody hears of it (RFC 6275 9.3.1).
+func TestSignallingIsNoData(t *testing.T) {
+	mn, cn := newOptimized(t, Config{Correspondent: true})
+	for name, c := range map[string]struct {
+		e    *Engine
+		data []byte
+		home int // where the home address is
+	}{
+		"option":         {cn, carried(t, mn, packet(t, home6, cn6, 64, 10))[0], 48},
+		"routing header": {mn, carried(t, cn, packet(t, cn6, home6, 64, 10))[0], 48},
+	} {
+		for _, bound := range []bool{true, false} {
+			b := bytes.Clone(c.data)
+			b[40] = ip.Mobility
+			if !bound {
+				b[c.home+15] ^= 0x55
+			}
+			var said []core.Reported
+			c.e.Reports(func(r core.Reported) { said = append(said, r) })
+			was, count := c.e.Dropped(wire.WrongTunnel)+c.e.Dropped(wire.BadInner), make([]core.Counter, 1)
+			before := make([]core.Counter, 1)
+			must(t, c.e.Counters([]core.ID{2}, before))
+			var out Out
+			c.e.Tunnel(time.Hour, b, &out)
+			must(t, c.e.Counters([]core.ID{2}, count))
+			if now := c.e.Dropped(wire.WrongTunnel) + c.e.Dropped(wire.BadInner); now != was || len(said) != 0 || count[0] != before[0] {
+				t.Errorf("%s, bound %v: %d drops, %+v, %+v", name, bound, now-was, said, count[0])
+			}
+		}
+	}
+}
