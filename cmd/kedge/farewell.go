@@ -15,7 +15,8 @@ import (
 const farewellTimeout = 20 * time.Second
 
 // farewell serves the end by a signal. Who interrupts a daemon at a terminal wants the machine back as it was: programs in the kernel
-// end; a mobile node deregisters and takes back what it has set, and a second interrupt does not wait for the home agent. SIGTERM leaves
+// end; a mobile node deregisters and takes back what it has set, and a second interrupt does not wait for the home agent; a home agent that
+// advertises itself says that it is none any more (RFC 4861 6.2.5). SIGTERM leaves
 // all in place, as a crash does, for the next start to adopt.
 func farewell(by context.Context, roles []*role, log *slog.Logger) {
 	if !interrupted(by) {
@@ -35,12 +36,14 @@ func farewell(by context.Context, roles []*role, log *slog.Logger) {
 		}
 	}()
 	for _, r := range roles {
-		if r.device == "" {
+		switch {
+		case r.device != "":
+			log.Info("interrupted: the node deregisters; once more to end at once")
+		case !r.advertises:
 			continue
 		}
-		log.Info("interrupted: the node deregisters; once more to end at once")
 		if _, err := r.Command(ctx, core.Stop{}); err != nil {
-			log.Warn("the node has not deregistered", "err", err)
+			log.Warn("not all that others should know has been said", "err", err)
 		}
 	}
 }

@@ -35,7 +35,8 @@ func openAnchor(ctx context.Context, cfg *config.Config, firstStart bool) (*role
 	if err != nil {
 		return nil, err
 	}
-	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Anchor.Addresses}
+	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Anchor.Addresses,
+		advertises: cfg.Anchor.Discovery != nil && cfg.Anchor.Discovery.Advertise}
 	byIf := ac.DSMIP6.On && ac.HomePort.If != 0
 	if byIf {
 		r.ports = append(r.ports, loop.Port{Kind: "links", Ifs: []string{ac.HomeLink}})

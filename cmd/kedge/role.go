@@ -29,6 +29,8 @@ type role struct {
 	guard   *guard        // whose drops are counted as this role's
 	device  string        // of a node: it outlives the process, unless the node was stopped
 	stopped atomic.Bool   // by a command
+	// advertises: it says on a home link that it is there, and in the end that it goes.
+	advertises bool
 	ended   atomic.Bool   // for good: nothing is to forward on
 	tidy    func()        // takes back what the machine has set on the host, where the next run has no use for it; may be nil
 }

@@ -162,3 +162,13 @@ protection of signalling
   tunnel: return-routability for 2001:db8:2000::5 from 2001:db8:a::1 to 2001:db8:51::7, laptop
 `, out.String())
 }
+
+// TestStopOfAnAnchor: it hears of its end, to say so on its home link (RFC 4861 6.2.5).
+func TestStopOfAnAnchor(t *testing.T) {
+	m := &mobile{}
+	socket, ended := control(t, "anchor", m)
+	if code, _, stderr := kedge(t, "stop", "-s", socket); code != 0 || m.stopped != 1 {
+		t.Errorf("%d, told %d times: %s", code, m.stopped, stderr)
+	}
+	<-ended
+}

@@ -24,6 +24,11 @@ func (m *Machine) command(ev core.Command) {
 		reply.Body = m.explain(c.ID)
 	case core.Revoke:
 		reply.Body, reply.Err = m.commandRevoke(c.ID)
+	case core.Stop:
+		if home := m.discovery.home; home != nil {
+			home.End(m.now)
+			m.advertise()
+		}
 	case core.Switch:
 		reply.Body, reply.Err = m.commandSwitch(c)
 	default:

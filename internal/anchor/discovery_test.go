@@ -343,3 +343,22 @@ func TestForgedAdvertisements(t *testing.T) {
 		t.Errorf("the good one: %d", n)
 	}
 }
+
+// TestStopIsSaid: an anchor that ends for good says so on its home link; one that does not advertise has nothing to say.
+func TestStopIsSaid(t *testing.T) {
+	for _, advertise := range []bool{true, false} {
+		r := startHosts(t, func(c *Config) { discovering(c); c.Discovery.Advertise = advertise })
+		r.pass(time.Minute)
+		r.frames()
+		if r.handle(core.Command{Ref: 9, Body: core.Stop{}}); r.reply.Err != nil {
+			t.Fatal(r.reply.Err)
+		}
+		var last []*nd.RouterAdvertisement
+		for _, f := range r.frames() {
+			last = append(last, f.Body.(*nd.RouterAdvertisement))
+		}
+		if advertise && (len(last) != 1 || last[0].HomeAgent || last[0].RouterLifetime != 0) || !advertise && len(last) > 0 {
+			t.Errorf("advertise %v: %+v", advertise, last)
+		}
+	}
+}

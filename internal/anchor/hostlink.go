@@ -203,6 +203,9 @@ func (m *Machine) frame(f *access.Frame) {
 			m.hosts.detect.forget(m, q, string(wire.DuplicateAddress))
 			m.refuseHost(&q.hostRequest, duplicate(c.Addr, c.MAC.String()+" has it"))
 		}
+	} else if h := m.hosts.table.ByHome(0, netip.PrefixFrom(c.Addr, c.Addr.BitLen())); c.Over && h != nil && h.State == binding.Active {
+		m.emit(core.Emit{Name: "conflict", ID: h.ID, Why: string(wire.DuplicateAddress), Fields: Fields{HoA: c.Addr, Detail: c.MAC.String() + " has it since an earlier run"}})
+		m.removeHost(h, string(wire.DuplicateAddress), true)
 	} else {
 		m.emit(core.Emit{Name: "conflict", Why: string(wire.DuplicateAddress), Fields: Fields{HoA: c.Addr, Detail: c.MAC.String() + " claims it"}})
 	}
@@ -243,4 +246,15 @@ func (m *Machine) defendHost(h *homeagent.Registration, keys []netip.Prefix, sto
 	networks := slices.DeleteFunc(slices.Clone(keys), func(k netip.Prefix) bool { return !m.isNetwork(h.Node, k) })
 	m.leadNetworks(h, networks, stop)
 	m.defend(h.Domain, without(keys, networks), stop)
+}
+
+// doubt says whether the home addresses of a registration are given up when somebody else on the home link claims them: those of an
+// earlier run, until their node has registered again.
+func (m *Machine) doubt(h *homeagent.Registration, yes bool) {
+	if m.hosts.link == nil || !m.onHomeLink(h.Domain) {
+		return
+	}
+	for _, k := range h.Keys() {
+		m.hosts.link.Doubt(k.Addr(), yes)
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/spec"
 	"kedge/wire"
 	"kedge/wire/ether"
 	"kedge/wire/mobility"
@@ -505,6 +506,39 @@ func TestHostDefenceAfterRestart(t *testing.T) {
 		t.Error("a request that waited came back")
 	}
 	r.leakless()
+}
+
+// TestHostElsewhereAfterRestart: while the home agent was away its node came home, or went to another one, which answers for the home
+// address now and says so when this one announces it. A registration of an earlier run gives way, and one that was renewed does not.
+func TestHostElsewhereAfterRestart(t *testing.T) {
+	spec.Covers(t, "RFC6275-10.4.1")
+	claim := access.Frame{Src: otherMAC, SrcIP: hoa1, DstIP: ip("ff02::1"), Body: &nd.NeighborAdvertisement{Override: true, Target: hoa1}}
+	for _, renewed := range []bool{false, true} {
+		r := startHosts(t, homeLink)
+		q := native(hoa1, coa1)
+		r.handle(r.hostMessage(q))
+		r.pass(time.Minute)
+		r.restart()
+		r.pass(10 * time.Second)
+		r.frames()
+		if renewed {
+			q.seq += 1000
+			r.handle(r.hostMessage(q))
+		}
+		r.overhear(claim)
+		if renewed {
+			r.wantFrames("renewed", announcement(hoa1))
+			if len(r.bindings(mn1)) != 1 {
+				t.Error("a registration that was renewed is gone")
+			}
+			continue
+		}
+		r.wantFrames("claimed")
+		if b := r.bindings(mn1); len(b) > 0 && b[0].State == "active" || len(r.proxies("proxy")) > 0 {
+			t.Errorf("%+v, answers for %v", b, r.proxies("proxy"))
+		}
+		r.leakless()
+	}
 }
 
 // TestHostHomeLinkAnswers: a node on the home link is answered there, although its home address still leads to the device; who

@@ -110,6 +110,7 @@ func (m *Machine) registerHost(r *hostRequest) {
 	} else {
 		m.defendHost(h, m.keysOnLink(h), false)
 	}
+	m.doubt(h, false)
 	m.commitHost(h, before, gone, r, ack)
 }
 
@@ -136,6 +137,7 @@ func reason(from, to *homeagent.Registration) string {
 func (m *Machine) refreshHost(r *hostRequest, next homeagent.Registration, ack *mobility.BindingAck) {
 	var before []byte
 	m.discoveryBound(r.have)
+	m.doubt(r.have, false)
 	open := m.flights.unsettled(next.ID)
 	if open {
 		before = r.have.Encode(m.now)

@@ -122,6 +122,7 @@ func (m *Machine) restoreHost(h *homeagent.Registration, expires time.Time) erro
 	if h.State == binding.Active {
 		m.hostEndpoint(h)
 		m.defendHost(h, m.keysOnLink(h), false)
+		m.doubt(h, true)
 	}
 	return nil
 }

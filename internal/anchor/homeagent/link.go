@@ -41,7 +41,8 @@ type address struct {
 	a        netip.Addr
 	probing  bool
 	router   bool
-	rest     int // rounds to come
+	doubtful bool // of an earlier run: whoever claims it now knows better
+	rest     int  // rounds to come
 	at       time.Duration
 	place    int
 	defended time.Duration // boot time of the last announcement against somebody else
@@ -100,6 +101,14 @@ func (l *Link) Defend(now core.Now, a netip.Addr, router bool) {
 	l.round(now, d)
 }
 
+// Doubt makes a defended address one that is given up when somebody else claims it, or one that is not: after a restart its node may
+// have come home meanwhile, or have gone to another home agent.
+func (l *Link) Doubt(a netip.Addr, yes bool) {
+	if d := l.addresses[a]; d != nil && !d.probing {
+		d.doubtful = yes
+	}
+}
+
 // Yield stops whatever is done for an address.
 func (l *Link) Yield(a netip.Addr) {
 	if d := l.addresses[a]; d != nil {
@@ -142,6 +151,7 @@ type Conflict struct {
 	Addr    netip.Addr
 	MAC     core.MAC
 	Probing bool // it was being tested: the test is over; else it is defended
+	Over    bool // it was defended, and is not any more
 }
 
 // Handle takes a frame of the link. ok is false when it is no conflict.
@@ -165,13 +175,18 @@ func (l *Link) Handle(now core.Now, f *access.Frame) (c Conflict, ok bool) {
 	if d == nil {
 		return c, false
 	}
-	c = Conflict{a, f.Src, d.probing}
+	c = Conflict{Addr: a, MAC: f.Src, Probing: d.probing}
 	if d.probing {
 		l.Yield(a)
 		return c, true
 	}
 	if _, probe := f.Body.(*nd.NeighborSolicitation); probe {
 		return c, false // the proxy entry answers it
+	}
+	if d.doubtful {
+		l.Yield(a)
+		c.Over = true
+		return c, true
 	}
 	if d.defended != 0 && now.Boot-d.defended < defendInterval {
 		return c, false

@@ -39,9 +39,7 @@ func (m *Machine) advertiseDue(now core.Now) {
 		wait = min(wait, initialInterval)
 	}
 	a.at = now.Boot + wait
-	m.frames = append(m.frames, &access.Frame{
-		Dst: core.MAC{0x33, 0x33, 0, 0, 0, 1}, Src: m.cfg.MAC, SrcIP: m.cfg.LinkLocal, DstIP: nd.AllNodes, Body: m.advertisement(now),
-	})
+	m.multicast(m.advertisement(now))
 }
 
 // solicited answers by a multicast advertisement, after a random delay and no sooner than the least time after the last one.
@@ -64,6 +62,23 @@ func (m *Machine) soon(now core.Now) {
 		a.sent = 0 // changed information is advertised as at the start (RFC 4861 6.2.4)
 		a.at = min(a.at, max(now.Boot, a.last+m.cfg.MinDelay))
 	}
+}
+
+// End says on the home link that the anchor is no router and no home agent any more (RFC 4861 6.2.5), and is the last that it says. Of
+// the times that this may be said, once is enough: who misses it sees the lifetimes end.
+func (m *Machine) End(now core.Now) {
+	if !m.adv.on {
+		return
+	}
+	m.adv.on, m.retired, m.cfg.RouterLifetime = false, true, 0
+	m.multicast(m.advertisement(now))
+}
+
+// multicast sends an advertisement to all on the link.
+func (m *Machine) multicast(ra *nd.RouterAdvertisement) {
+	m.frames = append(m.frames, &access.Frame{
+		Dst: core.MAC{0x33, 0x33, 0, 0, 0, 1}, Src: m.cfg.MAC, SrcIP: m.cfg.LinkLocal, DstIP: nd.AllNodes, Body: ra,
+	})
 }
 
 // advertisement is RFC 4861 4.2 with RFC 6275 7.

@@ -123,3 +123,39 @@ func TestSolicited(t *testing.T) {
 		t.Error("heard ourselves")
 	}
 }
+
+// TestAdvertisementEnd: the last one says that there is no router and no home agent, and takes no prefix back (RFC 4861 6.2.5).
+func TestAdvertisementEnd(t *testing.T) {
+	spec.Covers(t, "RFC6275-7.1", "RFC6275-7.4")
+	r := newRig(t, constant(0), func(c *Config) { c.Advertise, c.Preference = true, 7 })
+	r.pass(time.Minute)
+	r.sent()
+	r.m.End(r.now)
+	sent := r.sent()
+	if len(sent) != 1 {
+		t.Fatalf("%d sent", len(sent))
+	}
+	want := &nd.RouterAdvertisement{CurHopLimit: 64, Options: nd.Options{
+		nd.SourceLinkLayer(mac), nd.AdvertisementInterval(600000),
+		&nd.PrefixInformation{Prefix: netip.PrefixFrom(own, 64), OnLink: true, Autonomous: true, RouterAddr: true, Valid: 2592000, Preferred: 604800},
+	}}
+	if d := cmp.Diff(want, sent[0], cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+		t.Error(d)
+	}
+	r.m.Retire(r.now, false)
+	r.m.Frame(r.now, &access.Frame{Src: core.MAC{2, 0, 0, 0, 9, 9}, SrcIP: agentA, Body: &nd.RouterSolicitation{}})
+	r.m.End(r.now)
+	r.pass(time.Hour)
+	if n := len(r.sent()); n != 0 {
+		t.Errorf("%d more", n)
+	}
+	other := newRig(t, constant(0))
+	other.heard(agentA, agent(addrA, 1800, 7))
+	if got := other.heard(agentA, want); !slices.Equal(got, []string{"left"}) {
+		t.Errorf("who hears it: %v", got)
+	}
+	quiet := newRig(t, constant(0))
+	if quiet.m.End(quiet.now); len(quiet.sent()) != 0 {
+		t.Error("who never advertised says something")
+	}
+}

@@ -4,8 +4,7 @@
 // home agents (Switch).
 //
 // Supported: RFC 6275 7.1-7.5, 8.4, 10.5, 10.6, RFC 4861 6.2 as far as a home agent advertises, RFC 3963 7, RFC 5142 5. What is
-// left out: several advertisements where one would be too long (there is a limit of prefixes instead), DHCPv6, the last
-// advertisement of a router that ends (RFC 4861 6.2.5), because an anchor that stops is started again.
+// left out: several advertisements where one would be too long (there is a limit of prefixes instead), DHCPv6.
 //
 // All are sub-machines of package anchor: no I/O, no clock. What others on the link or anywhere can make them hold is in
 // limits.go. One goroutine uses them.
