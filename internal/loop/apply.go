@@ -223,13 +223,14 @@ func (a *Applier) change(round []Group, failed []error, done []core.Event) []cor
 	return done
 }
 
-// secure moves tunnels, of the groups that did not fail. One that cannot be moved would leave what is sent behind it in the clear or
-// unread, so the group fails.
+// secure moves tunnels, of the groups that did not fail, and ends those of all: whoever the machine took a tunnel from has none, also
+// while the rest of that is tried again. One that cannot be moved would leave what is sent behind it in the clear or unread, so the
+// group fails.
 func (a *Applier) secure(round []Group, failed []error) {
 	for i, g := range round {
 		for _, e := range g {
-			if p, ok := e.(core.Endpoint); ok && a.Security != nil && failed[i] == nil {
-				if err := a.Security.UpdateEndpoint(p.Peer, p.Home, p.Local, p.Remote); err != nil {
+			if p, ok := e.(core.Endpoint); ok && a.Security != nil && (failed[i] == nil || !p.Remote.IsValid()) {
+				if err := a.Security.UpdateEndpoint(p.Peer, p.Home, p.Local, p.Remote); err != nil && failed[i] == nil {
 					failed[i] = fmt.Errorf("security: %w", err)
 				}
 			}

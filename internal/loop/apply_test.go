@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -239,5 +240,44 @@ func TestPromptRecords(t *testing.T) {
 	}
 	if want := []string{"send other", "commit b=1"}; !slices.Equal(j.lines, want) {
 		t.Errorf("did %q, want %q", j.lines, want)
+	}
+}
+
+// journalSecurity notes what becomes of tunnels.
+type journalSecurity struct{ *journal }
+
+func (s journalSecurity) UpdateEndpoint(peer string, home, local, remote netip.Addr) error {
+	s.note("tunnel %s %v", peer, remote)
+	if peer == "stranger" {
+		return errors.New("no peer")
+	}
+	return nil
+}
+
+// TestTunnelsOfWhatFailed: a group that failed moves no tunnel, but it ends one: its machine takes the rest up again, and nobody has the
+// tunnel meanwhile.
+func TestTunnelsOfWhatFailed(t *testing.T) {
+	home, at := netip.MustParseAddr("2001:db8::5"), netip.MustParseAddr("2001:db8:c::7")
+	for _, c := range []struct {
+		name string
+		e    core.Endpoint
+		op   int // that fails
+		want []string
+		fail bool
+	}{
+		{"moved", core.Endpoint{Peer: "mn1", Home: home, Local: at, Remote: at}, 0, []string{"forward 1", "tunnel mn1 2001:db8:c::7"}, false},
+		{"moved, forwarding fails", core.Endpoint{Peer: "mn1", Home: home, Local: at, Remote: at}, 1, nil, true},
+		{"ended, forwarding fails", core.Endpoint{Peer: "mn1", Home: home}, 1, []string{"tunnel mn1 invalid IP"}, true},
+		{"not known", core.Endpoint{Peer: "stranger", Home: home, Local: at, Remote: at}, 0, []string{"forward 1", "tunnel stranger 2001:db8:c::7"}, true},
+	} {
+		j := &journal{failOp: c.op}
+		a := Applier{Data: journalData{j}, Security: journalSecurity{j}}
+		done := a.Apply(context.Background(), []Group{{core.Forward{Ops: []core.Op{core.SetSession{ID: 1}}}, c.e}})
+		if !slices.Equal(j.lines, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, j.lines, c.want)
+		}
+		if failed := len(done) == 1 && done[0].(core.Done).Err != nil; failed != c.fail {
+			t.Errorf("%s: %v", c.name, done)
+		}
 	}
 }

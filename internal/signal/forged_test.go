@@ -374,3 +374,35 @@ func TestFloodOfTests(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// TestTestsNeverLeaveInTheClear: with keys, what should be in ESP does not leave in a tunnel without it, also while the tunnel of ESP
+// is not there yet or not any more: the node's Home Test Init, and the Home Test of a home agent that is the correspondent.
+func TestTestsNeverLeaveInTheClear(t *testing.T) {
+	spec.Covers(t, "RFC4877-6.2")
+	for _, keys := range []bool{true, false} {
+		w := newWays(t, keys, coa6)
+		if err := errors.Join(w.ha.UpdateEndpoint("mn1", hoa, netip.Addr{}, netip.Addr{}), w.mn.UpdateEndpoint("ha1", hoa, netip.Addr{}, netip.Addr{})); err != nil {
+			t.Fatal(err)
+		}
+		down := tunnel(port(haV6), port(coa6))
+		for _, c := range []struct {
+			name string
+			from *Codec
+			path core.Path
+			body mobility.Message
+			free bool // it is another's test
+		}{
+			{"HoTI", w.mn, hotiPath, hoti, false},
+			{"HoT of the home agent", w.ha, core.Path{Local: port(haV6), Remote: port(hoa), Outer: down}, homeTest, false},
+			{"HoT of the node, to another", w.mn, core.Path{Local: port(hoa), Remote: port(cnV6), Outer: inTunnel}, homeTest, true},
+			{"HoTI at home", w.mn, core.Path{If: 3, Local: port(hoa), Remote: port(cnV6)}, hoti, true},
+			{"CoTI in the tunnel", w.mn, hotiPath, &mobility.TestInit{CareOf: true}, true},
+		} {
+			p := packet(t, c.path, c.body)
+			b, err := c.from.Out(now(), &p, nil)
+			if refused := errors.Is(err, wire.Unprotected) && len(b) == 0; refused == (c.free || !keys) {
+				t.Errorf("%s, keys %v: %d octets, %v", c.name, keys, len(b), err)
+			}
+		}
+	}
+}

@@ -70,6 +70,9 @@ func (c *Codec) protect(now core.Now, p *core.Packet, s *ip.Signal, into []byte)
 		if t.Out = true; c.inTunnel(&t) {
 			return c.outTunnel(now, p, s, b[:at])
 		}
+		if p.Outer.N > 0 && c.guarded(&t) {
+			return into, wire.Unprotected
+		}
 		var err error
 		if b, s.Proto, auth, err = c.cfg.IPsec.Outbound(now, t, p.B, b); err != nil {
 			return into, counted{err}

@@ -116,7 +116,7 @@ func (p *Port) forward(pkt *core.Packet) {
 		_ = p.codec.drop(wire.NotForUs)
 		return
 	}
-	_, _ = p.data.Write([]core.Packet{{B: pkt.B}})
+	_, _ = p.data.Write([]core.Packet{{Proto: ip.IPv6, Outer: pkt.Outer, B: pkt.B}})
 }
 
 // answer tells the sender of a packet what is wrong with it, where its RFC wants that: a native one at which octet (RFC 8200 4.4),

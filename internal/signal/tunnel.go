@@ -55,19 +55,28 @@ func (c *Codec) tunnelled(now core.Now, outer *ip.Signal, auth core.Auth, into *
 	return nil
 }
 
-// guarded says whether a message in the clear, of a tunnel's, is one that must come in ESP whether the policy is active or not: in a
-// tunnel nobody is at home.
+// guarded says whether a message in the clear, in a tunnel, is one that must be in ESP whether the policy is active or not: in a tunnel
+// nobody is at home. It is a test of a home address of ours or of a node of ours; those that others make of us are not.
 func (c *Codec) guarded(t *ipsec.Traffic) bool {
-	if c.cfg.IPsec == nil || t.Proto != ip.Mobility {
+	init := mobility.Type(t.Type) == mobility.TypeHomeTestInit
+	if c.cfg.IPsec == nil || t.Proto != ip.Mobility || !init && mobility.Type(t.Type) != mobility.TypeHomeTest {
 		return false
 	}
-	switch mobility.Type(t.Type) {
-	case mobility.TypeHomeTestInit: // of a node of ours
-		return !c.isHome(t.Local) && c.cfg.IPsec.Guards(t.Remote)
-	case mobility.TypeHomeTest: // for us
-		return c.isHome(t.Local) && c.cfg.IPsec.Guards(t.Local)
+	local, remote := t.Local, t.Remote
+	if t.LocalHome.IsValid() {
+		local = t.LocalHome
 	}
-	return false
+	if t.RemoteHome.IsValid() {
+		remote = t.RemoteHome
+	}
+	ours := t.Out == init
+	if ours != c.isHome(local) {
+		return false
+	}
+	if ours {
+		return c.cfg.IPsec.Guards(local)
+	}
+	return c.cfg.IPsec.Guards(remote)
 }
 
 // ours reports whether a packet that the data plane hands over without a tunnel around it is a message for us: of a node behind a

@@ -193,7 +193,7 @@ func (w *ways) from(c *Codec, plane *mem.Engine, out *mem.Out) (a arrival) {
 func (w *ways) came(c *Codec, plane *mem.Engine, p *core.Packet) (a arrival) {
 	if p.Proto == ip.IPv6 {
 		var out mem.Out
-		plane.Inject(time.Hour, p.B, &out)
+		plane.Inject(time.Hour, p.Outer, p.B, &out)
 		return w.from(c, plane, &out)
 	}
 	m, ok := loop.Decode("mh", p).(core.Message)

@@ -226,7 +226,7 @@ func (n *Node) signal(b []byte, outer core.Chain) {
 	}
 	if p.Proto == ip.IPv6 { // for somebody else
 		n.out.Reset()
-		n.Engine.Inject(n.s.boot, p.B, &n.out)
+		n.Engine.Inject(n.s.boot, p.Outer, p.B, &n.out)
 		n.forward()
 		return
 	}

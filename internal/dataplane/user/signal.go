@@ -9,6 +9,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane/mem"
 	"kedge/wire"
+	"kedge/wire/ip"
 )
 
 // signalQueue is how many packets of signalling wait to be read. What comes when it is full is dropped, and counted as rate-limit.
@@ -35,7 +36,8 @@ func newSignalPort(p *Plane) *signalPort {
 }
 
 // Signal is the port of signalling that comes and goes in outer packets, of kind "ip": Read gives IPv6 packets for this router
-// with the chain that each came in, or with none those that it was told to Guard; Write puts each into its Outer, or forwards what has none. There is one; the plane's Close closes it. A node's
+// with the chain that each came in, or with none those that it was told to Guard; Write puts each into its Outer, or at an anchor
+// forwards one of Proto ip.IPv6, which came in ESP between the ends of Outer. There is one; the plane's Close closes it. A node's
 // home addresses for which it listens before there is a session are in Config.Home.
 func (p *Plane) Signal() core.Port { return p.signals }
 
@@ -102,8 +104,8 @@ func (s *signalPort) Write(pkts []core.Packet) (sent int, err error) {
 		s.out.Reset()
 		l := &pkts[i].Outer.Layer[0]
 		var err error
-		if pkts[i].Outer.N == 0 && s.plane.cfg.Role == Anchor {
-			s.plane.Inject(now, pkts[i].B, &s.out)
+		if pkts[i].Proto == ip.IPv6 && s.plane.cfg.Role == Anchor {
+			s.plane.Inject(now, pkts[i].Outer, pkts[i].B, &s.out)
 		} else {
 			err = s.plane.Encapsulate(now, pkts[i].Outer, pkts[i].B, &s.out)
 		}
