@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -79,6 +80,12 @@ func load(c *Config) (_ *collection, err error) {
 		delete(spec.Programs, "device")
 	} else {
 		delete(spec.Programs, "access")
+	}
+	// These processors read and write at any address, also where a kernel was built without telling its verifier (user-mode-linux).
+	if runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64" {
+		for _, p := range spec.Programs {
+			p.Flags |= unix.BPF_F_ANY_ALIGNMENT
+		}
 	}
 	old := pinned(c.Pin, spec)
 	defer func() {

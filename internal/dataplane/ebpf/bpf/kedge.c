@@ -320,6 +320,16 @@ static __always_inline int at_home(struct __sk_buff *skb, const struct session *
 	return l && l->ifindex == skb->ifindex && a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
 }
 
+/*
+ * settled hides from the verifier what it has found out about a packet, and gives hop back: what follows is then looked at once, and not for each
+ * way that led there, which is more than Linux 6.1 is ready to do. It is no static function, so that the verifier believes it.
+ */
+__noinline int settled(struct info *in, int hop)
+{
+	asm volatile("" : "+r"(hop) : : "memory");
+	return in ? hop : 0;
+}
+
 static __always_inline __u16 link_of(__u32 ifindex)
 {
 	for (__u32 i = 1; i < LINKS; i++) {
@@ -390,7 +400,7 @@ int access(struct __sk_buff *skb)
 		if (j || known)
 			return PASS;
 	}
-	return encapsulate(skb, c, i, s, &in, ETH_LEN, !bridged, now);
+	return encapsulate(skb, c, i, s, &in, ETH_LEN, settled(&in, !bridged), now);
 }
 
 SEC("tc")

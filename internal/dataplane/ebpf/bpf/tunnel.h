@@ -129,10 +129,13 @@ static __always_inline __u16 mark(const struct tunnel *t, __u32 len)
 	return id ? id : 1;
 }
 
-/* greet writes a GRE header at off, RFC 2784 2.1, RFC 2890 2. */
+/*
+ * greet writes a GRE header at off, RFC 2784 2.1, RFC 2890 2. It asks for room for a key in any case, the inner packet has as much: whether there
+ * is one is a question that the verifier of Linux 6.1 forgets the answer of.
+ */
 static __always_inline int greet(struct __sk_buff *skb, __u32 off, __u32 key, int is4)
 {
-	struct gre *g = at(skb, off, key ? GRE_KEY_LEN : GRE_LEN);
+	struct gre *g = at(skb, off, GRE_KEY_LEN);
 
 	if (!g)
 		return 0;
