@@ -23,7 +23,10 @@
 //     refusal.
 //   - Silence. A Binding Update has the Home Address option and its answer the type 2 routing header, so where both pass data does.
 //     When a session sends and nothing comes back, one is sent to see (TestSilentPath); without an answer at once data goes
-//     through the home agent while the others follow.
+//     through the home agent while another follows. Where the correspondent itself sends through the home agent, data does so before
+//     there is an answer.
+//   - A dead direct path. A correspondent goes on sending to what it holds, for minutes. So where two Binding Updates stay without
+//     answer, or in another network the first Care-of Test Init, its binding is deleted as in an IPv4-only network, through the tunnel.
 //   - An IPv4-only network. There is no route optimization (RFC 5555 2.4), and the correspondent would go on sending to an address
 //     that the node does not have any more. So the binding is deleted, from the home address through the tunnel: 9.5.1 takes the
 //     home address from the source then, and authorizes by the home keygen token alone. Nothing is optimized by that.

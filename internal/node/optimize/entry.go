@@ -64,6 +64,8 @@ type entry struct {
 	counter  core.Counter
 	known    bool          // counter is valid
 	verify   bool          // find out whether the direct path works
+	astray   bool          // of verify: the correspondent does not use it, so data goes through the home agent meanwhile
+	silent   bool          // no answer came the direct way: what the correspondent may hold is deleted through the home agent
 	verifyAt time.Duration // not before
 	gap      time.Duration // between looks at a path that stays silent
 	strange  int           // in a row: it does not know the option, and had a binding
@@ -177,7 +179,7 @@ func (m *Machine) target(e *entry) target {
 	switch {
 	case p.At == Nowhere || p.At == Away && p.Until <= now:
 		return target{}
-	case p.At == AtHome || !p.CareOf.IsValid() || e.leave:
+	case p.At == AtHome || !p.CareOf.IsValid() || e.leave || e.silent:
 		if now < e.lives && !e.kept {
 			return target{what: remove}
 		}
@@ -196,6 +198,7 @@ func (m *Machine) drive(e *entry) {
 	if e.bind.ok() && e.bind.expires <= now {
 		e.bind = binding{}
 	}
+	e.silent = e.silent && now < e.lives && !e.kept
 	t := m.target(e)
 	if e.upd.running && e.upd.target != t {
 		e.interrupt()
@@ -206,7 +209,10 @@ func (m *Machine) drive(e *entry) {
 	} else if t.what == nothing {
 		e.begun = 0
 	}
-	m.authorize(e, t)
+	if m.authorize(e, t); e.silent && t.what == register { // it has just been found out
+		t = m.target(e)
+		m.authorize(e, t)
+	}
 	m.keepFresh(e, t)
 	m.route(e)
 	m.setState(e)
@@ -286,7 +292,7 @@ func (e *entry) another() {
 	case wire.NoAnswer, wire.BadCareOf, wire.ForwardingFailed:
 		e.hold, e.why = 0, ""
 	}
-	e.kept, e.verify = false, false
+	e.kept, e.verify, e.silent = false, false, false
 }
 
 // Waits after a failure, doubled each time.

@@ -109,6 +109,35 @@ func TestMoveAwayFromWorking(t *testing.T) {
 	r.wantDirect(cn, coa2)
 }
 
+// TestMoveToSilence: from the new network there is no direct way. The correspondent learns through the home agent, after a second, that the
+// old one is over, and is tried again later.
+func TestMoveToSilence(t *testing.T) {
+	r := established(t, traffic())
+	r.drop = func(dir string, b mobility.Message) bool {
+		return dir == "out" && r.sent[len(r.sent)-1].path.Local.Addr() == coa2
+	}
+	r.run(sec)
+	r.forget()
+	r.away(coa2)
+	r.run(sec + through)
+	if a := r.boundAt(cn); a.IsValid() {
+		t.Errorf("the correspondent sends to %v, sent %v", a, r.messages())
+	}
+	for range 20 {
+		r.report(cn)
+		r.run(sec)
+	}
+	if s := r.state(cn); s != "held" {
+		t.Errorf("state %s", s)
+	}
+	r.drop = nil
+	for range 40 {
+		r.report(cn)
+		r.run(sec)
+	}
+	r.wantDirect(cn, coa2)
+}
+
 // TestMoveWithoutToken: the home keygen token is too old, so both tests are made.
 func TestMoveWithoutToken(t *testing.T) {
 	r := established(t, traffic())

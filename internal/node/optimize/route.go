@@ -142,7 +142,7 @@ func (m *Machine) sends(e *entry) bool {
 		return false
 	case u.running && u.tries > 0 && u.target.what == remove:
 		return false
-	case e.verify && u.running && u.tries > 1: // no answer at once
+	case e.verify && (e.astray || u.running && u.tries > 1): // no answer at once
 		return false
 	}
 	return true

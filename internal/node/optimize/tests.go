@@ -91,16 +91,21 @@ func (m *Machine) testAhead(e *entry, a netip.Addr) {
 func (m *Machine) test(e *entry, kind int, a netip.Addr) {
 	t, now := &e.tests[kind], m.now.Boot
 	switch {
-	case now < e.hold:
+	case now < e.hold && !e.silent:
 		return
 	case !t.running || t.addr != a:
 		*t = test{running: true, addr: a, next: now, sent: t.sent[:0]}
 	case t.spare: // it counts now; what is on its way may still be answered
 		t.spare, t.tries, t.timeout, t.next = false, 0, 0, now
 	case t.next == never: // it was sent ahead
-		t.next = now
+		t.tries, t.timeout, t.next = 0, 0, now
 	}
 	if t.next > now {
+		return
+	}
+	if kind == careTest && t.tries == 1 && now >= t.sent[len(t.sent)-1].at+InitialBindackTimeout && e.bind.ok() && !m.owns(e.bind.careOf) {
+		// All that the correspondent sends is lost until it hears of this network: it sends to the home address meanwhile.
+		e.silent = true
 		return
 	}
 	if t.tries > MaxFailure {
@@ -110,7 +115,8 @@ func (m *Machine) test(e *entry, kind int, a netip.Addr) {
 	m.sendTest(e, kind)
 }
 
-// unanswered gives up after MAX_RO_FAILURE retransmissions.
+// unanswered gives up: after MAX_RO_FAILURE retransmissions of a test, or maxUpdates. What the correspondent may have heard all the same
+// must not go on for its lifetime: it would send to where perhaps nothing arrives.
 func (m *Machine) unanswered(e *entry) {
 	if m.target(e).what == remove {
 		e.interrupt()
@@ -119,6 +125,7 @@ func (m *Machine) unanswered(e *entry) {
 		return
 	}
 	m.fail(e, wire.NoAnswer)
+	e.silent = m.now.Boot < e.lives && !e.kept
 }
 
 // keepFresh renews the home keygen token of a binding in use before it ends, so that a move costs a care-of test only (5.2.7).

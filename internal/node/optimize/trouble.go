@@ -123,11 +123,11 @@ func (m *Machine) reported(ev *core.Reported) {
 	e := m.reportedOf(ev)
 	switch {
 	case ev.Reason == core.ReportCorrespondent && e != nil && ev.ID == e.id && e.told.up:
-		m.doubt(e, "it sends to the home address") // and so may have lost its binding
+		m.doubt(e, true, "it sends to the home address") // and so may have lost its binding
 	case ev.Reason == core.ReportCorrespondent:
 		m.traffic(e, &ev.Inner)
 	case e != nil && e.told.up && ev.Reason == core.ReportUnreachable:
-		m.doubt(e, "a router says that it is unreachable")
+		m.doubt(e, true, "a router says that it is unreachable")
 	case e != nil && e.told.up && ev.Reason == string(wire.TunnelError):
 		m.unknown(e)
 	}
@@ -257,20 +257,20 @@ func (m *Machine) carried(e *entry, c core.Counter) {
 	case c.PacketsIn != was.PacketsIn:
 		e.gap = watchEvery
 	case e.told.up:
-		m.doubt(e, "nothing comes back")
+		m.doubt(e, false, "nothing comes back")
 	}
 	m.drive(e)
 }
 
-// doubt tests the direct path by a Binding Update. Signs can be forged, so nothing else follows from one, and ever less often while
-// nothing comes of it.
-func (m *Machine) doubt(e *entry, why string) {
+// doubt tests the direct path by a Binding Update. Signs can be forged, so no more follows from one than that data goes through the home
+// agent for a round trip, where it is astray else; and ever less often while nothing comes of it.
+func (m *Machine) doubt(e *entry, astray bool, why string) {
 	now := m.now.Boot
 	e.used = now
 	if now < e.verifyAt || e.verify || !e.bind.ok() || e.bind.expires-e.bind.lifetime > now-InitialBindackTimeout {
 		return
 	}
-	e.verify = true
+	e.verify, e.astray = true, astray
 	e.verifyAt, e.gap = now+e.gap, min(2*e.gap, maxGap)
 	m.past("path to "+e.peer.String()+" is tested", "", why)
 	m.drive(e)

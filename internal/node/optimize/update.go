@@ -29,6 +29,9 @@ type sentUpdate struct {
 }
 
 const (
+	// maxUpdates is how many Binding Updates are sent before the direct path counts as dead. The correspondent may have heard the first, and
+	// what it sends be lost from then on: so they are fewer than MAX_RO_FAILURE allows.
+	maxUpdates = 2
 	// maxSent is how many Binding Updates for one target may still be acknowledged.
 	maxSent = 8
 	maxMay  = 8
@@ -48,7 +51,7 @@ func (m *Machine) update(e *entry, t target) {
 	}
 	switch {
 	case u.next > now:
-	case u.tries > MaxFailure:
+	case u.tries > MaxFailure, t.what == register && u.tries >= maxUpdates:
 		m.unanswered(e)
 	default:
 		m.sendUpdate(e)
@@ -109,13 +112,13 @@ func (m *Machine) sendFarewell(e *entry) {
 }
 
 // updatePath is from the care-of address with the Home Address option, or from the home address where that is all there is: at
-// home, and in an IPv4-only network.
+// home, and in an IPv4-only network, and where the direct path is dead.
 func (m *Machine) updatePath(e *entry, t target) core.Path {
 	a := t.careOf
 	if t.what == remove {
 		a = m.place.CareOf
 	}
-	if m.place.At == AtHome || !a.IsValid() {
+	if m.place.At == AtHome || !a.IsValid() || t.what == remove && e.silent {
 		return m.homePath(e)
 	}
 	p := m.carePath(e, a)
@@ -231,7 +234,7 @@ func (m *Machine) accepted(e *entry, p *core.Path, s *sentUpdate, ba *mobility.B
 
 // deleted: the correspondent holds no binding any more; or it refused, and goes on until its lifetime ends.
 func (m *Machine) deleted(e *entry, ba *mobility.BindingAck) {
-	e.upd = update{}
+	e.upd, e.silent = update{}, false
 	if ba.Status.Accepted() {
 		e.bind, e.lives = binding{}, m.now.Boot
 		m.past("correspondent "+e.peer.String()+" has no binding", "", "")
