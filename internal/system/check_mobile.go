@@ -8,7 +8,10 @@ import (
 	"syscall"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"kedge/internal/nftmatch"
 )
 
 // mobile runs the checks of what mobile nodes, their home agents and protected signalling need.
@@ -35,16 +38,26 @@ func (n *Needs) mobile() []Finding {
 // udpPort carries signalling and data over IPv4 (RFC 5555 9).
 const udpPort = 4191
 
-// CheckNft asks the kernel for its tables of rules: the "ip" port has one of its own, which keeps the kernel from answering packets
-// that it does not know.
+// CheckNft asks the kernel to take a table as that of the "ip" port, which keeps it from answering packets that it does not know,
+// and to delete it in the same transaction: nobody ever sees it. A kernel may have nf_tables, but not those of IPv6.
 func CheckNft() Finding {
-	f := Finding{Name: "nftables", Detail: "answers", Feature: "Home Address options and type 2 routing headers, which the kernel refuses"}
+	f := Finding{Name: "nftables", Detail: "takes rules for IPv6", Feature: "Home Address options and type 2 routing headers, which the kernel refuses"}
 	c, err := nftables.New()
 	if err == nil {
 		_, err = c.ListTablesOfFamily(nftables.TableFamilyIPv6)
 	}
 	if err != nil {
 		err = &hinted{fmt.Errorf("nftables: %w", err), "modprobe nf_tables; in a container: let the host load it, and give CAP_NET_ADMIN"}
+		return finding(f, err)
+	}
+	t := c.AddTable(&nftables.Table{Name: fmt.Sprintf("kedge-check-%d", os.Getpid()), Family: nftables.TableFamilyIPv6})
+	chain := c.AddChain(&nftables.Chain{
+		Name: "taken", Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw,
+	})
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(nftmatch.Type2Routing(), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
+	c.DelTable(t)
+	if c.Flush() != nil { // it has an error for each of the messages
+		err = &hinted{errors.New("nftables: the kernel takes no rules for IPv6"), nftmatch.Lacking}
 	}
 	return finding(f, err)
 }
