@@ -3,6 +3,7 @@
 package nftmatch
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -14,6 +15,19 @@ import (
 
 // Lacking is what to do about a kernel that refuses a table.
 const Lacking = "the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV6), the process CAP_NET_ADMIN"
+
+// Refused is the error of a transaction with the first of its reasons: where a table is refused, each message that follows fails for
+// want of it.
+func Refused(err error) error { return fmt.Errorf("nftables: %w", firstOf(err)) }
+
+func firstOf(err error) error {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if all, ok := e.(interface{ Unwrap() []error }); ok && len(all.Unwrap()) > 0 {
+			return firstOf(all.Unwrap()[0])
+		}
+	}
+	return err
+}
 
 // Offsets of the addresses in an IPv6 header.
 const (

@@ -118,19 +118,9 @@ func (t *tapTable) put() error {
 		add(slices.Concat(home, nftmatch.ICMPv6(nd.TypeMobilePrefixSolicitation))...)
 	}
 	if err := t.conn.Flush(); err != nil {
-		return &hinted{fmt.Errorf("nftables: %w", firstOf(err)), nftmatch.Lacking}
+		return &hinted{nftmatch.Refused(err), nftmatch.Lacking}
 	}
 	return nil
-}
-
-// firstOf is the first of several errors: where a table is refused, each message that follows fails for want of it.
-func firstOf(err error) error {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if all, ok := e.(interface{ Unwrap() []error }); ok && len(all.Unwrap()) > 0 {
-			return firstOf(all.Unwrap()[0])
-		}
-	}
-	return err
 }
 
 // follow puts the table back when it is gone or not whole.

@@ -48,7 +48,7 @@ type straightTable struct {
 func openStraightTable(s *straight) (_ *straightTable, err error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w: %s", err, nftmatch.Lacking)
+		return nil, fmt.Errorf("%w: %s", nftmatch.Refused(err), nftmatch.Lacking)
 	}
 	cfg := &s.plane.cfg
 	t := &straightTable{table: straightName(cfg.Device), conn: conn, done: make(chan struct{})}
@@ -145,7 +145,7 @@ func (t *straightTable) put(cfg *Config, local []netip.Addr) error {
 		}
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w: %s", err, nftmatch.Lacking)
+		return fmt.Errorf("%w: %s", nftmatch.Refused(err), nftmatch.Lacking)
 	}
 	return nil
 }
