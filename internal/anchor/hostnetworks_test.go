@@ -169,6 +169,8 @@ func TestRouterStatuses(t *testing.T) {
 		{"141 length 0", nil, nil, bad(0, "::"), mobility.InvalidPrefix, wire.BadPrefixLength, true},
 		{"141 multicast", nil, nil, bad(16, "ff02::"), mobility.InvalidPrefix, wire.BadPrefixLength, true},
 		{"141 link-local", nil, nil, bad(64, "fe80::"), mobility.InvalidPrefix, wire.BadPrefixLength, true},
+		{"141 link-local and groups in it", nil, nil, bad(1, "8000::"), mobility.InvalidPrefix, wire.BadPrefixLength, true},
+		{"141 mapped", nil, nil, bad(104, "::ffff:10.0.0.0"), mobility.InvalidPrefix, wire.BadPrefixLength, true},
 		{"141 one of two", nil, nil, func(*rig) bu {
 			b := router(hoa4, coa1, net4)
 			b.more = append(b.more, mobility.MobileNetworkPrefix{Prefix: pfx("::/0")})

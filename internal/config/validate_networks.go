@@ -23,7 +23,7 @@ func (v *validator) networks(r *list[leaf[netip.Prefix]], dialect string) (out [
 		l := &r.items[i]
 		switch x := l.v; {
 		case !x.IsValid():
-		case x.Bits() == 0 || !x.Addr().IsGlobalUnicast() || x.Addr().Is4In6():
+		case !core.IsNetwork(x):
 			v.fail(l, x.String()+" cannot be a mobile network", `write a global unicast prefix as in "2001:db8:3000::/56"`)
 		case x.Addr().Is4() && dialect == DialectSoliman00:
 			v.fail(l, x.String()+" is IPv4, and "+DialectSoliman00+" has no IPv4 prefixes", "write dialect: rfc5555, or IPv6 networks only")

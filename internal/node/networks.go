@@ -59,7 +59,7 @@ func (c *Config) checkNetworks() error {
 	lengths := map[[2]int]bool{}
 	for i, n := range h.Networks {
 		switch {
-		case !n.IsValid() || n != n.Masked() || n.Bits() == 0 || !n.Addr().IsGlobalUnicast() || n.Addr().Is4In6():
+		case !core.IsNetwork(n):
 			return fmt.Errorf("home: %v is no mobile network prefix", n)
 		case n.Contains(h.V6.Addr()) || h.V4.IsValid() && n.Contains(h.V4.Addr()):
 			return fmt.Errorf("home: network %v holds the home address", n)

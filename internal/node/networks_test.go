@@ -337,6 +337,8 @@ func TestRouterConfig(t *testing.T) {
 		"without networks":     func(c *Config) { c.Home.Interfaces = []string{"lan0"} },
 		"is no mobile":         func(c *Config) { c.Home.Networks = p("2001:db8:3000::1/56") },
 		"::/0 is no":           func(c *Config) { c.Home.Networks = p("::/0") },
+		"8000::/1 is no":       func(c *Config) { c.Home.Networks = p("8000::/1") },
+		"128.0.0.0/1 is no":    func(c *Config) { c.Home.Networks = p("128.0.0.0/1") },
 		"fe80::/64 is no":      func(c *Config) { c.Home.Networks = p("fe80::/64") },
 		"holds the home addr":  func(c *Config) { c.Home.Networks = p("2001:db8:2000::/48") },
 		"holds the home agent": func(c *Config) { c.Home.Networks = p("2001:db8:a::/48") },

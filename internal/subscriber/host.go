@@ -28,7 +28,7 @@ func (p *Profile) checkHost() error {
 		return fmt.Errorf("hoa %s has no peer that may speak for it", a)
 	}
 	for _, n := range p.Networks {
-		if !n.IsValid() || n != n.Masked() || n.Bits() == 0 || !n.Addr().IsGlobalUnicast() || n.Addr().Is4In6() {
+		if !core.IsNetwork(n) {
 			return fmt.Errorf("%s is no mobile network prefix", n)
 		}
 		if n.Contains(a) || p.V4.IsValid() && n.Contains(p.V4) {

@@ -46,6 +46,7 @@ func TestHostErrors(t *testing.T) {
 		"has no peer":          {{ID: "a", HoA: home}},
 		"no mobile network":    {{ID: "a", HoA: home, Peer: "a", Networks: p("10.0.0.1/24")}},
 		"224.0.0.0/24 is no":   {{ID: "a", HoA: home, Peer: "a", Networks: p("224.0.0.0/24")}},
+		"128.0.0.0/1 is no":    {{ID: "a", HoA: home, Peer: "a", Networks: p("128.0.0.0/1")}},
 		"of its own router":    {{ID: "a", HoA: home, Peer: "a", Networks: p("2001:db8:1::/48")}},
 		"is already given":     {{ID: "a", HoA: home, Peer: "a"}, {ID: "b", HoA: home, Peer: "b", Domain: 1}},
 		"lies in 10.0.0.0/24":  {{ID: "a", HoA: home, Peer: "a", Networks: p("10.0.0.0/24")}, {ID: "b", V4: netip.MustParseAddr("10.0.0.9")}},

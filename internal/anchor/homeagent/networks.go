@@ -33,7 +33,7 @@ func (r *Request) readNetworks(o mobility.Options) {
 			n = netip.PrefixFrom(netip.AddrFrom16([16]byte(opt.Data[2:])), int(opt.Data[1]))
 		}
 		switch n = n.Masked(); {
-		case !n.IsValid() || n.Bits() == 0 || !routable6(n.Addr()):
+		case !core.IsNetwork(n) || !n.Addr().Is6():
 			r.BadNetwork = true
 		case !slices.Contains(r.Networks, n):
 			r.Networks = append(r.Networks, n)

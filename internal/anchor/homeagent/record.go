@@ -131,7 +131,7 @@ func (h *Registration) sane() bool {
 		}
 	}
 	for _, n := range h.Networks {
-		if !n.IsValid() || n != n.Masked() || n.Bits() == 0 || !routable6(n.Addr()) {
+		if !core.IsNetwork(n) || !n.Addr().Is6() {
 			return false
 		}
 	}
