@@ -79,6 +79,8 @@ func (r *Run) fault(ctx context.Context, d *daemon, do string) error {
 	case "end":
 		d.killed = true
 		return d.end(ctx)
+	case "switch":
+		return d.switchAway(ctx)
 	case "stop":
 		d.stopped = true
 		d.proc.signal(syscall.SIGSTOP)
@@ -122,6 +124,16 @@ func (d *daemon) end(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s said that it has stopped, and runs on", d.n.name)
 	}
+}
+
+// switchAway does as an operator does who runs "kedge switch": all nodes are sent to other home agents.
+func (d *daemon) switchAway(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := d.client.Switch(ctx, core.Switch{Rate: 100}); err != nil {
+		return fmt.Errorf("switch %s: %w", d.n.name, err)
+	}
+	return nil
 }
 
 // endWithin is how long a daemon may take to end: a deregistration may need repetitions.

@@ -166,7 +166,7 @@ type Move struct {
 	MAC           core.MAC // of a second interface
 }
 
-// Fault does something bad, or ends it. Do: kill stop cont start restart quit end suspend
+// Fault does something bad, or ends it. Do: kill stop cont start restart quit end switch suspend
 // lost-store drop pass partition heal unplug plug off on renew release flush.
 type Fault struct {
 	Node, Link, Do string

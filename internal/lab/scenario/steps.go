@@ -308,7 +308,7 @@ func (p *stepParser) fault(v value) *Fault {
 			}
 		},
 		"do": func(v value) {
-			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "end", "suspend", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release", "flush")
+			f.Do = v.oneOf("kill", "stop", "cont", "start", "restart", "quit", "end", "switch", "suspend", "lost-store", "drop", "pass", "partition", "heal", "unplug", "plug", "off", "on", "renew", "release", "flush")
 		},
 		"interface": func(v value) { f.Iface = v.text() },
 		"match":     func(v value) { f.Match = v.oneOf(dropMatches...) },
