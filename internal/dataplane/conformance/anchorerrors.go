@@ -165,7 +165,7 @@ var anchorErrorCases = []testCase{
 			return v6(CN6, H16, 60, hdr{hop: hop}, append([]byte{41, 0, 4, 1, n, 1, 1, 0}, udpPacket(CN6, H26, hdr{}, 100)...))
 		}
 		around := func(n byte, in []byte) []byte {
-			return v6(LMAA, CoA1, 60, hdr{}, append([]byte{41, 0, 4, 1, n, 1, 1, 0}, in...))
+			return v6(LMAA, CoA1, 60, hopsLeft(hdr{}, in), append([]byte{41, 0, 4, 1, n, 1, 1, 0}, in...))
 		}
 		b.pass("limit 3", fromCN(limit(3, 64)), toCore(around(2, limit(3, 63))))
 		b.pass("limit 1", fromCN(limit(1, 64)), toCore(around(0, limit(1, 63))))

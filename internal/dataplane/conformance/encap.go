@@ -62,6 +62,7 @@ func (e encap) udp() bool {
 // wrap puts the outer headers of the chain around a packet, from this end or, back, from the other one. up: towards the anchor.
 // h is of each outer header, but for the traffic class, which is the packet's if h has none.
 func (e encap) wrap(inner []byte, h hdr, back, up bool) []byte {
+	h = hopsLeft(h, inner)
 	for _, l := range e.chain.Layer[:e.chain.N] {
 		src, dst, key := l.Local, l.Remote, l.KeyDown
 		if up {

@@ -54,6 +54,7 @@ func (f framing) other() framing {
 // the Identification and checksum are left out, as they are compared.
 func (f framing) wrap(inner []byte, h hdr) []byte {
 	next := byte(41)
+	h = hopsLeft(h, inner)
 	if h.tos == 0 {
 		h.tos = inner[0]<<4 | inner[1]>>4
 	}

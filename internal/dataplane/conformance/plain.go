@@ -134,7 +134,48 @@ func wrap(src, dst netip.Addr, inner []byte) []byte {
 	if inner[0]>>4 == 4 {
 		next, tos = 4, inner[1]
 	}
-	return v6(src, dst, next, hdr{tos: tos}, inner)
+	return v6(src, dst, next, hopsLeft(hdr{tos: tos}, inner), inner)
+}
+
+// hopsLeft says how many hops the outer packet of inner has, if h does not: the tunnel is one hop of a packet, but what is of a tunnel itself,
+// or a later fragment that may be, has no more in this one than are left to it. It might come round (RFC 2473 4.1.3).
+func hopsLeft(h hdr, inner []byte) hdr {
+	if h.hop != 0 || len(inner) < 20 || inner[0]>>4 == 6 && len(inner) < 40 {
+		return h
+	}
+	next, at, hop, later := inner[6], 40, int(inner[7]), false
+	if inner[0]>>4 == 4 {
+		next, at, hop, later = inner[9], int(inner[0]&15)*4, int(inner[8]), inner[6]&0x1f|inner[7] != 0
+	}
+	for ; next == 0 || next == 43 || next == 44 || next == 60; at += 8 {
+		if at+8 > len(inner) {
+			return h
+		}
+		here := at
+		if next == 44 {
+			later = inner[at+2]|inner[at+3]&0xf8 != 0
+		} else {
+			at += int(inner[at+1]) * 8
+		}
+		next = inner[here]
+	}
+	switch next {
+	case 4, 41, 47, 50:
+	case 17:
+		if !later {
+			if at+4 > len(inner) {
+				return h
+			}
+			src, dst := binary.BigEndian.Uint16(inner[at:]), binary.BigEndian.Uint16(inner[at+2:])
+			if src != 4191 && src != 4500 && dst != 4191 && dst != 4500 {
+				return h
+			}
+		}
+	default:
+		return h
+	}
+	h.hop = min(hop, 64)
+	return h
 }
 
 // cut fragments an outer packet the way RFC 8200 4.5 draws it: IPv6 header, Fragment header, data in steps of 8 octets.

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -143,6 +145,82 @@ var tupleCases = slices.Concat(
 		nat := framing{"", ap(LMAA4, port), ap(CoA4, 40001)}
 		b.update(core.SetSession{ID: sessionOne, Chain: nat.chain()})
 		b.pass("from the NAT's address", fromCN(loop), toCore(nat.wrapDF(udpPacket(CoA4, H14, hdr{hop: 63}, 100))))
+	}}, {name: "anchor/nodes behind a mobile router", o: anchor, empty: true, f: func(b *bench) {
+		// A router at CoA2 has the network HNP3 and H34's; host 1, a node of the same anchor, has its care-of address there.
+		in4 := H34
+		net4, _ := H34.Prefix(31)
+		for _, node := range []framing{{"", ap(LMAA, 0), ap(H36, 0)}, {"", ap(LMAA4, 0), ap(in4, 0)}, {"", ap(LMAA4, port), ap(in4, 40001)}} {
+			for _, way := range []framing{{"", ap(LMAA, 0), ap(CoA2, 0)}, {"", ap(LMAA4, 0), ap(CoA4, 0)}, {"", ap(LMAA4, port), ap(NAT4, 40001)}} {
+				b.update(
+					core.SetSession{ID: sessionTwo, Chain: way.chain()},
+					core.SetKey{ID: sessionTwo, Match: core.Match{Dst: host(H26)}, Up: true, Down: true},
+					core.SetKey{ID: sessionTwo, Match: core.Match{Dst: HNP3}, Up: true, Down: true},
+					core.SetKey{ID: sessionTwo, Match: core.Match{Dst: net4}, Up: true, Down: true},
+					core.SetSession{ID: sessionOne, Chain: node.chain()},
+					core.SetKey{ID: sessionOne, Match: core.Match{Dst: host(H16)}, Up: true, Down: true},
+					core.SetKey{ID: sessionOne, Match: core.Match{Dst: host(H14)}, Up: true, Down: true},
+				)
+				for _, fam := range families {
+					name := fmt.Sprintf("%s to %s in %s to %s", fam.name, node.remote, way.name, way.remote)
+					up := node.back().wrap(udpPacket(fam.one, fam.cn, hdr{}, 100), hdr{})
+					b.pass(name+", up", fromCore(way.back().wrap(up, hdr{})), toCN(udpPacket(fam.one, fam.cn, hdr{hop: 63}, 100)))
+					// Routing brings the outer packet back.
+					b.r.Send(fromCN(udpPacket(fam.cn, fam.one, hdr{}, 100)))
+					got := b.r.Drain()
+					h, at := hdr{hop: 64, df: fam.cn.Is6()}, way.head()
+					if len(got) == 1 && len(got[0].B) > at+40 && got[0].B[at+map[bool]int{true: 8, false: 7}[node.is4()]] == 63 {
+						h.hop = 63 // a kernel takes nothing from what it sent itself
+					}
+					down := node.wrap(udpPacket(fam.cn, fam.one, hdr{hop: 63}, 100), h)
+					if node.is4() && len(got) == 1 && len(got[0].B) > at+20 { // its Identification is the router's choice
+						copy(down[4:6], got[0].B[at+4:])
+						copy(down[10:], []byte{0, 0})
+						binary.BigEndian.PutUint16(down[10:], plainSum(down[:20]))
+					}
+					b.check(name+", down", got, toCore(way.wrapDF(down)))
+				}
+			}
+		}
+		// What another anchor sends to a node there has no more hops in the router's tunnel than are left to it: it might come round. Of
+		// everything else the tunnel is one hop.
+		for _, way := range []framing{{"", ap(LMAA, 0), ap(CoA2, 0)}, {"", ap(LMAA4, 0), ap(CoA4, 0)}, {"", ap(LMAA4, port), ap(NAT4, 40001)}} {
+			b.update(core.SetSession{ID: sessionTwo, Chain: way.chain()})
+			for _, to := range []struct{ from, at netip.Addr }{{CN6, H36}, {CN4, H34}} {
+				inner := udpPacket(CN6, Nobody, hdr{}, 100)
+				ports := func(src, dst uint16) []byte { return datagram(ap(to.from, src), ap(to.at, dst), inner) }
+				for name, c := range map[string]struct {
+					next  byte
+					body  []byte
+					nests bool
+				}{
+					"41": {41, inner, true}, "4": {4, udpPacket(CN4, Nemo4, hdr{}, 100), true}, "GRE": {47, append([]byte{0, 0, 0x86, 0xdd}, inner...), true},
+					"ESP": {50, filling(100), true}, "UDP": {17, ports(40001, port), true}, "UDP, back": {17, ports(port, 40001), true},
+					"ESP in UDP": {17, ports(40001, 4500), true}, "ESP in UDP, back": {17, ports(4500, 40001), true}, "other UDP": {17, ports(40001, 4501), false},
+				} {
+					for _, hop := range []int{2, 5, 200} {
+						want := 64
+						if c.nests {
+							want = min(hop-1, 64)
+						}
+						in, df := packet(to.from, to.at, c.next, hdr{hop: hop, id: 8}, c.body), to.at.Is6()
+						out := way.compared(way.wrap(packet(to.from, to.at, c.next, hdr{hop: hop - 1, id: 8}, c.body), hdr{hop: want, df: df}))
+						b.pass(fmt.Sprintf("%s to %s, hop limit %d, in a tunnel to %s", name, to.at, hop, way.remote), fromCN(in), toCore(out))
+					}
+				}
+			}
+		}
+		// What comes of the network, and is in no tunnel of it.
+		one, way := framing{"", ap(LMAA, 0), ap(H36, 0)}, framing{"", ap(LMAA, 0), ap(CoA2, 0)}
+		b.update(core.SetSession{ID: sessionTwo, Chain: way.chain()}, core.SetSession{ID: sessionOne, Chain: one.chain()})
+		inner := udpPacket(H16, CN6, hdr{}, 100)
+		b.dropped(wire.WrongSource, 1, func() {
+			b.pass("from another address", fromCore(way.back().wrap(v6(Nobody, LMAA, 41, hdr{}, inner), hdr{})))
+		})
+		b.dropped(wire.WrongTunnel, 2, func() {
+			b.pass("from another's care-of address there", fromCore(way.back().wrap(v6(H36.Next(), LMAA, 41, hdr{}, inner), hdr{})))
+			b.pass("not from there at all", fromCore(way.back().wrap(inner, hdr{})))
+		})
+		b.pass("its own", fromCore(way.back().wrap(udpPacket(H26, CN6, hdr{}, 100), hdr{})), toCN(udpPacket(H26, CN6, hdr{hop: 63}, 100)))
 	}}, {name: "anchor/encapsulation limit over IPv4", o: Options{Role: dataplane.Anchor, EncapsulationLimit: 4}, f: func(b *bench) {
 		f := framing{"", ap(LMAA4, port), ap(NAT4, 40001)}
 		b.update(core.SetSession{ID: sessionOne, Chain: f.chain()})

@@ -52,3 +52,37 @@ func (e *Engine) enters(u *ip.Upper, b []byte) bool {
 	}
 	return u.Proto == ip.IPv4 || u.Proto == ip.IPv6 || u.Proto == ip.GRE || u.Proto == ip.ESP && e.cfg.Security != nil
 }
+
+// hopsLeft is how many hops a packet that is of a tunnel itself may still make: its outer one shall make no more. 0: it is none, and the
+// tunnel one hop of its way, however many it has (RFC 2473 6.3). Else a circle of tunnels that different anchors forward, none of which
+// sees it whole, would give the packet a new hop limit in each round (4.1.3). A Tunnel Encapsulation Limit would end it too, but not in
+// IPv4, nor in a tunnel that is fragmented on its way, and many networks drop packets with options (RFC 7872). hop: this router takes
+// one from its hop limit.
+func hopsLeft(pkt []byte, h *ip.Header, u *ip.Upper, hop bool) uint8 {
+	switch u.Proto {
+	case ip.IPv4, ip.IPv6, ip.GRE, ip.ESP:
+	case ip.UDP:
+		if u.FragOff == 0 && (u.Off+4 > len(pkt) || !tunnelPort(pkt[u.Off:]) && !tunnelPort(pkt[u.Off+2:])) {
+			return 0
+		}
+	default:
+		return 0
+	}
+	if hop {
+		return h.TTL - 1
+	}
+	return h.TTL
+}
+
+func tunnelPort(b []byte) bool {
+	port := binary.BigEndian.Uint16(b)
+	return port == dataplane.PortUDP || port == PortESP
+}
+
+// hopLimit is that of an outer packet.
+func (e *Engine) hopLimit(w *wrapping) uint8 {
+	if w.ttl != 0 {
+		return min(w.ttl, e.cfg.HopLimit)
+	}
+	return e.cfg.HopLimit
+}

@@ -179,3 +179,64 @@ func TestBehindAllocations(t *testing.T) {
 		t.Errorf("%v allocations, %d packets", n, len(out.Packets))
 	}
 }
+
+// TestCircle: two anchors, each with a router that is behind the other's, of which none sees the whole. What goes to a host behind them
+// goes round until its hops are spent, in fragments or not, and is gone then (RFC 2473 4.1.3; RFC 2003 has nothing against it).
+func TestCircle(t *testing.T) {
+	ends := [2]netip.Addr{lmaa, netip.MustParseAddr("2001:db8:b::1")}
+	ends4 := [2]netip.Addr{lmaa4, netip.MustParseAddr("192.0.2.201")}
+	const hops = 64
+	for name, c := range map[string]struct {
+		ends  [2]netip.Addr
+		nets  [2]netip.Prefix
+		port  uint16
+		sizes []int
+	}{
+		"IPv6":        {ends, [2]netip.Prefix{depthNet(0), depthNet(1)}, 0, []int{8, 1000, 1232}},
+		"IPv4":        {ends4, [2]netip.Prefix{netip.MustParsePrefix("10.30.0.0/24"), netip.MustParsePrefix("10.31.0.0/24")}, 0, []int{8, 1000, 1472}},
+		"IPv4 in UDP": {ends4, [2]netip.Prefix{netip.MustParsePrefix("10.30.0.0/24"), netip.MustParsePrefix("10.31.0.0/24")}, 4191, []int{8, 1000, 1472}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var anchors [2]*Engine
+			for n := range anchors {
+				e, err := New(Config{Role: dataplane.Anchor, Local: []netip.Addr{ends[n], ends4[n]}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer e.Close()
+				careOf := c.nets[1-n].Addr().Next()
+				ch := chainTo(c.ends[n], careOf)
+				if c.port != 0 {
+					ch.Layer[0].Local, ch.Layer[0].Remote = netip.AddrPortFrom(c.ends[n], c.port), netip.AddrPortFrom(careOf, c.port)
+				}
+				if err := e.Update([]core.Op{core.SetSession{ID: 1, Chain: ch}, core.SetKey{ID: 1, Match: core.Match{Dst: c.nets[n]}, Up: true, Down: true}}); err != nil {
+					t.Fatal(err)
+				}
+				anchors[n] = e
+			}
+			src := cn6
+			if c.nets[0].Addr().Is4() {
+				src = cn4
+			}
+			for _, size := range c.sizes {
+				at, rounds, all := 0, 0, [][]byte{packet(t, src, c.nets[0].Addr().Next().Next(), hops, size)}
+				for ; len(all) > 0; rounds++ {
+					var next [][]byte
+					for _, pkt := range all {
+						var out Out
+						anchors[at].Native(time.Hour, Native{B: pkt}, &out)
+						for _, p := range out.Packets {
+							if h, err := ip.Parse(p.B); err == nil && p.To == dataplane.ToTunnel && c.nets[1-at].Contains(h.Dst) {
+								next = append(next, bytes.Clone(p.B))
+							}
+						}
+					}
+					if all, at = next, 1-at; rounds > 2*hops || len(all) > 4*hops {
+						t.Fatalf("%d octets: %d packets in round %d", size, len(all), rounds)
+					}
+				}
+				t.Logf("%d octets: %d rounds", size, rounds)
+			}
+		})
+	}
+}

@@ -21,7 +21,8 @@ const limitLen = 8 // Destination Options header with a Tunnel Encapsulation Lim
 // wrapping says how an outer packet is made.
 type wrapping struct {
 	mtu     int
-	df      bool // IPv4: no router may fragment it
+	ttl     uint8 // the most that its hop limit may be; 0 = as configured
+	df      bool  // IPv4: no router may fragment it
 	limit   uint8
 	limited bool // IPv6: with a Tunnel Encapsulation Limit option
 	// The same of the outer one of two layers.
@@ -44,7 +45,7 @@ func (e *Engine) forward(now time.Duration, s *session, pkt []byte, h *ip.Header
 		e.drops[loop].Add(1)
 		return
 	}
-	overhead, w := s.tun.head(), wrapping{mtu: e.pathMTU(s, now)}
+	overhead, w := s.tun.head(), wrapping{mtu: e.pathMTU(s, now), ttl: hopsLeft(pkt, h, u, hop)}
 	if !s.tun.is4() {
 		w.limit, w.limited = e.cfg.EncapsulationLimit, e.cfg.EncapsulationLimit != 0
 		if u.Limit != 0 {
@@ -125,7 +126,7 @@ func (e *Engine) pathMTU(s *session, now time.Duration) int {
 // encapsulate writes the outer packet, or its fragments (RFC 2473 7.1 (b), 7.2 (b), RFC 4213 3.2). tail follows the headers of a
 // segment of out.super, and stays where it is.
 func (e *Engine) encapsulate(t *tunnel, pkt, tail []byte, h *ip.Header, w wrapping, out *Out) bool {
-	o := ip.Header{Src: t.local.Addr(), Dst: t.remote.Addr(), Proto: ip.IPv6, TOS: ip.Encapsulate(h.TOS), TTL: e.cfg.HopLimit}
+	o := ip.Header{Src: t.local.Addr(), Dst: t.remote.Addr(), Proto: ip.IPv6, TOS: ip.Encapsulate(h.TOS), TTL: e.hopLimit(&w)}
 	if h.Is4() {
 		o.Proto = ip.IPv4
 	}

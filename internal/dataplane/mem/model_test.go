@@ -426,7 +426,7 @@ func checkOut(t *testing.T, e *Engine, out *Out) {
 		}
 		switch p.To {
 		case dataplane.ToTunnel:
-			if e.cfg.Role != dataplane.Node && !e.own(h.Src) || h.TTL != 64 || len(p.B) > 1500 {
+			if e.cfg.Role != dataplane.Node && !e.own(h.Src) || h.TTL == 0 || h.TTL > 64 || len(p.B) > 1500 {
 				t.Fatalf("outer packet of %d octets %v > %v, hop limit %d", len(p.B), h.Src, h.Dst, h.TTL)
 			}
 			u, err := ip.FindUpper(p.B, &h)
@@ -435,6 +435,14 @@ func checkOut(t *testing.T, e *Engine, out *Out) {
 			}
 			if u.Proto != ip.IPv4 && u.Proto != ip.IPv6 && u.Proto != ip.UDP {
 				t.Fatalf("outer packet carries protocol %d", u.Proto)
+			}
+			if in := p.B[u.Off:]; h.TTL < 64 && !u.Fragment { // of a tunnel packet that goes in a tunnel
+				if u.Proto == ip.UDP {
+					in = in[ip.UDPLen:]
+				}
+				if x, err := ip.Parse(in); err != nil || x.TTL != h.TTL {
+					t.Fatalf("hop limit %d around one of %d", h.TTL, x.TTL)
+				}
 			}
 			if u.Fragment {
 				continue

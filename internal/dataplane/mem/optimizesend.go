@@ -21,7 +21,7 @@ func (e *Engine) forwardOptimized(now time.Duration, s *session, pkt []byte, h *
 	if s.way.remote != h.Dst {
 		over += ip.Routing2Len
 	}
-	w := wrapping{mtu: e.pathMTU(s, now)}
+	w := wrapping{mtu: e.pathMTU(s, now), ttl: hopsLeft(pkt, h, u, hop)}
 	room, most := w.mtu-over, w.mtu-over
 	if s.chain.N == 1 {
 		around, refused := e.limits(s.stack, pkt, u, &w)

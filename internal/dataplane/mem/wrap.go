@@ -31,7 +31,7 @@ func (e *Engine) forwardStack(now time.Duration, s *session, pkt []byte, h *ip.H
 		e.drops[loop].Add(1)
 		return
 	}
-	w := wrapping{mtu: e.pathMTU(s, now)}
+	w := wrapping{mtu: e.pathMTU(s, now), ttl: hopsLeft(pkt, h, u, hop)}
 	over, refused := e.limits(k, pkt, u, &w)
 	if refused != 0 {
 		e.drops[encapsulationLimit].Add(1)
@@ -195,7 +195,7 @@ func (e *Engine) refused(err error) {
 // cover writes the headers of layer i before the payload that b ends with. False: b is too long.
 func (e *Engine) cover(b []byte, k *stack, i int, next, tos uint8, w *wrapping) bool {
 	o := &k.layer[i]
-	h := ip.Header{Src: o.local.Addr(), Dst: o.remote.Addr(), TOS: ip.Encapsulate(tos), TTL: e.cfg.HopLimit}
+	h := ip.Header{Src: o.local.Addr(), Dst: o.remote.Addr(), TOS: ip.Encapsulate(tos), TTL: e.hopLimit(w)}
 	at, limit, limited := ip.IPv6Len, w.limit, w.limited
 	if i == 1 {
 		limit, limited = w.limitOut, w.limitedOut

@@ -95,7 +95,7 @@ func (r *router) take() {
 		if p.To == dataplane.ToNative || p.To == dataplane.ToSelf && r.role == dataplane.Anchor {
 			side = conformance.Native
 		}
-		if side == conformance.Native && r.role == dataplane.Anchor {
+		if side != conformance.Signal && r.role == dataplane.Anchor {
 			if h, err := ip.Parse(p.B); err == nil && (conformance.Pool6.Contains(h.Dst) || conformance.Pool4.Contains(h.Dst)) {
 				r.out.Reset()
 				r.Native(r.now, mem.Native{B: p.B}, &r.out)

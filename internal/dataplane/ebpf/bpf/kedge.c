@@ -83,7 +83,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 	void *p;
 
 	/* Between framings of two lengths the daemon moves it. */
-	if (!t || o->is4 || o->kind == UDP || t->remote.hi == 0 || t->kind != PLAIN || !(way & IN_GRE) != (o->kind != GRE) || !(way >> 32) != !o->key || no_v6_outer || tos != in->tos)
+	if (!t || o->is4 || o->kind == UDP || t->remote.hi == 0 || t->kind != PLAIN || !(way & IN_GRE) != (o->kind != GRE) || !(way >> 32) != !o->key || no_v6_outer || in->nests || tos != in->tos)
 		return PASS;
 	head = o->off - ETH_LEN;
 	mtu = t->mtu;

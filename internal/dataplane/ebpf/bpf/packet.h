@@ -24,6 +24,7 @@
 #define P_SCTP 132
 
 #define PORT_UDP bpf_htons(4191) /* RFC 5555 6 */
+#define PORT_ESP bpf_htons(4500)
 #define MAPPED bpf_htonl(0xffff)
 #define MIN_MTU6 1280
 #define MAX_PACKET 65535
@@ -81,6 +82,7 @@ struct info {
 	__u32 first;  /* IPv6: what the first eight octets sum up to, in the order of the wire */
 	__u8 is4, tos, ttl, proto, df;
 	__u8 unsummed; /* a UDP datagram without checksum, or with one over a part of it */
+	__u8 nests;    /* it may be of a tunnel itself */
 };
 
 /* The compiler must not take these for the numbers of 32 bits that they are in the header. */
@@ -183,7 +185,7 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 {
 	__u32 l4, gso = gso_size(skb);
 
-	in->unsummed = 0;
+	in->unsummed = in->nests = 0;
 	if (is4) {
 		struct v4 *h = at(skb, off, V4_LEN);
 
@@ -240,6 +242,7 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 			return 0; /* DHCP is of the link */
 		/* The sum of a datagram covers what its own length says. */
 		in->unsummed = h->check == 0 || bpf_ntohs(h->len) != in->len - l4;
+		in->nests = h->dst == PORT_UDP || h->src == PORT_UDP || h->dst == PORT_ESP || h->src == PORT_ESP;
 		head += UDP_LEN;
 		break;
 	}
@@ -261,6 +264,7 @@ static __always_inline int inner(struct __sk_buff *skb, __u32 off, __u32 end, in
 	case P_GRE:
 		if (gso)
 			return 0;
+		in->nests = in->proto == P_GRE;
 		break;
 	default:
 		return 0;

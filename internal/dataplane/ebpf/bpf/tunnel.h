@@ -160,6 +160,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	int out4, udp, found;
 	struct hop *to;
 	struct eth *e;
+	__u8 ttl = 64;
 
 	if (!t)
 		return PASS;
@@ -190,6 +191,9 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 	found = to ? way_of(skb, c, to, t, out4, in->seg + head, in->tos, now) : 0;
 	if (!found || !trim(skb, mac + in->len))
 		return PASS;
+	/* What is in a tunnel has no more hops left in this one: it might come round. */
+	if (in->nests && !(s->flags & BRIDGED) && in->ttl - !!hop < ttl)
+		ttl = in->ttl - !!hop;
 
 	flags |= out4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
 	if (udp)
@@ -211,7 +215,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		h->version = 0x45;
 		h->tos = in->tos;
 		h->len = bpf_htons(in->len + head);
-		h->ttl = 64;
+		h->ttl = ttl;
 		h->proto = udp ? P_UDP : gre ? P_GRE : in->is4 ? P_V4 : P_V6;
 		h->src = unmapped(t->local);
 		h->dst = unmapped(t->remote);
@@ -251,7 +255,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		h->flow = bpf_htonl(6 << 28 | (__u32)in->tos << 20);
 		h->len = bpf_htons(in->len + gre);
 		h->proto = gre ? P_GRE : in->is4 ? P_V4 : P_V6;
-		h->ttl = 64;
+		h->ttl = ttl;
 		h->src = t->local;
 		h->dst = t->remote;
 	}
