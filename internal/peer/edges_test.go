@@ -276,3 +276,35 @@ func TestBudgetOfAll(t *testing.T) {
 		t.Error("more than a network has")
 	}
 }
+
+// TestAddressGone: bindings for an address that the host has no more end, with all that leads packets to them; those for others stay.
+func TestAddressGone(t *testing.T) {
+	r := start(t)
+	n, far := r.tested(hoa, coa), r.tested(farHome, coa)
+	r.is(n, mobility.Accepted)
+	r.is(far, mobility.Accepted)
+	u, p := n.update(), n.path()
+	u.Peer, p.Local = other, ap(other)
+	r.receive(p, u)
+	gone := core.HostChanged{Gone: true, Op: core.HostOp{Kind: "address", If: 2, Prefix: netip.PrefixFrom(self, 64)}}
+	for _, ev := range []core.HostChanged{{Op: gone.Op}, {Gone: true, Op: core.HostOp{Kind: "route", Prefix: netip.PrefixFrom(self, 64)}}, {Synced: true}} {
+		if out := r.handle(ev); len(out) > 0 {
+			t.Errorf("%+v: %+v", ev, out)
+		}
+	}
+	r.handle(gone)
+	if why := emits(r.last, "session"); len(why) != 2 || why[0] != "address-gone" || len(r.m.routes.own) != 1 || r.m.cache.recent.Len() != 1 {
+		t.Errorf("%+v", r.last)
+	}
+	if _, ok := r.m.CareOf(other, hoa); !ok {
+		t.Error("the other address's binding went")
+	}
+	n.seq++ // it is there again
+	r.is(n, mobility.Accepted)
+	// A mobile node's home address goes and comes as its machine says.
+	r = start(t, func(c *Config) { c.Forward = func(Binding) []core.Effect { return nil } })
+	r.is(r.tested(hoa, coa), mobility.Accepted)
+	if out := r.handle(gone); len(out) > 0 {
+		t.Errorf("%+v", out)
+	}
+}

@@ -132,17 +132,29 @@ func (m *Machine) remember(e *entry) {
 // Only ends the bindings for other own addresses than one, which an embedding machine has no more: what mobile nodes know of them is
 // wrong, and they learn so by a Binding Error.
 func (m *Machine) Only(now core.Now, own netip.Addr, out []core.Effect) []core.Effect {
+	m.now, m.out = now, out
+	m.addressGone(func(a netip.Addr) bool { return a != own })
+	out, m.out = m.out, nil
+	return out
+}
+
+// hostChanged hears of own addresses that are gone. The host would send what has no source address yet to the home address from
+// another one, for which there is no binding: such packets are to go by the home agent.
+func (m *Machine) hostChanged(ev *core.HostChanged) {
+	if m.cfg.Forward == nil && ev.Gone && ev.Op.Kind == "address" {
+		m.addressGone(func(a netip.Addr) bool { return a == ev.Op.Prefix.Addr() })
+	}
+}
+
+func (m *Machine) addressGone(is func(own netip.Addr) bool) {
 	var gone []*entry
 	for k, e := range m.cache.byKey {
-		if k.own != own && e.live() {
+		if e.live() && is(k.own) {
 			gone = append(gone, e)
 		}
 	}
 	slices.SortFunc(gone, func(a, b *entry) int { return cmp.Compare(a.id, b.id) })
-	m.now, m.out = now, out
 	for _, e := range gone {
 		m.unbind(e, "address-gone")
 	}
-	out, m.out = m.out, nil
-	return out
 }
