@@ -271,11 +271,6 @@ func (m *Machine) networkRoutes(add func(core.HostOp)) {
 		add(core.HostOp{Kind: "rule", Prefix: p, Name: in, Table: table, Value: fmt.Sprintf("%spriority %d", what, prio)})
 	}
 	four := false
-	// Before package movement makes hosts of the links that the node registers from (RFC 3963 5.6, 5.7): this sets all.
-	add(core.HostOp{Kind: "sysctl", Name: "net/ipv6/conf/all/forwarding", Value: "1"})
-	if slices.ContainsFunc(h.Networks, is4) {
-		add(core.HostOp{Kind: "sysctl", Name: "net/ipv4/ip_forward", Value: "1"})
-	}
 	for _, n := range h.Networks {
 		four = four || is4(n)
 		add(core.HostOp{Kind: "route", Prefix: n, Table: table, Value: "unreachable"})
@@ -297,6 +292,12 @@ func (m *Machine) networkRoutes(add func(core.HostOp)) {
 		if four {
 			rule(all4, in, m.closedTable(), prioNetworkElse, "")
 		}
+	}
+	// Behind all that keeps packets in, so that they are forwarded no sooner, and at the end no longer. And before package movement makes
+	// hosts of the links that the node registers from (RFC 3963 5.6, 5.7): this sets all.
+	add(core.HostOp{Kind: "sysctl", Name: "net/ipv6/conf/all/forwarding", Value: "1"})
+	if four {
+		add(core.HostOp{Kind: "sysctl", Name: "net/ipv4/ip_forward", Value: "1"})
 	}
 }
 

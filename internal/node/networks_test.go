@@ -314,6 +314,47 @@ func TestRouterHost(t *testing.T) {
 	}
 }
 
+// TestRouterForwards: the host forwards only while all is there that keeps the networks' packets in: from after it came, until before it goes.
+func TestRouterForwards(t *testing.T) {
+	r, seen := busRig(t), 0
+	r.fail = func(core.HostOp) error {
+		for _, sysctl := range []string{"net/ipv6/conf/all/forwarding", "net/ipv4/ip_forward"} {
+			if _, on := r.host[name(&core.HostOp{Kind: "sysctl", Name: sysctl})]; !on {
+				continue
+			}
+			seen++
+			for _, op := range []core.HostOp{
+				{Kind: "rule", Prefix: bus6, Table: DefaultTable, Value: "priority 10682"},
+				{Kind: "rule", Prefix: bus6, Table: DefaultTable + 1, Value: "priority 10683"},
+				{Kind: "rule", Prefix: bus4, Table: DefaultTable, Value: "priority 10682"},
+				{Kind: "rule", Prefix: bus4, Table: DefaultTable + 1, Value: "priority 10683"},
+				{Kind: "rule", Prefix: all6, Name: "lan0", Table: DefaultTable + 1, Value: "priority 10683"},
+				{Kind: "route", Prefix: all6, Table: DefaultTable + 1},
+				{Kind: "route", Prefix: all4, Table: DefaultTable + 1},
+			} {
+				if _, ok := r.host[name(&op)]; !ok {
+					t.Errorf("%s is on without %s", sysctl, name(&op))
+				}
+			}
+		}
+		return nil
+	}
+	r.show(r.net(1, "2001:db8:1::5"))
+	if !r.until(time.Minute, r.ok) {
+		t.Fatal("not bound", r.story())
+	}
+	r.handle(core.Command{Ref: 77, Body: core.Stop{}})
+	r.run(time.Minute)
+	if seen == 0 || len(r.host) > 1 {
+		t.Errorf("seen %d times, left %v", seen, r.host)
+	}
+	var order []string
+	r.m.networkRoutes(func(op core.HostOp) { order = append(order, op.Kind) })
+	if n := slices.Index(order, "sysctl"); n < 0 || slices.Contains(order[n:], "rule") || slices.Contains(order[n:], "route") {
+		t.Errorf("order %v", order)
+	}
+}
+
 // TestRouterOwnNetwork: an address of the own mobile network is no care-of address: the tunnel would lead into itself.
 func TestRouterOwnNetwork(t *testing.T) {
 	r := busRig(t)
