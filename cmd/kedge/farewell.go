@@ -17,12 +17,13 @@ const farewellTimeout = 20 * time.Second
 // farewell serves the end by a signal. Who interrupts a daemon at a terminal wants the machine back as it was: programs in the kernel
 // end; a mobile node deregisters and takes back what it has set, and a second interrupt does not wait for the home agent; a home agent that
 // advertises itself says that it is none any more (RFC 4861 6.2.5). SIGTERM leaves
-// all in place, as a crash does, for the next start to adopt.
+// all in place, as a crash does, for the next start to adopt; but the bindings of a correspondent end with the process in any case, so
+// mobile nodes are told.
 func farewell(by context.Context, roles []*role, log *slog.Logger) {
-	if !interrupted(by) {
-		return
+	only := !interrupted(by) // correspondents
+	if !only {
+		endAll(roles)
 	}
-	endAll(roles)
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, os.Interrupt)
 	defer signal.Stop(again)
@@ -37,9 +38,11 @@ func farewell(by context.Context, roles []*role, log *slog.Logger) {
 	}()
 	for _, r := range roles {
 		switch {
+		case only && !r.tells:
+			continue
 		case r.device != "":
 			log.Info("interrupted: the node deregisters; once more to end at once")
-		case !r.advertises:
+		case !r.advertises && !r.tells:
 			continue
 		}
 		if _, err := r.Command(ctx, core.Stop{}); err != nil {

@@ -43,7 +43,7 @@ func openPeer(ctx context.Context, cfg *config.Config, _ bool) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Peer.Addresses}
+	r := &role{machine: m, ports: []loop.Port{{Kind: "mh"}}, local: cfg.Peer.Addresses, tells: true}
 	local := pc.Addresses
 	// What answers goes out where the question came in: routes to a bound home address lead to the data plane, and a Home Test must not
 	// go there (RFC 6275 9.4.3).

@@ -31,8 +31,10 @@ type role struct {
 	stopped atomic.Bool   // by a command
 	// advertises: it says on a home link that it is there, and in the end that it goes.
 	advertises bool
-	ended      atomic.Bool // for good: nothing is to forward on
-	tidy       func()      // takes back what the machine has set on the host, where the next run has no use for it; may be nil
+	// tells: of a correspondent, which says to mobile nodes that their bindings end with it.
+	tells bool
+	ended atomic.Bool // for good: nothing is to forward on
+	tidy  func()      // takes back what the machine has set on the host, where the next run has no use for it; may be nil
 }
 
 // opener makes a role of a config. firstStart: there is no earlier store.

@@ -12,7 +12,7 @@ import (
 const stopTimeout = 20 * time.Second
 
 // stop ends the daemon. A mobile node first gives back what it has: its binding, and all that it has set on this host; a
-// home agent says on its home link that it is none any more.
+// home agent says on its home link that it is none any more, and a correspondent tells mobile nodes that their bindings are over.
 func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {
 	if s.cfg.Stop == nil {
 		return &Error{Status: http.StatusConflict, Message: "this daemon cannot be stopped from here", Want: "send it SIGTERM"}
@@ -22,7 +22,7 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	var failed error
 	for _, role := range s.cfg.Roles {
-		if role.Name != "node" && role.Name != "anchor" {
+		if role.Name != "node" && role.Name != "anchor" && role.Name != "peer" {
 			continue
 		}
 		if _, err := role.Commander.Command(ctx, core.Stop{}); err != nil {

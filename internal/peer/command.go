@@ -96,6 +96,9 @@ func (m *Machine) command(ev *core.Command) {
 	switch c := ev.Body.(type) {
 	case core.GetStatus:
 		body = m.Status()
+	case core.Stop:
+		m.stop(ev.Ref)
+		return
 	case core.GetBindings:
 		body = m.list(c.Filter)
 	case core.Explain:

@@ -28,6 +28,8 @@ type Machine struct {
 	counts map[string]uint64
 	past   history
 
+	stopping *stopping // nil: it runs
+
 	// Of the Handle that runs.
 	now core.Now
 	out []core.Effect
@@ -59,6 +61,11 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 	if m.since.IsZero() {
 		m.since = now.Wall
 	}
+	if m.stopping != nil {
+		m.ending(ev)
+		out, m.out = m.out, nil
+		return out
+	}
 	switch ev := ev.(type) {
 	case core.Message:
 		m.message(&ev)
@@ -81,6 +88,9 @@ func (m *Machine) Handle(now core.Now, ev core.Event, out []core.Effect) []core.
 
 // Deadline is core.Machine's: the next end or request of a binding, and the end of the oldest nonce.
 func (m *Machine) Deadline() (at time.Duration, ok bool) {
+	if m.stopping != nil {
+		return m.stopping.at, len(m.stopping.refs) > 0
+	}
 	at, ok = m.nonces.deadline()
 	if e, any := m.cache.due.Min(); any && (!ok || e.at < at) {
 		at, ok = e.at, true
