@@ -345,6 +345,28 @@ func TestRouterLoopUnbound(t *testing.T) {
 	}
 }
 
+// TestRouterRepeats: a prefix that is named as often as a message has room is one prefix, and comes back as one after a restart. An
+// option that is none concerns a router only.
+func TestRouterRepeats(t *testing.T) {
+	r := routers(t)
+	b := router(hoa4, coa1, net4)
+	for range 60 {
+		b.more = append(b.more, mobility.MobileNetworkPrefix{Prefix: net4})
+	}
+	r.status(b, mobility.Accepted)
+	h := r.m.hosts.table.ByHome(0, netip.PrefixFrom(hoa4, 128))
+	if len(h.Networks) != 1 {
+		t.Errorf("%d networks", len(h.Networks))
+	}
+	if back, _, err := homeagent.Decode(h.ID, h.Encode(r.now)); err != nil || !slices.Equal(back.Networks, h.Networks) {
+		t.Errorf("%v: %v", err, back.Networks)
+	}
+	odd := native(hoa1, coa2)
+	odd.more = append(odd.more, mobility.MobileNetworkPrefix{Prefix: pfx("::/0")})
+	r.status(odd, mobility.Accepted)
+	r.leakless()
+}
+
 // TestRouterDepth: behind MaxNested routers a node may be, behind one more not.
 func TestRouterDepth(t *testing.T) {
 	const chain = homeagent.MaxNested + 2
