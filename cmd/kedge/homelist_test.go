@@ -29,7 +29,7 @@ type homeLAN struct {
 
 var (
 	lanAgents = []netip.Addr{netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:1::2")}
-	farHost    = netip.MustParseAddr("2001:db8:f::7")
+	farHost   = netip.MustParseAddr("2001:db8:f::7")
 )
 
 func newHomeLAN(t *testing.T) *homeLAN {
