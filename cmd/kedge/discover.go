@@ -81,7 +81,7 @@ func nodePeers(cfg *config.Config) (out []node.Peer) {
 		if i < 0 {
 			continue
 		}
-		p := node.Peer{Name: name, Protection: cfg.Peers[i].Protection}
+		p := node.Peer{Name: name, Protection: cfg.Peers[i].Protection, Guarded: cfg.Peers[i].ESP.ReturnRoutability != nil}
 		for _, x := range cfg.Peers[i].Addresses {
 			if x.Addr().Is6() {
 				p.Addresses = append(p.Addresses, x)

@@ -109,7 +109,7 @@ func nodeConfig(cfg *config.Config, restart uint32) node.Config {
 	}
 	for _, p := range cfg.Peers {
 		if p.Name == n.Anchor.Name {
-			out.Anchor.Protection = p.Protection
+			out.Anchor.Protection, out.Anchor.Guarded = p.Protection, p.ESP.ReturnRoutability != nil
 		}
 	}
 	switch {

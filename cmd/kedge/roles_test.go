@@ -115,7 +115,7 @@ func TestEveryNodeSetting(t *testing.T) {
 	const head = `version: 1
 name: laptop
 dataplane: { device: tun9, uplink-grace: 1s }
-security: { peers: [ { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1], rfc4285: { spi: 0x201, key-file: k } }, { name: ha2, addresses: ["2001:db8:a::2"], rfc4285: { spi: 0x202, key-file: k } } ] }
+security: { peers: [ { name: ha1, addresses: ["2001:db8:a::1", 198.51.100.1], esp: { spi-in: 0x201, spi-out: 0x202, key-file: k, return-routability: { spi-in: 0x203, spi-out: 0x204, key-file: k2 } } }, { name: ha2, addresses: ["2001:db8:a::2"], rfc4285: { spi: 0x205, key-file: k } } ] }
 peer: {}
 node:
   anchor: { name: ha1, others: [ha2], discover: true, addresses: ["2001:db8:a::1", 198.51.100.1], dialect: draft-soliman-00, option-length: octets }
@@ -154,6 +154,9 @@ node:
 		}
 	}
 	walk("", v)
+	if p := parse("none").Anchor.Peers; len(p) != 2 || !p[0].Guarded || p[1].Guarded {
+		t.Errorf("who protects tests: %+v", p)
+	}
 	for home, want := range map[string]node.IPv4{"dynamic": node.IPv4Dynamic, "none": node.IPv4None, "10.20.0.5": node.IPv4Static} {
 		c := parse(home)
 		if c.Home.IPv4 != want {

@@ -108,6 +108,7 @@ type Anchor struct {
 	Dialect    Dialect    // "" = rfc5555
 	ShortOctet bool       // draft-soliman-00: option length 4 (octets), not the literal 1
 	Protection string     // shown in status: "none", "esp", "rfc4285"
+	Guarded    bool       // return routability goes in ESP in tunnel mode, which IPv4 does not carry
 
 	// Discover finds home agents by Dynamic Home Agent Address Discovery (RFC 6275 11.4.1), Host by the name servers of visited
 	// networks (RFC 5555 2.1). With either V6 may be missing.
@@ -122,6 +123,7 @@ type Anchor struct {
 type Peer struct {
 	Name       string
 	Protection string // as Anchor.Protection
+	Guarded    bool   // as Anchor.Guarded
 	Addresses  []netip.Prefix
 }
 

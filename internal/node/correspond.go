@@ -88,8 +88,9 @@ func (m *Machine) place() optimize.Place {
 		p.Tunnel.MTU = 0
 		if c := &m.bind.careOf; c.Addr.Is6() {
 			p.CareOf, p.If = c.Addr, c.If
-		} else {
-			// The home agent is reached by IPv4, which says nothing of the way to correspondents (RFC 5555 2.4).
+		} else if !m.ha.guarded {
+			// The home agent is reached by IPv4, which says nothing of the way to correspondents (RFC 5555 2.4). Where the home address is
+			// tested in ESP it does: there is none in IPv4, and tests that nobody answers would only begin again and again.
 			for _, c := range m.candidates() {
 				if c.Addr.Is6() && !c.Suspect && !m.avoids(&c) {
 					p.CareOf, p.If = c.Addr, c.If

@@ -70,7 +70,7 @@ func (a *Anchor) peer(addr netip.Addr) (Peer, bool) {
 		}
 	}
 	known := a.V6 == addr || len(a.Peers) == 0
-	return Peer{Name: a.Name, Protection: a.Protection}, known
+	return Peer{Name: a.Name, Protection: a.Protection, Guarded: a.Guarded}, known
 }
 
 // take makes the current one of the list the home agent in use; it says whether that is another one than before.
@@ -81,7 +81,7 @@ func (m *Machine) take() bool {
 	}
 	other := g.V6 != m.ha.v6
 	p, _ := m.cfg.Anchor.peer(g.V6)
-	m.ha = homeAgent{v6: g.V6, v4: g.V4, name: p.Name, protection: p.Protection, by: by}
+	m.ha = homeAgent{v6: g.V6, v4: g.V4, name: p.Name, protection: p.Protection, guarded: p.Guarded, by: by}
 	return other
 }
 

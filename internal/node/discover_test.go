@@ -26,7 +26,7 @@ func discovering(t *testing.T, change func(*Config)) (*rig, *netw) {
 	r := newRig(t, func(c *Config) {
 		c.Anchor.V6, c.Anchor.V4, c.Anchor.Discover = netip.Addr{}, netip.Addr{}, true
 		c.Home.IPv4, c.Home.V4 = IPv4None, netip.Prefix{}
-		c.Anchor.Peers = []Peer{{"ha1", "esp", []netip.Prefix{host(haA)}}, {"ha2", "esp", []netip.Prefix{host(haB)}}}
+		c.Anchor.Peers = []Peer{{Name: "ha1", Protection: "esp", Addresses: []netip.Prefix{host(haA)}}, {Name: "ha2", Protection: "esp", Addresses: []netip.Prefix{host(haB)}}}
 		if change != nil {
 			change(c)
 		}

@@ -32,12 +32,22 @@ func (m *Machine) endpoints() {
 			m.out = append(m.out, e)
 		}
 	}
+	again := m.endsAt <= m.now.Boot
 	for _, e := range want {
-		if !slices.Contains(m.ends, e) {
+		if again || !slices.Contains(m.ends, e) {
 			m.out = append(m.out, e)
 		}
 	}
-	m.ends = want
+	if m.ends = want; again {
+		m.endsAt = never
+	}
+}
+
+// endpointsAgain takes that effects failed: a tunnel that was to move with them did not, and all are told again in a while.
+func (m *Machine) endpointsAgain() {
+	if m.ha.protection == protectionESP && len(m.ends) > 0 {
+		m.endsAt = min(m.endsAt, m.now.Boot+retryAfter)
+	}
 }
 
 // tunnelled adds the ends of the tunnel of data.

@@ -10,6 +10,7 @@ type homeAgent struct {
 	v6, v4     netip.Addr // invalid: not known
 	name       string     // of the security peer
 	protection string
+	guarded    bool   // Anchor.Guarded
 	by         string // how it was found
 }
 

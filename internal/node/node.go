@@ -46,6 +46,7 @@ type Machine struct {
 	unserved   []string       // IPv4 networks, and why
 	session    session
 	ends       []core.Endpoint // as the security policy has them
+	endsAt     time.Duration   // when they are told again
 	path       path
 	race       race
 	rate       rate
@@ -125,8 +126,8 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{
-		cfg: cfg, ha: homeAgent{name: cfg.Anchor.Name, protection: cfg.Anchor.Protection}, home6: cfg.Home.V6,
-		rand: rand, restart: cfg.Restart, retryAt: never, recheckAt: never, lostAt: never, doubted: -time.Second, told: -time.Second,
+		cfg: cfg, ha: homeAgent{name: cfg.Anchor.Name, protection: cfg.Anchor.Protection, guarded: cfg.Anchor.Guarded}, home6: cfg.Home.V6,
+		rand: rand, restart: cfg.Restart, retryAt: never, recheckAt: never, endsAt: never, lostAt: never, doubted: -time.Second, told: -time.Second,
 		counts: map[string]uint64{},
 		host:   hostState{set: map[string]core.HostOp{}, pending: map[core.Ref]string{}, failed: map[string]bool{}, retryAt: never},
 	}
@@ -229,7 +230,7 @@ const slept = 2 * time.Second
 
 // deadlines of the machine itself.
 func (m *Machine) deadline() time.Duration {
-	at := min(m.retryAt, m.recheckAt, m.host.retryAt)
+	at := min(m.retryAt, m.recheckAt, m.host.retryAt, m.endsAt)
 	switch m.state {
 	case home, returning, stopping:
 	default:
@@ -386,6 +387,9 @@ func (m *Machine) message(ev *core.Message) {
 
 // done takes the results of effects.
 func (m *Machine) done(ev *core.Done) {
+	if ev.Err != nil {
+		m.endpointsAgain()
+	}
 	switch {
 	case m.optimizes(*ev):
 	case movement.Ours(ev.Ref):

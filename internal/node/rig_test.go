@@ -123,6 +123,7 @@ type rig struct {
 	times []time.Duration // of sent, since the start
 	emits []core.Emit
 	ops   []core.Op
+	ends  []core.Endpoint // tunnels of associations that moved
 	host  map[string]core.HostOp
 	store []byte
 	reply []core.Reply
@@ -176,6 +177,8 @@ func (r *rig) handle(ev core.Event) {
 			r.carry(e)
 		case core.Emit:
 			r.emits = append(r.emits, e)
+		case core.Endpoint:
+			r.ends = append(r.ends, e)
 		case core.Forward:
 			r.ops = append(r.ops, e.Ops...)
 			var err error

@@ -45,7 +45,7 @@ type IPPort struct {
 	byIf  bool
 
 	rx     *ring
-	events [5]unix.EpollEvent
+	events [1]unix.EpollEvent // one socket at a time: the kernel takes turns then, and who floods one leaves the others alone
 	tx     struct {
 		sync.Mutex
 		*ring

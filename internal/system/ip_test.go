@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
 	"kedge/internal/system/netns"
@@ -612,4 +613,44 @@ func FuzzTapped(f *testing.F) {
 			t.Error("kept and to be kept later")
 		}
 	})
+}
+
+// TestPollTakesTurns: who keeps one socket full leaves the others alone.
+func TestPollTakesTurns(t *testing.T) {
+	ep, err := newEpoll()
+	must(t, err)
+	defer ep.Close()
+	var fds []int
+	for range 3 {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
+		must(t, err)
+		defer unix.Close(pair[0])
+		defer unix.Close(pair[1])
+		_, err = unix.Write(pair[1], []byte("never read, so there is always more"))
+		must(t, err)
+		must(t, watchInput(ep, pair[0]))
+		fds = append(fds, pair[0])
+	}
+	served := map[int]int{}
+	must(t, ep.control(func(e int) {
+		for range 9 {
+			var p IPPort
+			left := 32 // as a flood takes all the room there is
+			if _, err := poll(e, p.events[:], func(fd, _ int) int {
+				took := left
+				if left = 0; took > 0 {
+					served[fd]++
+				}
+				return took
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+	}))
+	for _, fd := range fds {
+		if served[fd] != 3 {
+			t.Errorf("%v of 9 turns", served)
+			break
+		}
+	}
 }

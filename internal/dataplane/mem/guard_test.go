@@ -173,7 +173,7 @@ func TestInject(t *testing.T) {
 		if len(out.Packets) != 1 && c.drop == "" || len(out.Packets) > 0 && out.Packets[0].To != c.want && c.drop == "" {
 			t.Errorf("%s: %+v", c.name, out.Packets)
 		}
-		if c.name == "to a correspondent" && out.Packets[0].B[7] != 63 {
+		if ttl := map[string]byte{"to a correspondent": 63, "to the home agent": 64}[c.name]; ttl != 0 && out.Packets[0].B[7] != ttl {
 			t.Errorf("%s: hop limit %d", c.name, out.Packets[0].B[7])
 		}
 	}
