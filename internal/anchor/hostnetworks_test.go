@@ -367,6 +367,17 @@ func TestRouterRepeats(t *testing.T) {
 	r.leakless()
 }
 
+// TestRouterMore: a refresh that names one prefix more is no mere refresh: that one is forwarded too.
+func TestRouterMore(t *testing.T) {
+	r := routers(t)
+	r.status(by7(router(hoa7, coa2, net7)), mobility.Accepted)
+	r.unreached(net7b.Addr())
+	r.status(by7(router(hoa7, coa2, net7, net7b)), mobility.Accepted)
+	r.reaches(net7b.Addr(), layer6(coa2))
+	r.reaches(in7, layer6(coa2))
+	r.leakless()
+}
+
 // TestRouterDepth: behind MaxNested routers a node may be, behind one more not.
 func TestRouterDepth(t *testing.T) {
 	const chain = homeagent.MaxNested + 2
