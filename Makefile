@@ -37,7 +37,8 @@ test-long: setup build ## more seeds, longer fuzzing, all scenarios with every d
 bench: setup build ## figures, each beside a base line of the same run
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(UNIT) | grep -E '^(pkg|cpu|Benchmark|FAIL|panic)'
 	$(GO) build -o bin/wgpeer ./internal/lab/wgpeer
-	@tools/asroot $(BIN) lab run --quiet bench-handover bench-node
+	@tools/asroot $(BIN) lab run --quiet bench-handover bench-node bench-ro bench-ro-near bench-ro-far bench-nemo
+	@tools/asroot $(BIN) lab run --quiet --dataplane user bench-ro-near bench-ro-far
 
 bench-dataplane: build ## the data planes beside plain routing, VXLAN and wireguard-go; 25 minutes, on a machine that does nothing else
 	@tools/asroot $(BIN) bench dataplane --pictures docs/dataplane --markdown docs/dataplane.md

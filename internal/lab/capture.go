@@ -33,6 +33,8 @@ type capture struct {
 	frames int
 	last   time.Time
 	err    error
+	hushed bool   // nothing is written
+	missed uint32 // until it was hushed
 
 	sock *tap.Socket
 	wg   sync.WaitGroup
@@ -52,6 +54,10 @@ func newCapture(dir, link string, see func(string, time.Time, []byte)) (*capture
 // frame takes one frame; it does not keep it.
 func (c *capture) frame(at time.Time, b []byte) {
 	c.mu.Lock()
+	if c.hushed {
+		c.mu.Unlock()
+		return
+	}
 	if c.f != nil {
 		c.err = errors.Join(c.err, c.w.WritePacket(gopacket.CaptureInfo{Timestamp: at, CaptureLength: len(b), Length: len(b)}, b))
 		c.frames++
@@ -85,6 +91,25 @@ func (c *capture) listen(ns *netns.NS, ifname string) error {
 	return nil
 }
 
+// hush ends the capture for a while, of what is too much: neither file nor lab see it.
+func (c *capture) hush(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sock != nil && c.hushed != on {
+		if n := c.sock.Dropped(); on {
+			c.missed += n
+		}
+	}
+	c.hushed = on
+}
+
+// hush stops all captures while a bulk runs, or has them go on.
+func (r *Run) hush(on bool) {
+	for _, c := range r.captures {
+		c.hush(on)
+	}
+}
+
 // flush makes the file complete up to now.
 func (c *capture) flush() {
 	c.mu.Lock()
@@ -96,9 +121,9 @@ func (c *capture) flush() {
 
 // close ends the capture. It fails if frames could not be written, or were too many to be read.
 func (c *capture) close() error {
-	var missed uint32
+	missed := c.missed
 	if c.sock != nil {
-		missed = c.sock.Dropped()
+		missed += c.sock.Dropped()
 		_ = c.sock.Close()
 	}
 	c.wg.Wait()

@@ -92,6 +92,7 @@ func (r *Run) see(link string, at time.Time, b []byte) {
 	for _, h := range r.moving {
 		h.see(&f)
 	}
+	r.seeSetup(&f)
 	r.moving = deleteDone(r.moving)
 }
 

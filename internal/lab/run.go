@@ -85,6 +85,7 @@ type Stats struct {
 	Octets     int64   `json:"octets,omitempty"`
 	GapMS      float64 `json:"longest_gap_ms"`
 	RTT50MS    float64 `json:"rtt_p50_ms,omitempty"`
+	Rate       float64 `json:"mbit_s,omitempty"`
 }
 
 // Run is one network.
@@ -115,6 +116,7 @@ type Run struct {
 	tunnels        int        // of WireGuard, so far
 	webs           []*http.Server
 	newest         map[string][]byte // frame by link and kind; under recMu
+	setups         map[pair]*setup   // under recMu
 	family         map[string]string // of a mobile node's last care-of address; under recMu
 
 	recMu     sync.Mutex // what captures and the live screen touch as well
@@ -157,7 +159,7 @@ func newRun(sc *scenario.Scenario, opt Options) (*Run, error) {
 		sc: sc, opt: opt, dir: out, seed: opt.Seed, links: map[string]*link{}, anchors: map[string]bool{}, correspondents: map[string]bool{},
 		pools: map[string][]netip.Prefix{}, probes: map[string]*probe.Probe{}, drops: map[string][]func(){},
 		plane: planeKind(opt.Dataplane),
-		keys:  map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{}, family: map[string]string{},
+		keys:  map[string]*association{}, sas: ladder.Keys{}, newest: map[string][]byte{}, setups: map[pair]*setup{}, family: map[string]string{},
 	}
 	if r.seed == 0 {
 		r.seed = rand.Uint64N(1 << 32)
@@ -454,7 +456,7 @@ func (r *Run) hostResults() (out []HostResult) {
 func statsOf(p *probe.Probe) Stats {
 	s := p.Stats()
 	return Stats{Kind: p.Spec.Kind, Sent: s.Sent, Received: s.Received, Lost: s.Lost, Duplicates: s.Duplicates, Resets: s.Resets,
-		Octets: s.Octets, GapMS: ms(s.Gap), RTT50MS: ms(s.RTT50)}
+		Octets: s.Octets, GapMS: ms(s.Gap), RTT50MS: ms(s.RTT50), Rate: s.Rate}
 }
 
 // Names lists what a scenario's step does, for people.

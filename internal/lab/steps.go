@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -78,8 +79,7 @@ func (r *Run) step(ctx context.Context, s *scenario.Step) error {
 	case "network":
 		return r.network(s.Network)
 	case "row":
-		r.row(s.Row)
-		return nil
+		return r.row(s.Row)
 	case "repeat":
 		for range s.Repeat.Times {
 			if err := r.do(ctx, s.Repeat.Steps); err != nil {
@@ -98,6 +98,9 @@ func (r *Run) stopProbes(names []string) {
 		wg.Go(r.probes[name].Stop)
 	}
 	wg.Wait()
+	if slices.ContainsFunc(names, func(n string) bool { return r.probes[n].Spec.Kind == "bulk" }) {
+		r.hush(false)
+	}
 }
 
 // check waits for conditions, or asks once.
@@ -160,6 +163,10 @@ func (r *Run) startProbe(p *scenario.Probe) error {
 	}
 	if p.Any {
 		s.Src = netip.Addr{}
+	}
+	r.watchSetup(s.Src, s.Dst)
+	if p.Kind == "bulk" {
+		r.hush(true)
 	}
 	started, err := probe.Start(s)
 	if err != nil {

@@ -45,6 +45,9 @@ func (res *Result) Print(w io.Writer) {
 			if p.Kind == "tcp" || p.Kind == "download" {
 				sent, lost, dup, rtt = fmt.Sprintf("%d KB", p.Octets/1000), "-", "-", "-"
 			}
+			if p.Kind == "bulk" {
+				sent, lost, dup, rtt = fmt.Sprintf("%d KB", p.Octets/1000), "-", "-", fmt.Sprintf("%.1f Mbit/s", p.Rate)
+			}
 			if p.Kind == "udp" {
 				rtt = fmt.Sprintf("%.2f ms 1way", p.RTT50MS)
 			}

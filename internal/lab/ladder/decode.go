@@ -34,6 +34,7 @@ type Frame struct {
 	Octets   int
 	ESP      bool      // signalling that was protected, and opened with a known key
 	Ports    [2]uint16 // of the datagram of RFC 5555 that carries it
+	Straight bool      // between a care-of address and a correspondent, data or not: no home agent sees it
 }
 
 const (
@@ -328,6 +329,8 @@ func (f *Frame) Is(kind string) bool {
 		return f.Ports != [2]uint16{}
 	case "ipv4":
 		return f.Kind == "DATA" && f.InnerDst.Is4()
+	case "direct":
+		return f.Straight
 	case "ipv6":
 		return f.Kind == "DATA" && !f.InnerDst.Is4()
 	}

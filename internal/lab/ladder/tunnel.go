@@ -149,6 +149,7 @@ func (f *Frame) signal(k Keys, p []byte, outer string) bool {
 		return false
 	}
 	f.InnerSrc, f.InnerDst = src, dst
+	f.Straight = outer == "" && !f.ESP && (s.SrcHome.IsValid() || s.DstHome.IsValid() || strings.HasPrefix(f.Short, "Care-of Test") || f.Short == "Binding Error")
 	if len(ways) > 0 {
 		f.Label += ", " + strings.Join(ways, " ")
 	}
@@ -179,7 +180,7 @@ func (f *Frame) optimized(p []byte) bool {
 	}
 	src, dst := s.Ends()
 	f.data(src, dst, "")
-	f.Short, f.Label = "IPv6 data direct", fmt.Sprintf("IPv6 data direct %s > %s", src, dst)
+	f.Straight, f.Short, f.Label = true, "IPv6 data direct", fmt.Sprintf("IPv6 data direct %s > %s", src, dst)
 	return true
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,8 +189,13 @@ func TestRouteOptimization(t *testing.T) {
 		{direct(ip.Signal{Src: nodeCoA, Dst: cn, SrcHome: nodeHoA}), "IPv6 data direct", nodeHoA.String() + " > " + cn.String()},
 		{direct(ip.Signal{Src: cn, Dst: nodeCoA, DstHome: nodeHoA}), "IPv6 data direct", cn.String() + " > " + nodeHoA.String()},
 		{direct(ip.Signal{Src: nodeCoA, Dst: cn}), "IPv6 data", nodeCoA.String()},
+		{eth(core.MAC{}, core.MAC{2}, 0x86dd, signal(t, ip.Signal{Src: nodeCoA, Dst: cn}, &mobility.TestInit{CareOf: true, Cookie: [8]byte{1}}, nil)), "Care-of Test Init", ""},
+		{eth(core.MAC{}, core.MAC{2}, 0x86dd, signal(t, ip.Signal{Src: nodeCoA, Dst: cn, SrcHome: nodeHoA}, &mobility.BindingUpdate{}, nil)), "BU (dereg)", ""},
 	} {
 		f, ok := keys.Decode("net", t0, tt.b)
+		if want := slices.Contains([]string{"IPv6 data direct", "Care-of Test Init", "BU (dereg)"}, tt.short); f.Is("direct") != want {
+			t.Errorf("%s is direct: %v", tt.short, !want)
+		}
 		if !ok || f.Short != tt.short || !strings.Contains(f.Label, tt.says) {
 			t.Errorf("read %v %q %q, want %q and %q", ok, f.Short, f.Label, tt.short, tt.says)
 		}

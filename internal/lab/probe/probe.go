@@ -22,7 +22,7 @@ const aliveFor = 1500 * time.Millisecond
 
 // Spec says what to send.
 type Spec struct {
-	Kind     string // ping, tcp, udp, download
+	Kind     string // ping, tcp, udp, download, bulk
 	From, To *netns.NS
 	Src, Dst netip.Addr // Src invalid: the kernel chooses
 	Every    time.Duration
@@ -32,7 +32,8 @@ type Spec struct {
 // Stats are what a probe has seen.
 type Stats struct {
 	Sent, Received, Lost, Duplicates, Resets int
-	Octets                                   int64 // TCP: echoed back, or downloaded
+	Octets                                   int64   // TCP: echoed back, downloaded, or arrived of a bulk
+	Rate                                     float64 // of a bulk, Mbit/s
 	Gap                                      time.Duration
 	RTT50, RTT99                             time.Duration
 	Alive                                    bool
@@ -53,6 +54,8 @@ func Start(s Spec) (*Probe, error) {
 		return startPing(s)
 	case "tcp", "download":
 		return startTCP(s)
+	case "bulk":
+		return startBulk(s)
 	}
 	return startUDP(s)
 }

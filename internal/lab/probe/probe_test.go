@@ -79,6 +79,20 @@ func TestProbesCountAnInterruption(t *testing.T) {
 	}
 }
 
+// TestBulk: a connection that is as fast as it can be, and a rate that does not change once it is over.
+func TestBulk(t *testing.T) {
+	a, b := pair(t)
+	p, err := Start(Spec{Kind: "bulk", From: a, To: b, Dst: netip.MustParseAddr("2001:db8::2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, p, "octets", func(s Stats) bool { return s.Octets > 1e6 && s.Alive })
+	p.Stop()
+	if x, y := p.Stats(), p.Stats(); x != y || x.Rate <= 0 || x.Alive {
+		t.Errorf("%+v, then %+v", x, y)
+	}
+}
+
 func TestTCPReset(t *testing.T) {
 	a, b := pair(t)
 	p, err := Start(Spec{Kind: "tcp", From: a, To: b, Dst: netip.MustParseAddr("192.0.2.2"), Every: 5 * time.Millisecond, Size: 100})

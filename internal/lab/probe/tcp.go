@@ -12,32 +12,9 @@ import (
 // startTCP opens a connection from From to To and sends Size octets every Every; the other end echoes them. In a download, To
 // sends instead and From reads. One connection for the whole life of the probe: it counts as dead when it is reset or ends.
 func startTCP(s Spec) (*Probe, error) {
-	var l *net.TCPListener
-	err := s.To.Do(func() (err error) {
-		l, err = net.ListenTCP("tcp", &net.TCPAddr{IP: s.Dst.AsSlice()})
-		return err
-	})
+	c, peer, err := connect(s)
 	if err != nil {
-		return nil, fmt.Errorf("tcp: %w", err)
-	}
-	defer l.Close()
-	var c net.Conn
-	err = s.From.Do(func() (err error) {
-		d := net.Dialer{Timeout: 5 * time.Second}
-		if s.Src.IsValid() {
-			d.LocalAddr = &net.TCPAddr{IP: s.Src.AsSlice()}
-		}
-		c, err = d.Dial("tcp", l.Addr().String())
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("tcp: %w", err)
-	}
-	_ = l.SetDeadline(time.Now().Add(5 * time.Second))
-	peer, err := l.Accept()
-	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("tcp: accept: %w", err)
+		return nil, err
 	}
 	t := &stream{last: time.Now()}
 	done := make(chan struct{})
@@ -79,6 +56,37 @@ func startTCP(s Spec) (*Probe, error) {
 		peer.Close()
 		wg.Wait()
 	}}, nil
+}
+
+// connect makes a TCP connection: c is From's end, peer To's.
+func connect(s Spec) (c, peer net.Conn, err error) {
+	var l *net.TCPListener
+	err = s.To.Do(func() (err error) {
+		l, err = net.ListenTCP("tcp", &net.TCPAddr{IP: s.Dst.AsSlice()})
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("tcp: %w", err)
+	}
+	defer l.Close()
+	err = s.From.Do(func() (err error) {
+		d := net.Dialer{Timeout: 5 * time.Second}
+		if s.Src.IsValid() {
+			d.LocalAddr = &net.TCPAddr{IP: s.Src.AsSlice()}
+		}
+		c, err = d.Dial("tcp", l.Addr().String())
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("tcp: %w", err)
+	}
+	_ = l.SetDeadline(time.Now().Add(5 * time.Second))
+	peer, err = l.Accept()
+	if err != nil {
+		c.Close()
+		return nil, nil, fmt.Errorf("tcp: accept: %w", err)
+	}
+	return c, peer, nil
 }
 
 type stream struct {

@@ -51,9 +51,12 @@ type WireGuard struct {
 	To       []netip.Prefix // what it reaches by the tunnel
 }
 
-// Row is a sample of a table: the losses and silences of probes that are over, by system.
+// Row is a sample of a table, by system, of probes that are over: what they lost and how long they were silent; or the figure that is
+// named, of one probe a system: its median round trip, the rate of a bulk, or how long route optimization took to be set up between
+// its ends.
 type Row struct {
 	Name    string
+	Figure  string // "" = loss; rtt, rate, set-up
 	Systems []System
 }
 
@@ -216,7 +219,8 @@ func (s *Scenario) parseWireGuard(v value) *WireGuard {
 func (p *stepParser) row(v value) *Row {
 	r := &Row{}
 	v.object(map[string]func(value){
-		"name": func(v value) { r.Name = v.text() },
+		"name":   func(v value) { r.Name = v.text() },
+		"figure": func(v value) { r.Figure = v.oneOf("rtt", "rate", "set-up") },
 		"of": func(v value) {
 			v.pairs(func(name string, v value) {
 				sys := System{Name: name}
@@ -232,6 +236,11 @@ func (p *stepParser) row(v value) *Row {
 	})
 	if r.Name == "" || len(r.Systems) == 0 {
 		v.errorf("want name and of")
+	}
+	for _, s := range r.Systems {
+		if r.Figure != "" && len(s.Probes) != 1 {
+			v.errorf("%s: a figure is of one probe", s.Name)
+		}
 	}
 	return r
 }

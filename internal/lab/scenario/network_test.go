@@ -35,6 +35,7 @@ steps:
   - send: { from: cn, src: cn.v6, dst: ha1.v6, port: 4191, size: 0 }
   - stop: [d, p]
   - row: { name: a move, of: { kedge: [d], other: [p] } }
+  - row: { name: a path, figure: rtt, of: { kedge: p } }
 `
 
 func TestParseMobile(t *testing.T) {
@@ -78,6 +79,9 @@ func TestParseMobile(t *testing.T) {
 	}
 	if a, b, c := st[6].Send, st[7].Send, st[8].Send; a.Replay != "bu" || !a.Corrupt || b.BU.Home != "n1.v6" || b.BU.Lifetime != 0 || c.Port != 4191 || c.Size != 0 {
 		t.Errorf("frames %+v %+v %+v", a, b, c)
+	}
+	if x := st[11].Row; x.Figure != "rtt" || len(x.Systems) != 1 {
+		t.Errorf("row %+v", x)
 	}
 	if x := st[10].Row; x.Name != "a move" || len(x.Systems) != 2 || x.Systems[0].Name != "kedge" || x.Systems[1].Probes[0] != "p" {
 		t.Errorf("row %+v", x)
@@ -125,6 +129,8 @@ func TestMobileMistakes(t *testing.T) {
 		{"port: 4191", "port: 0", "want a whole number from 1"},
 		{"kedge: [d], other", "kedge: [x], other", "\"x\" was not started"},
 		{"name: a move, of", "of", "want name and of"},
+		{"figure: rtt", "figure: best", "want one of rtt, rate, set-up"},
+		{"of: { kedge: p }", "of: { kedge: [p, d] }", "a figure is of one probe"},
 	} {
 		if !strings.Contains(mobileValid, tt.old) {
 			t.Errorf("the scenario has no %q", tt.old)

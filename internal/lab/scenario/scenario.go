@@ -148,7 +148,7 @@ func (c *Cond) Has(key string) bool { _, ok := c.Want[key]; return ok }
 // Probe is traffic that goes on until it is stopped.
 type Probe struct {
 	Pos
-	Kind     string // ping, tcp, udp, download
+	Kind     string // ping, tcp, udp, download, bulk
 	Name     string
 	From, To string // To: NODE, NODE.v4, NODE.v6 or an address
 	Family   string // v4 or v6
@@ -171,7 +171,7 @@ type Move struct {
 type Fault struct {
 	Node, Link, Do string
 	Iface          string        // off, on: this interface of the host only
-	Match          string        // drop: pbu pba heartbeat mh dhcp rs ra ns na arp mld ipv4 ipv6; flush: rules addresses routes
+	Match          string        // drop: pbu pba heartbeat mh direct dhcp rs ra ns na arp mld ipv4 ipv6; flush: rules addresses routes
 	Count          int           // drop: how many, 0 = until "pass"
 	For            time.Duration // suspend
 }

@@ -208,10 +208,12 @@ func (p *stepParser) probe(kind string, v value) Probe {
 		pr.Every, pr.Size = 20*time.Millisecond, 500
 	case "download":
 		pr.Every, pr.Size = 10*time.Millisecond, 8000
+	case "bulk":
+		pr.Every, pr.Size = 0, 0
 	case "udp":
 		pr.Every, pr.Size = time.Millisecond, 64
 	default:
-		v.errorf("want ping, tcp, udp or download")
+		v.errorf("want ping, tcp, udp, download or bulk")
 	}
 	v.object(map[string]func(value){
 		"name":      func(v value) { pr.Name = v.text(); checkName(v, pr.Name) },
@@ -296,7 +298,7 @@ func (p *stepParser) move(v value) *Move {
 }
 
 // dropMatches are the kinds of packets that a fault can drop.
-var dropMatches = []string{"pbu", "pba", "bu", "ba", "esp", "udp4191", "echo", "heartbeat", "mh", "dhcp", "rs", "ra", "ns", "na", "arp", "mld", "ipv4", "ipv6", "all"}
+var dropMatches = []string{"pbu", "pba", "bu", "ba", "esp", "udp4191", "echo", "heartbeat", "mh", "direct", "dhcp", "rs", "ra", "ns", "na", "arp", "mld", "ipv4", "ipv6", "all"}
 
 func (p *stepParser) fault(v value) *Fault {
 	f := &Fault{}
