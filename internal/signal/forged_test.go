@@ -406,3 +406,34 @@ func TestTestsNeverLeaveInTheClear(t *testing.T) {
 		}
 	}
 }
+
+// TestUnprotectedTestsWithoutATunnel: while the policy has no tunnel of ESP, because the binding ended here and goes on elsewhere, what
+// comes in the tunnel of data is not taken in its place; ESP in tunnel mode within the tunnel of data is not read at all.
+func TestUnprotectedTestsWithoutATunnel(t *testing.T) {
+	spec.Covers(t, "RFC4877-6.2")
+	down := tunnel(port(haV6), port(coa6))
+	for _, keys := range []bool{true, false} {
+		w := newWays(t, keys, coa6)
+		if err := errors.Join(w.ha.UpdateEndpoint("mn1", hoa, netip.Addr{}, netip.Addr{}), w.mn.UpdateEndpoint("ha1", hoa, netip.Addr{}, netip.Addr{})); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			name string
+			a    arrival
+			free bool
+		}{
+			{"HoTI for the home agent", w.arrive(w.ha, w.net.ha, within(t, w.net.mn, inTunnel, plainly(t, hoa, haV6, hoti, false))), false},
+			{"HoT for the node", w.arrive(w.mn, w.net.mn, within(t, w.net.ha, down, plainly(t, cnV6, hoa, homeTest, false))), false},
+			{"another's HoTI for the node", w.arrive(w.mn, w.net.mn, within(t, w.net.ha, down, plainly(t, cnV6, hoa, hoti, false))), true},
+		} {
+			if refused := errors.Is(c.a.err, wire.Unprotected) && c.a.msg.Body == nil; refused == (c.free || !keys) {
+				t.Errorf("%s, keys %v: %+v", c.name, keys, c.a)
+			}
+		}
+	}
+	w := newWays(t, true, coa6)
+	esp := sealed(t, theirs(0x1001, hoa), hoa, coa6, haV6, plainly(t, hoa, cnV6, hoti, false))
+	if err := w.ha.In(now(), esp, tunnel(port(haV6), port(coa6)), new(core.Packet)); !errors.Is(err, wire.TunnelInTunnel) {
+		t.Errorf("ESP in a tunnel: %v", err)
+	}
+}
