@@ -148,7 +148,7 @@ func (m *Machine) add(a netip.Addr) *entry { return m.enter(a, m.hooks.Session()
 // enter makes an entry with a session that there may have been before.
 func (m *Machine) enter(a netip.Addr, id core.ID) *entry {
 	m.serial++
-	e := &entry{peer: a, id: id, serial: m.serial, since: m.now.Wall, used: m.now.Boot, errorAt: -time.Hour, gap: watchEvery}
+	e := &entry{peer: a, id: id, serial: m.serial, since: m.now.Wall, used: m.now.Boot, errorAt: -time.Hour, gap: doubtEvery}
 	// RFC 6275 11.7.2: the sequence number SHOULD start at a random value. What comes without randomness is no secret.
 	var b [2]byte
 	_, _ = io.ReadFull(m.rand, b[:])

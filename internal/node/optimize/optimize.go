@@ -29,7 +29,8 @@ const (
 	MaxLimit     = 1024 // entries
 
 	Idle       = 60 * time.Second // without traffic, an entry is not renewed
-	watchEvery = 5 * time.Second  // between looks at the counters of sessions
+	watchEvery = 2 * time.Second  // between looks at the counters of sessions
+	doubtEvery = 5 * time.Second  // between tests of a path for which there is a sign; doubled while nothing comes of them
 	// renewBefore is how long before its end a home keygen token is renewed: four messages fit in.
 	renewBefore = 20 * time.Second
 	grace       = 5 * time.Second // packets on their way after a binding was deleted

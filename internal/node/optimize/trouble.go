@@ -255,7 +255,7 @@ func (m *Machine) carried(e *entry, c core.Counter) {
 	e.used = now
 	switch {
 	case c.PacketsIn != was.PacketsIn:
-		e.gap = watchEvery
+		e.gap = doubtEvery
 	case e.told.up:
 		m.doubt(e, false, "nothing comes back")
 	}
