@@ -14,6 +14,7 @@ import (
 // TestUpdatesToGuest: this kernel is the home agent, by its ESP, Home Address option, type 2 routing header and ip6_tunnel; our daemon is the
 // mobile node.
 func TestUpdatesToGuest(t *testing.T) {
+	t.Parallel()
 	spec.Covers(t, "S004-3.3-15", "S004-4-02")
 	s := newSite(t, espModules...)
 	s.tunnelled()

@@ -98,6 +98,7 @@ func (c *Command) Stop() {
 	c.g.mu.Lock()
 	defer c.g.mu.Unlock()
 	if !c.g.gone {
-		_ = c.g.requests.Encode(channel.Request{ID: c.id, Kill: true}) // a guest that is gone has no commands
+		c.g.last++
+		_ = c.g.send(c.g.last, channel.Request{ID: c.id, Kill: true}) // a guest that is gone has no commands
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,8 @@ func (l *log) String() string {
 	return l.b.String()
 }
 
+var serial atomic.Uint64
+
 // daemon is a whole "kedge run" in a namespace.
 type daemon struct {
 	*api.Client
@@ -52,6 +55,8 @@ func (s *site) daemon(dir, name, text string) *daemon {
 // daemonIn starts one in a namespace, with key files in dir, and waits until it answers.
 func (s *site) daemonIn(ns *netns.NS, dir, name, text string) *daemon {
 	s.Helper()
+	// What a daemon leaves in the kernel has its name, and others may run on this machine.
+	name = fmt.Sprintf("%s-uml%d-%d", name, os.Getpid(), serial.Add(1))
 	file, socket := filepath.Join(dir, name+".yaml"), filepath.Join(dir, name+".sock")
 	text = fmt.Sprintf("version: 1\nname: %s\napi: { socket: %s }\nstore: { path: %s/%s.db }\n%s", name, socket, dir, name, text)
 	netns.Must(s, os.WriteFile(file, []byte(text), 0o600))

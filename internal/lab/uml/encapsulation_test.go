@@ -211,6 +211,7 @@ func (s *site) on(t *testing.T) *site {
 
 // TestGuestAsMobileNode: a Linux kernel at the care-of address, our data plane at the home agent, in every plain encapsulation that both have.
 func TestGuestAsMobileNode(t *testing.T) {
+	t.Parallel()
 	spec.Covers(t, "S004-1-01")
 	s, p, cn := mobileNode(t, 4)
 	for _, w := range tunnels {
@@ -228,6 +229,7 @@ func TestGuestAsMobileNode(t *testing.T) {
 
 // TestGuestAsHomeAgent: our data plane is the mobile node's, and a Linux kernel the other end.
 func TestGuestAsHomeAgent(t *testing.T) {
+	t.Parallel()
 	spec.Covers(t, "S004-1-01")
 	s, p, app := homeAgent(t, 4)
 	for _, w := range tunnels {
@@ -269,6 +271,7 @@ func (s *site) classes(from side, to ...netip.Addr) {
 // put together by the guest; over IPv4 the guest does so too. Its ip6_tunnel and ip6_gre do not: they lose such packets, which
 // is written down in docs/interop.md, so its way into IPv6 is left at 1,500.
 func TestSmallPath(t *testing.T) {
+	t.Parallel()
 	few := []tunnel{tunnels[0], tunnels[2], tunnels[5], tunnels[7]}
 	for _, c := range []struct {
 		name                 string

@@ -44,6 +44,7 @@ var espModules = []string{"xfrm_user", "mip6", "esp6", "ip6_tunnel", "cbc", "hma
 // TestUpdatesOfGuest: the ESP of this kernel's Binding Updates is opened by our home agent, and its own opens our answers; then its tunnel carries
 // data. What is repeated or altered on the way counts at either end and does nothing.
 func TestUpdatesOfGuest(t *testing.T) {
+	t.Parallel()
 	spec.Covers(t, "S004-2.2.1-06", "S004-2.2.1-11", "S004-4-02")
 	s := newSite(t, espModules...)
 	s.tunnelled()

@@ -25,6 +25,7 @@ func (s *site) copied(text string) {
 
 // TestCheckInGuest: "kedge check" says of this kernel what is so: what it lacks for Mobile IPv6, and how programs of BPF are attached.
 func TestCheckInGuest(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tun", "sch_ingress", "cls_bpf", "nf_tables")
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", lmaa6))
 	s.copied("peer: {}\n")
@@ -54,6 +55,7 @@ func TestCheckInGuest(t *testing.T) {
 // TestAnchorInGuest: our daemon is an anchor in this kernel, with each data plane; its gateway is outside. The programs of back end ebpf are
 // attached by clsact there, and forward while the daemon is stopped.
 func TestAnchorInGuest(t *testing.T) {
+	t.Parallel()
 	s := newSiteOf(t, 2, "tun", "sch_ingress", "cls_bpf")
 	far, phone := newSpace(t), newSpace(t)
 	_, err := s.g.Connect(1, far, "eth0", wireMTU)
@@ -155,6 +157,7 @@ func (s *site) stopped(host side, home netip.Addr, cn side) {
 
 // TestGatewayInGuest: our daemon is a gateway in this kernel, and its anchor is outside.
 func TestGatewayInGuest(t *testing.T) {
+	t.Parallel()
 	s := newSiteOf(t, 2, "tun", "sch_ingress", "cls_bpf")
 	far, phone := newSpace(t), newSpace(t)
 	_, err := s.g.Connect(1, phone, "eth0", wireMTU)

@@ -66,6 +66,7 @@ func (s *site) node(ops []core.Op) (p *user.Plane, app side) {
 // TestGuestAsCorrespondent: our data plane is the mobile node's; a kernel with Mobile IPv6 of its own accepts its Home Address options, and its
 // type 2 routing headers are accepted by ours.
 func TestGuestAsCorrespondent(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "xfrm_user", "mip6")
 	s.tunnelled()
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", peer6), fmt.Sprintf("route add %v/128 dev vec0", hoa6))
@@ -79,6 +80,7 @@ func TestGuestAsCorrespondent(t *testing.T) {
 
 // TestGuestAsOptimizingNode: our data plane is the correspondent's, and the kernel is the mobile node.
 func TestGuestAsOptimizingNode(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "xfrm_user", "mip6")
 	s.tunnelled()
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", coa6), fmt.Sprintf("addr add %v/128 dev lo nodad home", hoa6))
@@ -97,6 +99,7 @@ func TestGuestAsOptimizingNode(t *testing.T) {
 
 // TestGuestAsOtherNode: both ends are mobile, so packets have both headers each way (RFC 6275 11.3.1, 11.3.3).
 func TestGuestAsOtherNode(t *testing.T) {
+	t.Parallel()
 	home, careOf := netip.MustParseAddr("2001:db8:1000:2::b"), netip.MustParseAddr("2001:db8:a::22")
 	s := newSite(t, "xfrm_user", "mip6")
 	s.tunnelled()

@@ -41,6 +41,7 @@ func (s *site) straight(from side, own, to netip.Addr, back side, backTo netip.A
 // TestHomeTestsOfGuest: a mobile node whose ESP, Home Address options and routing headers are this kernel's registers with our home agent
 // and, by return routability, with our correspondent; then they exchange data without a tunnel.
 func TestHomeTestsOfGuest(t *testing.T) {
+	t.Parallel()
 	spec.Covers(t, "S004-2.3-01")
 	s, dir := newSite(t, espModules...), t.TempDir()
 	s.tunnelled()
@@ -101,6 +102,7 @@ anchor:
 // TestHomeTestsThroughGuest: this kernel is the home agent, and the router of both networks; our mobile node and our correspondent exchange home
 // tests through its tunnel and its ESP, and then data without.
 func TestHomeTestsThroughGuest(t *testing.T) {
+	t.Parallel()
 	spec.Covers(t, "S004-2.3-01")
 	s, dir := newSiteOf(t, 2, espModules...), t.TempDir()
 	s.tunnelled()

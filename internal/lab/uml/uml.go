@@ -96,8 +96,7 @@ type Guest struct {
 	ended chan struct{}
 
 	mu       sync.Mutex
-	last     uint64
-	requests *json.Encoder
+	last     uint64 // request
 	commands map[uint64]*Command
 	ready    chan struct{}
 	gone     bool
@@ -131,6 +130,9 @@ func Boot(ctx context.Context, c Config) (_ *Guest, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := unix.SetNonblock(ends[0], true); err != nil { // so that Close ends a read
+		return nil, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))
+	}
 	g.line = os.NewFile(uintptr(ends[0]), "serial line")
 	theirs := os.NewFile(uintptr(ends[1]), "serial line of the guest")
 	defer theirs.Close()
@@ -155,7 +157,6 @@ func Boot(ctx context.Context, c Config) (_ *Guest, err error) {
 		g.cmd = nil
 		return nil, fmt.Errorf("start the guest kernel: %w", err)
 	}
-	g.requests = json.NewEncoder(g.line)
 	go g.read()
 	go func() {
 		_ = g.cmd.Wait()
@@ -163,13 +164,21 @@ func Boot(ctx context.Context, c Config) (_ *Guest, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, bootsWithin)
 	defer cancel()
-	select {
-	case <-g.ready:
-		return g, nil
-	case <-g.ended:
-		return nil, fmt.Errorf("the guest kernel ended at its start: %s", g.Console())
-	case <-ctx.Done():
-		return nil, fmt.Errorf("the guest kernel did not come up: %w: %s", ctx.Err(), g.Console())
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-g.ready:
+			return g, nil
+		case <-g.ended:
+			return nil, fmt.Errorf("the guest kernel ended at its start: %s", g.Console())
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the guest kernel did not come up: %w: %s", ctx.Err(), g.Console())
+		case <-look.C: // a kernel in a panic does not end
+			if c := g.Console(); strings.Contains(c, "Kernel panic") {
+				return nil, fmt.Errorf("the guest kernel did not come up: %s", c)
+			}
+		}
 	}
 }
 
@@ -252,11 +261,24 @@ func (g *Guest) ask(r channel.Request, name string) *Command {
 		return c
 	}
 	g.commands[c.id] = c
-	if err := g.requests.Encode(r); err != nil {
+	if err := g.send(c.id, r); err != nil {
 		delete(g.commands, c.id)
 		c.finish(fmt.Errorf("ask the guest: %w", err))
 	}
 	return c
+}
+
+// send sends a request, with g.mu held.
+func (g *Guest) send(number uint64, r channel.Request) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(g.dir, channel.File(number)), b, 0o600); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(g.line, "%d\n", number)
+	return err
 }
 
 // Load loads kernel modules, with all that they need. What the kernel has not is an error.

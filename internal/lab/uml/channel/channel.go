@@ -1,5 +1,11 @@
-// Package channel is what the host and the agent in a guest kernel say to each other: one JSON value a line, on a serial line.
+// Package channel is what the host and the agent in a guest kernel say to each other. Answers are JSON values on a serial line. A request is a
+// file of JSON in the directory that both see, and its number on the line: more than a few kilobytes at once get stuck on their way in.
 package channel
+
+import "fmt"
+
+// File is the name of a request's file.
+func File(number uint64) string { return fmt.Sprintf("request.%d", number) }
 
 // Request asks the agent for one thing.
 type Request struct {

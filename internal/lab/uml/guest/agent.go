@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -31,11 +34,11 @@ func newAgent(line io.ReadWriter) *agent {
 // serve returns when the line breaks.
 func (a *agent) serve() error {
 	a.say(channel.Answer{})
-	in := json.NewDecoder(a.line)
-	for {
-		var r channel.Request
-		if err := in.Decode(&r); err != nil {
-			return fmt.Errorf("requests: %w", err)
+	in := bufio.NewScanner(a.line)
+	for in.Scan() {
+		r, err := request(in.Text())
+		if err != nil {
+			return fmt.Errorf("request %q: %w", in.Text(), err)
 		}
 		switch {
 		case r.Kill:
@@ -46,6 +49,21 @@ func (a *agent) serve() error {
 			a.start(r)
 		}
 	}
+	return fmt.Errorf("requests: %w", in.Err())
+}
+
+// request reads one that the host has put where both see it.
+func request(number string) (r channel.Request, err error) {
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return r, err
+	}
+	file := filepath.Join(Share, channel.File(n))
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return r, err
+	}
+	return r, errors.Join(os.Remove(file), json.Unmarshal(b, &r))
 }
 
 func (a *agent) say(v channel.Answer) {
