@@ -310,7 +310,7 @@ func (e *ether) judge(file string) {
 	out, err := exec.Command("tshark", append([]string{"-r", file, "-Y", "mipv6"}, fields...)...).Output()
 	netns.Must(e.t, err)
 	acks := 0
-	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+	for _, line := range strings.Split(strings.TrimSuffix(string(out), "\n"), "\n") { // fields at the end may be empty
 		f := strings.Split(line, "\t")
 		if len(f) < 5 {
 			e.t.Fatalf("tshark says %q", line)
