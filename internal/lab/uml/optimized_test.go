@@ -95,6 +95,18 @@ func TestGuestAsOptimizingNode(t *testing.T) {
 	s.echoes(cn, peer6)
 	s.talkFrom(guestSide, hoa6, peer6, 1<<20, lengths...)
 	s.talk(cn, hoa6, 1<<20, lengths...)
+	s.missummed(hoa6, peer6, 1405, 1428)
+}
+
+// missummed: datagrams of these lengths, which just fit behind the headers of route optimization, leave this kernel with a wrong checksum, as
+// docs/interop.md says, and their receiver drops them.
+func (s *site) missummed(own, to netip.Addr, lengths ...int) {
+	s.Helper()
+	for _, n := range lengths {
+		if _, err := s.tool(guestSide, "udp", "@"+own.String(), to.String(), port, "0", "lost", fmt.Sprint(n)); err != nil {
+			s.Errorf("this kernel does what docs/interop.md says that it does not: %v", err)
+		}
+	}
 }
 
 // TestGuestAsOtherNode: both ends are mobile, so packets have both headers each way (RFC 6275 11.3.1, 11.3.3).
@@ -106,13 +118,16 @@ func TestGuestAsOtherNode(t *testing.T) {
 	s.ip(fmt.Sprintf("addr add %v/64 dev vec0 nodad", careOf), fmt.Sprintf("addr add %v/128 dev lo nodad home", home), fmt.Sprintf("route add %v/128 dev vec0 src %v", hoa6, home))
 	s.ip(fmt.Sprintf("xfrm state add src %v dst %v proto route2 mode ro coa %v", home, hoa6, coa6),
 		fmt.Sprintf("xfrm state add src %v dst %v proto hao mode ro coa %v", home, hoa6, careOf),
-		fmt.Sprintf("xfrm state add src %v dst %v proto route2 mode ro coa %v", hoa6, home, careOf),
+		// A routing header stands before the option (RFC 6275 6.3), and its state is looked up before that is: by the source on the wire, or any.
+		fmt.Sprintf("xfrm state add src :: dst %v proto route2 mode ro flag wildrecv coa %v", home, careOf),
 		fmt.Sprintf("xfrm state add src %v dst %v proto hao mode ro coa %v", hoa6, home, coa6),
 		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 dir out tmpl proto route2 mode ro level required tmpl proto hao mode ro level required", home, hoa6),
 		fmt.Sprintf("xfrm policy add src %v/128 dst %v/128 dir in tmpl proto hao mode ro level required tmpl proto route2 mode ro level required", hoa6, home))
 	_, app := s.node(optimized(coa6, careOf, hoa6, home))
 	s.echoes(app, hoa6)
 	s.echoes(guestSide, home)
-	s.talkFrom(app, hoa6, home, 1<<20, lengths...)
-	s.talkFrom(guestSide, home, hoa6, 1<<20, lengths...)
+	some := []string{"1", "1000", "1232", "1340", "1452", "4000", "20000"}
+	s.talkFrom(app, hoa6, home, 1<<20, some...)
+	s.talkFrom(guestSide, home, hoa6, 1<<20, some...)
+	s.missummed(home, hoa6, 1357, 1404)
 }
