@@ -3,8 +3,9 @@ GO      ?= go
 BIN     := bin/kedge
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 UNIT    = $(shell $(GO) list ./... | grep -v -e /internal/lab)
+LAB     = $(shell $(GO) list ./internal/lab/... | grep -v -e /lab/uml)
 
-.PHONY: build setup demo demo-node test unit test-ebpf scenarios test-long bench bench-dataplane bench-gate fuzz lint cover clean
+.PHONY: build setup demo demo-node test unit test-ebpf scenarios judge test-long bench bench-dataplane bench-gate fuzz lint cover clean
 
 build: ## one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/kedge
@@ -18,7 +19,7 @@ demo: setup build ## a whole network on this machine: hosts roam and keep their 
 demo-node: setup build ## a laptop that moves by itself: home, IPv6, IPv4, NATs, and home again
 	@tools/asroot $(BIN) lab run --live lab/scenarios/demo-node.yaml
 
-test: setup lint unit bench-gate scenarios ## everything that CI runs
+test: setup lint unit bench-gate scenarios judge ## everything that CI runs
 
 unit: ## machine tests, simulations, namespaces, with the race detector
 	@tools/asroot $(GO) test -race -timeout 20m $(UNIT)
@@ -27,7 +28,10 @@ test-ebpf: setup ## the back end in the kernel, and whether its committed object
 	@tools/asroot $(GO) test -count=1 -timeout 15m ./internal/dataplane/ebpf ./internal/dataplane/pins
 
 scenarios: build ## whole networks with real hosts
-	@tools/asroot $(GO) test -count=1 -timeout 25m ./internal/lab/...
+	@tools/asroot $(GO) test -count=1 -timeout 25m $(LAB)
+
+judge: setup ## a second kernel, with tunnels, ESP and Mobile IPv6 of its own, on the other end of ours; two minutes
+	@tools/asroot $(GO) test -count=1 -timeout 6m ./internal/lab/uml/...
 
 test-long: setup build ## more seeds, longer fuzzing, all scenarios with every data plane
 	@tools/asroot env KEDGE_LONG=1 $(GO) test -race -timeout 120m $(UNIT)

@@ -100,7 +100,7 @@ func TestGuest(t *testing.T) {
 	if err := g.Load(t.Context(), "ipv6", "no_such_module"); err == nil || !strings.Contains(err.Error(), "no module no_such_module") {
 		t.Errorf("%v", err)
 	}
-	if out, err = g.Run(t.Context(), "sh", "-c", "echo x >"+Share+"/written && ! echo x >/etc/written"); err != nil {
+	if _, err = g.Run(t.Context(), "sh", "-c", "echo x >"+Share+"/written && ! echo x >/etc/written"); err != nil {
 		t.Errorf("what it may write to: %v", err)
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "written")); err != nil || string(b) != "x\n" {
