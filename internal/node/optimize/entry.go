@@ -68,6 +68,8 @@ type entry struct {
 	silent   bool          // no answer came the direct way: what the correspondent may hold is deleted through the home agent
 	verifyAt time.Duration // not before
 	gap      time.Duration // between looks at a path that stays silent
+	strayAt  time.Duration // when the correspondent was last seen not to use the direct path, or told so
+	strays   int           // how often of late
 	strange  int           // in a row: it does not know the option, and had a binding
 	errors   int           // Binding Errors of late
 	errorAt  time.Duration // of the last one
@@ -148,7 +150,7 @@ func (m *Machine) add(a netip.Addr) *entry { return m.enter(a, m.hooks.Session()
 // enter makes an entry with a session that there may have been before.
 func (m *Machine) enter(a netip.Addr, id core.ID) *entry {
 	m.serial++
-	e := &entry{peer: a, id: id, serial: m.serial, since: m.now.Wall, used: m.now.Boot, errorAt: -time.Hour, gap: doubtEvery}
+	e := &entry{peer: a, id: id, serial: m.serial, since: m.now.Wall, used: m.now.Boot, errorAt: -time.Hour, strayAt: -time.Hour, gap: doubtEvery}
 	// RFC 6275 11.7.2: the sequence number SHOULD start at a random value. What comes without randomness is no secret.
 	var b [2]byte
 	_, _ = io.ReadFull(m.rand, b[:])

@@ -463,6 +463,41 @@ func TestLostBinding(t *testing.T) {
 	}
 }
 
+// TestStrays: who forges signs that the correspondent does not use the direct path gets a Binding Update, and data that takes the other
+// way for a round trip, every 8 s. One sign does not hide the next.
+func TestStrays(t *testing.T) {
+	r := established(t, traffic())
+	r.run(10 * sec)
+	sign := func() bool {
+		r.forget()
+		r.handle(core.Reported{Reason: core.ReportCorrespondent, ID: r.m.find(cn).id, Inner: core.Match{Src: single(hoa), Dst: single(cn)}})
+		return len(r.sent) == 1
+	}
+	if !sign() {
+		t.Fatal("the first is not taken")
+	}
+	r.run(sec + rtt)
+	if !sign() {
+		t.Fatal("the second is not taken")
+	}
+	n := 0
+	for range 600 {
+		r.run(100 * ms)
+		if sign() {
+			n++
+		}
+	}
+	if n < 5 || n > 10 {
+		t.Errorf("%d in a minute", n)
+	}
+	r.run(sec)
+	r.wantDirect(cn, coa1)
+	r.run(strayMemory)
+	if !sign() {
+		t.Error("long ago is not forgotten")
+	}
+}
+
 // TestNoRandomness: without it there is no cookie, and nothing is sent that could be answered by anybody.
 func TestNoRandomness(t *testing.T) {
 	r := newRig(t, traffic())

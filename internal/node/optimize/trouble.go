@@ -267,13 +267,34 @@ func (m *Machine) carried(e *entry, c core.Counter) {
 func (m *Machine) doubt(e *entry, astray bool, why string) {
 	now := m.now.Boot
 	e.used = now
-	if now < e.verifyAt || e.verify || !e.bind.ok() || e.bind.expires-e.bind.lifetime > now-InitialBindackTimeout {
+	if !e.doubtful(now, astray) || e.verify || !e.bind.ok() || e.bind.expires-e.bind.lifetime > now-InitialBindackTimeout {
 		return
 	}
 	e.verify, e.astray = true, astray
-	e.verifyAt, e.gap = now+e.gap, min(2*e.gap, maxGap)
+	if astray {
+		e.strayAt, e.strays = now, min(e.strays+1, maxStrays)
+	} else {
+		e.verifyAt, e.gap = now+e.gap, min(2*e.gap, maxGap)
+	}
 	m.past("path to "+e.peer.String()+" is tested", "", why)
 	m.drive(e)
+}
+
+const (
+	maxStrays   = 4                // signs that the correspondent does not use the direct path count after 1, 2, 4, 8 s then
+	strayMemory = 30 * time.Second // without one
+)
+
+// doubtful says whether a sign is taken. One packet that went astray must not keep the next sign, which may be in earnest, from
+// counting; many signs without consequence may be forged.
+func (e *entry) doubtful(now time.Duration, astray bool) bool {
+	switch {
+	case !astray:
+		return now >= e.verifyAt
+	case now >= e.strayAt+strayMemory:
+		e.strays = 0
+	}
+	return e.strays == 0 || now >= e.strayAt+time.Second<<(e.strays-1)
 }
 
 // again repeats at once what was not answered: the correspondent has just moved, so it did not hear it, and hears it now.
