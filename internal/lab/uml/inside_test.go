@@ -71,6 +71,7 @@ security: { peers: [ { name: inside, addresses: ["%v"], protection: none } ] }
 dataplane: { kind: user }
 gateway:
   address: "%v"
+  ordering: sequence # a guest's clock falls behind where processors are few
   anchors: [ { name: inside, address: "%v" } ]
   access: [ { interface: acc0, identity: { realm: example.net } } ]
 `, lmaa6, coa6, lmaa6))
@@ -184,6 +185,7 @@ security: { peers: [ { name: lma1, addresses: ["%v"], protection: none } ] }
 dataplane: { kind: %s }
 gateway:
   address: "%v"
+  ordering: sequence # a guest's clock falls behind where processors are few
   anchors: [ { name: lma1, address: "%v" } ]
   access: [ { interface: vec1, identity: { realm: example.net } } ]
 `, lmaa6, kind, coa6, lmaa6))

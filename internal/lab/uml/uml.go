@@ -90,10 +90,11 @@ const Share = "/mnt"
 type Guest struct {
 	Wire *netns.NS // with bridges br0, br1, ... for its interfaces
 
-	dir   string
-	cmd   *exec.Cmd
-	line  *os.File
-	ended chan struct{}
+	dir     string
+	cmd     *exec.Cmd
+	line    *os.File
+	ended   chan struct{}
+	beating sync.WaitGroup
 
 	mu       sync.Mutex
 	last     uint64 // request
@@ -169,7 +170,7 @@ func Boot(ctx context.Context, c Config) (_ *Guest, err error) {
 	for {
 		select {
 		case <-g.ready:
-			return g, nil
+			return g, g.hearts()
 		case <-g.ended:
 			return nil, fmt.Errorf("the guest kernel ended at its start: %s", g.Console())
 		case <-ctx.Done():
@@ -327,6 +328,7 @@ func (g *Guest) Close() error {
 	if g.cmd != nil {
 		_ = g.cmd.Process.Kill() // what unshare started dies with it
 		<-g.ended
+		g.beating.Wait()
 		g.cmd = nil
 	}
 	err := g.Wire.Close()
