@@ -52,6 +52,23 @@ func TestCheckInGuest(t *testing.T) {
 	}
 }
 
+// TestProgramsInGuest: the verifier of this kernel takes the programs of all roles, also of those that do not run here.
+func TestProgramsInGuest(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	b, err := os.ReadFile("../../dataplane/ebpf/bpf/kedge.o")
+	netns.Must(t, err)
+	netns.Must(t, os.WriteFile(filepath.Join(s.g.dir, "kedge.o"), b, 0o600))
+	out, err := s.tool(guestSide, "programs", Share+"/kedge.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out, "processed "); n != 48 {
+		t.Errorf("%d programs were looked at, want 48", n)
+	}
+	t.Log(out)
+}
+
 // TestAnchorInGuest: our daemon is an anchor in this kernel, with each data plane; its gateway is outside. The programs of back end ebpf are
 // attached by clsact there, and forward while the daemon is stopped.
 func TestAnchorInGuest(t *testing.T) {

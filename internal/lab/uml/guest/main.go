@@ -18,6 +18,7 @@ var tools = map[string]struct {
 	"update":   {"HOME AGENT CAREOF SEQUENCE LIFETIME: sends a Binding Update, and says what is acknowledged", update},
 	"agent":    {"ADDRESS: acknowledges every Binding Update, and says what came", homeAgent},
 	"optimize": {"HOME CORRESPONDENT CAREOF SEQUENCE LIFETIME: registers with a correspondent by return routability", optimize},
+	"programs": {"FILE: has the verifier look at all programs of the fast path", programs},
 	"udp":      {"[@OWN] ADDRESS PORT CLASS WANTED OCTETS...: a datagram of each length, with a traffic class; the class that arrives (lost: none does), and the octets, must be as wanted", datagrams},
 }
 
