@@ -87,7 +87,7 @@ func (r *Run) associate(a, b *node, kind, suite string) (*association, error) {
 		return x, nil
 	}
 	here, there := r.pair(x.spi, suite, k, x.fileA, x.fileB)
-	if b.mobile() && len(r.correspondents) > 0 { // tests of return routability have an association of their own (RFC 4877 6)
+	if len(r.correspondents) > 0 && b.mobile() { // tests of return routability have an association of their own (RFC 4877 6)
 		fileA, fileB := x.fileA+"-rr", x.fileB+"-rr"
 		rr, err := ipsec.GenerateKeys(s, rand.Reader)
 		if err != nil {

@@ -114,8 +114,20 @@ func TestAssociations(t *testing.T) {
 	if y, err := r.associate(ha, n2, "rfc4285", ""); err != nil || y.toA["rfc4285"] == nil || y.spi == x.spi || len(r.sas) != 2 {
 		t.Errorf("%+v, %v", y, err)
 	}
+	// Where there is a correspondent, tests of return routability have keys and indexes of their own.
+	r.correspondents = map[string]bool{"cn": true}
+	n3 := &node{name: "n3", spec: &scenario.Node{Mobile: &scenario.Mobile{}}}
+	y, err := r.associate(ha, n3, "esp", "aes128-sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b = y.toA["esp"].(dict), y.toB["esp"].(dict)
+	rrA, rrB := a["return-routability"].(dict), b["return-routability"].(dict)
+	if rrA["spi-in"] != rrB["spi-out"] || rrA["spi-in"] == a["spi-in"] || rrA["key-file"] == a["key-file"] || len(r.sas) != 6 {
+		t.Errorf("tests of return routability: %v and %v", rrA, rrB)
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "keys", "*"))
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 8 {
 		t.Fatalf("%v, %v", files, err)
 	}
 	for _, f := range files {
