@@ -9,6 +9,7 @@ import (
 
 	"kedge/internal/binding"
 	"kedge/internal/core"
+	"kedge/internal/fields"
 )
 
 // recordVersion is the first octet of every record. Records are big-endian and have one encoding for one content.
@@ -79,30 +80,30 @@ func decode(b []byte) (r record, err error) {
 	if len(b) == 0 || b[0] != recordVersion {
 		return r, fmt.Errorf("record of a version that this program does not know: %x", b[:min(len(b), 1)])
 	}
-	d := reader{b: b[1:]}
-	r.state = binding.State(d.u8())
-	r.entry.Dialect, r.entry.ATT, r.entry.Handoff = d.u8(), d.u8(), d.u8()
-	r.expires = time.Unix(0, int64(d.u64()))
-	r.entry.Since, r.entry.Timestamp = int64(d.u64()), d.u64()
-	r.entry.Sequence, r.entry.Lifetime = d.u16(), d.u16()
-	r.entry.Domain = core.Domain(d.u32())
-	r.entry.CareOf, r.entry.Anchor, r.entry.LinkLocal = d.a16(), d.a16(), d.a16()
-	r.gateway = addr(d.a16())
-	r.entry.Router4 = [4]byte(d.take(4))
-	v4 := netip.AddrFrom4([4]byte(d.take(4)))
-	if bits := d.u8(); bits <= 32 {
+	d := fields.New(b[1:])
+	r.state = binding.State(d.U8())
+	r.entry.Dialect, r.entry.ATT, r.entry.Handoff = d.U8(), d.U8(), d.U8()
+	r.expires = time.Unix(0, int64(d.U64()))
+	r.entry.Since, r.entry.Timestamp = int64(d.U64()), d.U64()
+	r.entry.Sequence, r.entry.Lifetime = d.U16(), d.U16()
+	r.entry.Domain = core.Domain(d.U32())
+	r.entry.CareOf, r.entry.Anchor, r.entry.LinkLocal = [16]byte(d.Take(16)), [16]byte(d.Take(16)), [16]byte(d.Take(16))
+	r.gateway = addr([16]byte(d.Take(16)))
+	r.entry.Router4 = [4]byte(d.Take(4))
+	v4 := netip.AddrFrom4([4]byte(d.Take(4)))
+	if bits := d.U8(); bits <= 32 {
 		r.homes.V4 = netip.PrefixFrom(v4, int(bits))
 	}
-	for n := d.u8(); n > 0 && !d.short; n-- {
-		a := netip.AddrFrom16(d.a16())
-		r.homes.Prefixes = append(r.homes.Prefixes, netip.PrefixFrom(a, int(d.u8())))
+	for n := d.U8(); n > 0 && !d.Short(); n-- {
+		a := netip.AddrFrom16([16]byte(d.Take(16)))
+		r.homes.Prefixes = append(r.homes.Prefixes, netip.PrefixFrom(a, int(d.U8())))
 	}
-	r.node = string(d.take(int(d.u8())))
-	if n := int(d.u8()); n > 0 {
-		r.linkLayer = append(r.linkLayer, d.take(n)...)
+	r.node = d.Text()
+	if n := int(d.U8()); n > 0 {
+		r.linkLayer = append(r.linkLayer, d.Take(n)...)
 	}
 	switch {
-	case d.short, len(d.b) > 0, r.node == "", r.homes.Empty(), len(r.homes.Prefixes) > binding.MaxPrefixes:
+	case !d.Whole(), r.node == "", r.homes.Empty(), len(r.homes.Prefixes) > binding.MaxPrefixes:
 		return record{}, errRecord
 	case r.state != binding.Active && r.state != binding.Deprecated:
 		return record{}, errRecord
@@ -115,29 +116,3 @@ func decode(b []byte) (r record, err error) {
 	r.entry.Proxy = true
 	return r, nil
 }
-
-// reader takes fields off a record; once it is short it gives zeros.
-type reader struct {
-	b     []byte
-	short bool
-}
-
-var zeros [256]byte
-
-func (d *reader) take(n int) []byte {
-	if len(d.b) < n {
-		d.short, d.b = true, nil
-	}
-	if d.short {
-		return zeros[:n]
-	}
-	v := d.b[:n]
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *reader) u8() uint8     { return d.take(1)[0] }
-func (d *reader) u16() uint16   { return binary.BigEndian.Uint16(d.take(2)) }
-func (d *reader) u32() uint32   { return binary.BigEndian.Uint32(d.take(4)) }
-func (d *reader) u64() uint64   { return binary.BigEndian.Uint64(d.take(8)) }
-func (d *reader) a16() [16]byte { return [16]byte(d.take(16)) }

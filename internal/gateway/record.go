@@ -9,6 +9,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/fields"
 	"kedge/wire/mobility"
 )
 
@@ -171,31 +172,31 @@ func decode(key, b []byte) (*record, error) {
 	if len(b) == 0 || b[0] != recordVersion {
 		return nil, errVersion
 	}
-	d := reader{b: b[1:]}
+	d := fields.New(b[1:])
 	r := &record{id: core.ID(binary.BigEndian.Uint64(key[len(sessionPrefix):]))}
-	r.expires = time.Unix(0, int64(d.u64()))
-	r.stamp, r.accepted = d.u64(), d.u64()
-	r.seq, r.lifetime = d.u16(), time.Duration(d.u16())*mobility.LifetimeUnit
-	r.linkLocal = d.addr(16)
-	r.flags, r.wants = d.u8(), access.Families(d.u8())
-	dialect := d.u8()
+	r.expires = time.Unix(0, int64(d.U64()))
+	r.stamp, r.accepted = d.U64(), d.U64()
+	r.seq, r.lifetime = d.U16(), time.Duration(d.U16())*mobility.LifetimeUnit
+	r.linkLocal = d.Addr(16)
+	r.flags, r.wants = d.U8(), access.Families(d.U8())
+	dialect := d.U8()
 	r.dialect = [...]Dialect{RFC5844, Draft02}[dialect&1]
-	r.att, r.mac = d.u8(), core.MAC(d.take(6))
-	r.anchor, r.careOf = d.addr(16), d.addr(16)
-	v4 := d.addr(4)
-	bits := d.u8()
+	r.att, r.mac = d.U8(), core.MAC(d.Take(6))
+	r.anchor, r.careOf = d.Addr(16), d.Addr(16)
+	v4 := d.Addr(4)
+	bits := d.U8()
 	if v4.IsValid() {
 		r.ipv4 = netip.PrefixFrom(v4, int(bits))
 	}
-	r.router4 = d.addr(4)
-	for n := d.u8(); n > 0 && !d.short; n-- {
-		a := netip.AddrFrom16([16]byte(d.take(16)))
-		r.prefixes = append(r.prefixes, netip.PrefixFrom(a, int(d.u8())))
+	r.router4 = d.Addr(4)
+	for n := d.U8(); n > 0 && !d.Short(); n-- {
+		a := netip.AddrFrom16([16]byte(d.Take(16)))
+		r.prefixes = append(r.prefixes, netip.PrefixFrom(a, int(d.U8())))
 	}
-	r.link = string(d.take(int(d.u8())))
-	r.mn = string(d.take(int(d.u8())))
+	r.link = d.Text()
+	r.mn = d.Text()
 	switch {
-	case d.short, len(d.b) > 0, !bytes.Equal(r.encode(), b):
+	case !d.Whole(), !bytes.Equal(r.encode(), b):
 		return nil, errRecord
 	case r.id == 0, r.mn == "", len(r.mn) > maxIdentifier, r.link == "", r.lifetime == 0, r.flags&^fFlags != 0, r.wants&^(access.V4|access.V6) != 0:
 		return nil, errRecord
@@ -210,34 +211,4 @@ func decode(key, b []byte) (*record, error) {
 		}
 	}
 	return r, nil
-}
-
-// reader takes fields off a record; once it is short it gives zeros.
-type reader struct {
-	b     []byte
-	short bool
-}
-
-var zeroes [256]byte
-
-func (d *reader) take(n int) []byte {
-	if d.short = d.short || len(d.b) < n; d.short {
-		return zeroes[:n]
-	}
-	v := d.b[:n]
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *reader) u8() uint8   { return d.take(1)[0] }
-func (d *reader) u16() uint16 { return binary.BigEndian.Uint16(d.take(2)) }
-func (d *reader) u64() uint64 { return binary.BigEndian.Uint64(d.take(8)) }
-
-// addr is an address of n octets; the unspecified one stands for none.
-func (d *reader) addr(n int) netip.Addr {
-	a, _ := netip.AddrFromSlice(d.take(n))
-	if a.IsUnspecified() {
-		return netip.Addr{}
-	}
-	return a
 }

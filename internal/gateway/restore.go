@@ -11,6 +11,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/fields"
 	"kedge/internal/heartbeat"
 	"kedge/wire"
 	"kedge/wire/mobility"
@@ -48,9 +49,9 @@ func (m *Machine) restored(ev *core.Restored) {
 		}
 		s.list = append(s.list, r)
 	case strings.HasPrefix(key, learnedPrefix) && len(ev.Val) == 6 && ev.Val[0] == recordVersion:
-		r := reader{b: ev.Val[1:]}
-		a := r.addr(4)
-		if p := prefix4(a, r.u8()); usableIPv4(p) {
+		r := fields.New(ev.Val[1:])
+		a := r.Addr(4)
+		if p := prefix4(a, r.U8()); usableIPv4(p) {
 			m.known.set(strings.TrimPrefix(key, learnedPrefix), p)
 		}
 	case key == restartKey || strings.HasPrefix(key, learnedPrefix):

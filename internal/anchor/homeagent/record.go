@@ -9,6 +9,7 @@ import (
 
 	"kedge/internal/binding"
 	"kedge/internal/core"
+	"kedge/internal/fields"
 )
 
 // recordVersion is the first octet of a stored registration. Records are big-endian and have one encoding for one content.
@@ -86,32 +87,32 @@ func Decode(id core.ID, b []byte) (h Registration, expires time.Time, err error)
 	if len(b) == 0 || b[0] != recordVersion && b[0] != recordRouter {
 		return h, expires, fmt.Errorf("record of a version that this program does not know: %x", b[:min(len(b), 1)])
 	}
-	d := reader{b: b[1:]}
+	d := fields.New(b[1:])
 	h.ID, h.place, h.Router = id, -1, b[0] == recordRouter
-	h.State, h.Framing, h.Dialect = binding.State(d.u8()), Framing(d.u8()), Dialect(d.u8())
-	flags := d.u8()
+	h.State, h.Framing, h.Dialect = binding.State(d.U8()), Framing(d.U8()), Dialect(d.U8())
+	flags := d.U8()
 	h.UDP, h.NAT, h.Both = flags&flagUDP != 0, flags&flagNAT != 0, flags&flagBoth != 0
-	expires = time.Unix(0, int64(d.u64()))
-	h.Since, h.MessageID = int64(d.u64()), d.u64()
-	h.Domain, h.Auth.SPI = core.Domain(d.u32()), d.u32()
-	h.Sequence, h.Lifetime, h.Port = d.u16(), d.u16(), d.u16()
-	outer := d.u16()
-	h.Home, h.CareOf, h.Local = d.addr(), d.addr(), d.addr()
-	if a := d.addr(); a.IsValid() {
+	expires = time.Unix(0, int64(d.U64()))
+	h.Since, h.MessageID = int64(d.U64()), d.U64()
+	h.Domain, h.Auth.SPI = core.Domain(d.U32()), d.U32()
+	h.Sequence, h.Lifetime, h.Port = d.U16(), d.U16(), d.U16()
+	outer := d.U16()
+	h.Home, h.CareOf, h.Local = unmapped(&d), unmapped(&d), unmapped(&d)
+	if a := unmapped(&d); a.IsValid() {
 		h.Outer = netip.AddrPortFrom(a, outer)
 	}
-	for n := d.u8(); n > 0 && !d.short; n-- {
-		a := netip.AddrFrom4([4]byte(d.take(4)))
-		h.V4 = append(h.V4, V4Home{Prefix: netip.PrefixFrom(a, int(d.u8())), Dynamic: d.u8() == 1})
+	for n := d.U8(); n > 0 && !d.Short(); n-- {
+		a := netip.AddrFrom4([4]byte(d.Take(4)))
+		h.V4 = append(h.V4, V4Home{Prefix: netip.PrefixFrom(a, int(d.U8())), Dynamic: d.U8() == 1})
 	}
 	if h.Router {
-		for n := d.u8(); n > 0 && !d.short; n-- {
-			a := netip.AddrFrom16([16]byte(d.take(16)))
-			h.Networks = append(h.Networks, netip.PrefixFrom(a, int(d.u8())))
+		for n := d.U8(); n > 0 && !d.Short(); n-- {
+			a := netip.AddrFrom16([16]byte(d.Take(16)))
+			h.Networks = append(h.Networks, netip.PrefixFrom(a, int(d.U8())))
 		}
 	}
-	h.Node, h.Auth.Kind, h.Auth.Peer = d.text(), d.text(), d.text()
-	if d.short || len(d.b) > 0 || !h.sane() {
+	h.Node, h.Auth.Kind, h.Auth.Peer = d.Text(), d.Text(), d.Text()
+	if !d.Whole() || !h.sane() {
 		return Registration{}, expires, errRecord
 	}
 	return h, expires, nil
@@ -141,34 +142,9 @@ func (h *Registration) sane() bool {
 	return routable4(h.CareOf) && h.Outer.Addr().Is4()
 }
 
-// reader takes fields off a record; once it is short it gives zeros.
-type reader struct {
-	b     []byte
-	short bool
-}
-
-var zeros [256]byte
-
-func (d *reader) take(n int) []byte {
-	if len(d.b) < n {
-		d.short, d.b = true, nil
-	}
-	if d.short {
-		return zeros[:n]
-	}
-	v := d.b[:n]
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *reader) u8() uint8    { return d.take(1)[0] }
-func (d *reader) u16() uint16  { return binary.BigEndian.Uint16(d.take(2)) }
-func (d *reader) u32() uint32  { return binary.BigEndian.Uint32(d.take(4)) }
-func (d *reader) u64() uint64  { return binary.BigEndian.Uint64(d.take(8)) }
-func (d *reader) text() string { return string(d.take(int(d.u8()))) }
-
-func (d *reader) addr() netip.Addr {
-	a := netip.AddrFrom16([16]byte(d.take(16))).Unmap()
+// unmapped takes an address, IPv4 ones mapped; the unspecified one stands for none.
+func unmapped(d *fields.Reader) netip.Addr {
+	a := netip.AddrFrom16([16]byte(d.Take(16))).Unmap()
 	if a.IsUnspecified() {
 		return netip.Addr{}
 	}
