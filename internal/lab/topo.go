@@ -186,7 +186,7 @@ func (r *Run) plug(n *node, ifname string, mac core.MAC, l *scenario.Link, addrs
 	if err != nil {
 		return err
 	}
-	if err := noOffload(n.ns, ifname); err != nil {
+	if err := n.ns.Whole(ifname); err != nil {
 		return err
 	}
 	n.wires = append(n.wires, w)

@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kedge/internal/bench/way"
+	"kedge/internal/system/ethtool"
 )
 
 func build(t *testing.T, w way.Way) *Network {
@@ -98,16 +97,8 @@ func TestNoPlainRoute(t *testing.T) {
 func TestSegment(t *testing.T) {
 	n := build(t, way.Way{Kind: way.Plain})
 	on := func() (all map[string]bool) {
-		err := n.Gateway.Do(func() error {
-			e, err := openEthtool(CoreLink)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(e.fd)
-			names, err := e.features()
-			if err == nil {
-				all, err = e.active(names)
-			}
+		err := n.Gateway.Do(func() (err error) {
+			all, err = ethtool.Active(CoreLink)
 			return err
 		})
 		if err != nil {

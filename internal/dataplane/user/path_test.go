@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -23,6 +22,7 @@ import (
 	"kedge/internal/core"
 	"kedge/internal/dataplane/conformance"
 	"kedge/internal/spec"
+	"kedge/internal/system/ethtool"
 	"kedge/wire"
 )
 
@@ -593,24 +593,10 @@ func (p *path) hop(n int, to netip.Addr) (from netip.Addr, err error) {
 // receiveOffload switches receive offload on for the interface and lets it wait for more, so that veth puts segments together as a
 // network card does. The thread must end with its namespaces.
 func receiveOffload(name string) error {
-	const setTSO, setGRO = 0x1f, 0x2c // ETHTOOL_STSO, ETHTOOL_SGRO
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	// veth puts together only what comes from an end that could not have sent it in one piece.
+	err := errors.Join(ethtool.Set(name, false, ethtool.TCPSegmentation...), ethtool.Set(name, true, ethtool.ReceiveAggregation))
 	if err != nil {
 		return err
-	}
-	defer unix.Close(fd)
-	// veth puts together only what comes from an end that could not have sent it in one piece.
-	for _, value := range []struct{ cmd, data uint32 }{{setTSO, 0}, {setGRO, 1}} {
-		var req struct {
-			name [unix.IFNAMSIZ]byte
-			data unsafe.Pointer
-			_    [16]byte
-		}
-		copy(req.name[:], name)
-		req.data = unsafe.Pointer(&value)
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-			return fmt.Errorf("offload %d of %s: %w", value.cmd, name, errno)
-		}
 	}
 	// The timer is in sysfs only, which shows the network namespace that it was mounted in.
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {

@@ -3,12 +3,9 @@ package uml
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"kedge/internal/lab/tap"
 	"kedge/internal/system/netns"
@@ -54,37 +51,10 @@ func (g *Guest) Connect(i int, ns *netns.NS, name string, mtu int) (port string,
 	if err := netns.Veth(netns.End{NS: g.Wire, Name: port, MTU: mtu}, netns.End{NS: ns, Name: name, MTU: mtu}); err != nil {
 		return "", err
 	}
-	if err := whole(ns, name); err != nil {
+	if err := ns.Whole(name); err != nil {
 		return "", err
 	}
 	return port, g.Wire.Attach(port, bridge(i))
-}
-
-// whole switches off what leaves checksums and segments to a device.
-func whole(ns *netns.NS, ifname string) error {
-	return ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		for _, cmd := range []uint32{unix.ETHTOOL_SGSO, unix.ETHTOOL_STSO, unix.ETHTOOL_STXCSUM} {
-			val := struct{ cmd, data uint32 }{cmd, 0}
-			var req struct {
-				name [unix.IFNAMSIZ]byte
-				data unsafe.Pointer
-				_    [16]byte
-			}
-			copy(req.name[:unix.IFNAMSIZ-1], ifname)
-			req.data = unsafe.Pointer(&val)
-			_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
-			runtime.KeepAlive(&val)
-			if errno != 0 && errno != unix.EOPNOTSUPP {
-				return fmt.Errorf("%s: offload off: %w", ifname, errno)
-			}
-		}
-		return nil
-	})
 }
 
 // beat is how often each interface of the guest gets a frame that nobody wants.

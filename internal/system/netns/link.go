@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	"kedge/internal/system/ethtool"
 )
 
 // End is one end of a veth pair.
@@ -109,6 +111,13 @@ func hardware(m core.MAC) net.HardwareAddr {
 		return nil
 	}
 	return net.HardwareAddr(m[:])
+}
+
+// Whole lets an interface send frames with checksums and of one segment only, as a tap on a real wire would see them.
+func (n *NS) Whole(link string) error {
+	return n.Do(func() error {
+		return ethtool.Set(link, false, slices.Concat(ethtool.Checksums, ethtool.Segmentation)...)
+	})
 }
 
 // Bridge makes a bridge, up, without spanning tree and multicast snooping, and puts the ports on it.
