@@ -187,7 +187,7 @@ func (n *Network) Finish(w way.Way) error {
 		return nil
 	}
 	err := errors.Join(n.Anchor.Route(way.Home6, netip.Addr{}, device), n.Anchor.Route(way.Home4, netip.Addr{}, device))
-	if e, _ := way.FindEncap(w.Encap); w.Kedge() && !e.UDP || err != nil {
+	if w.Kedge() || err != nil {
 		return err // the plane serves the access link
 	}
 	return errors.Join(n.plainAccess(), n.Gateway.Route(way.Net6, netip.Addr{}, device), n.Gateway.Route(way.Net4, netip.Addr{}, device))

@@ -66,17 +66,13 @@ func (e *end) openPlane() (err error) {
 
 func (e *end) config(sessions int) (user.Config, error) {
 	cfg := user.Config{Role: dataplane.Anchor, Device: network.Device, Local: []netip.Addr{way.Anchor6, way.Anchor4, way.AnchorIn6}}
-	switch {
-	case e.open.At != way.Anchor && e.encap.UDP:
-		// A mobile node that forwards for a network behind it.
-		cfg.Role, cfg.Local, cfg.DeviceMTU = dataplane.Node, nil, network.MTU
-	case e.open.At != way.Anchor:
+	if e.open.At != way.Anchor {
 		i, err := net.InterfaceByName(network.AccessLink)
 		if err != nil {
 			return cfg, err
 		}
 		e.access = i.Index
-		cfg.Role, cfg.Local = dataplane.Gateway, []netip.Addr{way.Gateway6, way.Gateway4, way.Inner6}
+		cfg.Role, cfg.UDP, cfg.Local = dataplane.Gateway, e.encap.UDP, []netip.Addr{way.Gateway6, way.Gateway4, way.Inner6}
 		if e.open.At == way.Second {
 			cfg.Local = []netip.Addr{way.Second6, way.Second4}
 		}

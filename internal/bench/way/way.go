@@ -57,7 +57,7 @@ func (w Way) Fast() bool { return w.Kind == EBPF || w.Kind == Clsact }
 type Encap struct {
 	Name, Text string
 	Over4      bool   // outer headers of IPv4
-	UDP        bool   // in UDP 4191 (RFC 5555), which mobile nodes send: the gateway is one, and forwards for the host
+	UDP        bool   // in UDP 4191 (RFC 5844 4, RFC 5555)
 	GRE        bool   // with a key each way (RFC 5845)
 	ESP        bool   // AES-128-GCM (RFC 4303, 4106)
 	ESPPort    uint16 // ESP is in UDP, at this port (RFC 3948); 0 = protocol 50
@@ -182,7 +182,7 @@ func (e Encap) Chain(at Side, to Side, i int) core.Chain {
 	return c
 }
 
-// Ops make sessions from..until-1 on one side; on a gateway the host is at an access link. A gateway of UDP is a node.
+// Ops make sessions from..until-1 on one side; on a gateway the host is at an access link.
 func (e Encap) Ops(at Side, from, until, access int) []core.Op {
 	ops := make([]core.Op, 0, 3*(until-from))
 	to := Anchor
@@ -191,7 +191,7 @@ func (e Encap) Ops(at Side, from, until, access int) []core.Op {
 	}
 	for i := from; i < until; i++ {
 		s := core.SetSession{ID: core.ID(i), Chain: e.Chain(at, to, i), Grace: Grace}
-		if at != Anchor && !e.UDP {
+		if at != Anchor {
 			s.If, s.MAC = access, HostMAC
 		}
 		ops = append(ops, s)
