@@ -290,28 +290,16 @@ func (m *Machine) discoverAgents(path core.Path, q *nd.HomeAgentAddressDiscovery
 
 // discoverPrefixes is RFC 6275 9.3.1 and 10.6.2: it comes from a node of this home agent, protected as the node's signalling is.
 func (m *Machine) discoverPrefixes(path core.Path, q *nd.MobilePrefixSolicitation) {
-	if path.If != m.cfg.HomePort.If || path.Outer.N > 0 {
-		path.If = 0
+	home := path.Home
+	if !home.IsValid() && path.Outer.N > 0 { // in IPv4 the source says it (RFC 5555 2.2), unless that is mapped
+		home = path.Remote.Addr()
 	}
-	r := &hostRequest{Request: homeagent.Request{Path: path, Home: path.Home}, arrived: m.now}
-	if !r.Home.IsValid() && path.Outer.N > 0 { // in IPv4 the source says it (RFC 5555 2.2), unless that is mapped
-		r.Home = path.Remote.Addr()
-	}
-	r.profile, _ = m.subs.Home(r.Home)
-	refusal := m.vouch(r)
-	limit := &m.peers.strangers
-	if r.peer != nil {
-		limit = &r.peer.bucket
-	}
-	if !limit.take(m.now) {
-		m.refused[wire.RateLimit]++
+	r := m.admit(homeagent.Request{Path: path, Home: home})
+	if r == nil {
 		return
 	}
+	path = r.Path
 	deny := func(reason wire.Reason) { m.drop(reason, m.hostFields(r, &homeagent.Refusal{Reason: reason})) }
-	if refusal != nil {
-		m.drop(refusal.Reason, m.hostFields(r, refusal))
-		return
-	}
 	if r.profile != nil {
 		r.have = m.hosts.table.ByHome(r.profile.Domain, netip.PrefixFrom(r.Home, 128))
 	}

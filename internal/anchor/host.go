@@ -25,7 +25,7 @@ type hosts struct {
 	stored []storedHost              // read from the store, until all are
 }
 
-// hostRequest is one Binding Update on its way through the rules.
+// hostRequest is one Binding Update, or Mobile Prefix Solicitation, on its way through the rules.
 type hostRequest struct {
 	homeagent.Request
 	profile *subscriber.Profile // nil: of nobody here
@@ -46,31 +46,14 @@ func newHosts(cfg *Config) hosts {
 	return h
 }
 
-// hostUpdate takes a Binding Update without the P flag. Nothing is answered, and nothing but a counter changes, before
-// somebody vouches for it who may.
+// hostUpdate takes a Binding Update without the P flag.
 func (m *Machine) hostUpdate(path core.Path, bu *mobility.BindingUpdate) {
-	if path.If != m.cfg.HomePort.If || path.Outer.N > 0 {
-		// The answer goes where routes lead. To who is on the home link it goes there, whatever route leads his home address
-		// elsewhere (RFC 6275 10.3.2).
-		path.If = 0
-	}
-	req, unreadable := homeagent.Read(path, bu, &m.hosts.rules)
-	r := &hostRequest{Request: req, arrived: m.now}
-	r.profile, _ = m.subs.Home(r.Home)
-	refusal := m.vouch(r)
-	limit := &m.peers.strangers
-	if r.peer != nil {
-		limit = &r.peer.bucket
-	}
-	if !limit.take(m.now) {
-		m.refused[wire.RateLimit]++ // no event: that is the point
+	req, refusal := homeagent.Read(path, bu, &m.hosts.rules)
+	r := m.admit(req)
+	if r == nil {
 		return
 	}
-	if refusal != nil {
-		m.drop(refusal.Reason, m.hostFields(r, refusal))
-		return
-	}
-	if refusal = unreadable; refusal == nil {
+	if refusal == nil {
 		refusal = m.examineHost(r)
 	}
 	switch {
@@ -82,6 +65,32 @@ func (m *Machine) hostUpdate(path core.Path, bu *mobility.BindingUpdate) {
 	default:
 		m.registerHost(r)
 	}
+}
+
+// admit lets in what a node of DSMIP6 sends, or gives nil: nothing is answered, and nothing but a counter changes, before
+// somebody vouches for it who may.
+func (m *Machine) admit(req homeagent.Request) *hostRequest {
+	r := &hostRequest{Request: req, arrived: m.now}
+	if p := &r.Path; p.If != m.cfg.HomePort.If || p.Outer.N > 0 {
+		// The answer goes where routes lead. To who is on the home link it goes there, whatever route leads his home address
+		// elsewhere (RFC 6275 10.3.2).
+		p.If = 0
+	}
+	r.profile, _ = m.subs.Home(r.Home)
+	refusal := m.vouch(r)
+	limit := &m.peers.strangers
+	if r.peer != nil {
+		limit = &r.peer.bucket
+	}
+	switch {
+	case !limit.take(m.now):
+		m.refused[wire.RateLimit]++ // no event: that is the point
+		return nil
+	case refusal != nil:
+		m.drop(refusal.Reason, m.hostFields(r, refusal))
+		return nil
+	}
+	return r
 }
 
 // vouch finds who answers for a request, and refuses it when he may not: the home address says which security association
