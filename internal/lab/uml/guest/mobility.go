@@ -66,70 +66,85 @@ func receiveRaw(fd int, local netip.Addr) ([]byte, mobility.Message, netip.Addr,
 	return buf[:n], m, src, err
 }
 
-func addresses(args []string) (out []netip.Addr, err error) {
-	for _, a := range args {
-		ad, err := netip.ParseAddr(a)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, ad)
-	}
-	return out, nil
+// registration is a Binding Update on its way to a home agent or correspondent.
+type registration struct {
+	home, peer, careOf netip.Addr
+	*mobility.BindingUpdate
+	fd int // at the home address; its reads end
 }
 
-// update sends a Binding Update and says what the answer is; without one it fails.
-func update(args []string) error {
+// newRegistration reads what both kinds of Binding Update say, and to whom.
+func newRegistration(args []string, flags mobility.BUFlags) (*registration, error) {
 	if len(args) != 5 {
-		return errors.New("want home address, home agent, care-of address, sequence number and lifetime")
+		return nil, errors.New("want home address, home agent or correspondent, care-of address, sequence number and lifetime")
 	}
-	a, err := addresses(args[:3])
-	if err != nil {
-		return err
+	var r registration
+	var err error
+	for i, a := range []*netip.Addr{&r.home, &r.peer, &r.careOf} {
+		if *a, err = netip.ParseAddr(args[i]); err != nil {
+			return nil, err
+		}
 	}
 	seq, err := strconv.ParseUint(args[3], 0, 16)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lifetime, err := time.ParseDuration(args[4])
 	if err != nil {
+		return nil, err
+	}
+	r.BindingUpdate = &mobility.BindingUpdate{Sequence: uint16(seq), Flags: flags, Lifetime: uint16(lifetime / mobility.LifetimeUnit)}
+	r.Options = r.Options.Add(mobility.AlternateCareOf{Addr: r.careOf})
+	r.fd, err = waiting(r.home)
+	return &r, err
+}
+
+// send sends it in a message and says what the answer is; without one, or one that check refuses, it fails.
+func (r *registration) send(m mobility.Message, check func(answer []byte) error) error {
+	if err := sendMH(r.fd, m, r.home, r.peer); err != nil {
 		return err
 	}
-	home, agent, careOf := a[0], a[1], a[2]
-	fd, err := waiting(home)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	bu := &mobility.BindingUpdate{Sequence: uint16(seq), Flags: mobility.BUAck | mobility.BUHome, Lifetime: uint16(lifetime / mobility.LifetimeUnit)}
-	bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: careOf})
-	if err := sendMH(fd, bu, home, agent); err != nil {
-		return err
-	}
-	m, from, err := receiveMH(fd, home)
+	raw, m, from, err := receiveRaw(r.fd, r.home)
 	if err != nil {
 		return fmt.Errorf("no answer: %w", err)
 	}
 	ack, ok := m.(*mobility.BindingAck)
-	if !ok || from != agent {
+	if !ok || from != r.peer {
 		return fmt.Errorf("%T from %v", m, from)
+	}
+	if err := check(raw); err != nil {
+		return fmt.Errorf("the acknowledgement's proof: %w", err)
 	}
 	fmt.Printf("status %d sequence %d lifetime %v\n", ack.Status, ack.Sequence, time.Duration(ack.Lifetime)*mobility.LifetimeUnit)
 	return nil
 }
 
+// update sends a home registration.
+func update(args []string) error {
+	r, err := newRegistration(args, mobility.BUAck|mobility.BUHome)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(r.fd)
+	return r.send(r.BindingUpdate, func([]byte) error { return nil }) // ESP proves it
+}
+
 // homeAgent accepts every Binding Update, and says what it accepts.
 func homeAgent(args []string) error {
-	a, err := addresses(args)
-	if err != nil || len(a) != 1 {
+	if len(args) != 1 {
 		return errors.New("want the address of the home agent")
 	}
-	fd, err := mhSocket(a[0])
+	own, err := netip.ParseAddr(args[0])
+	if err != nil {
+		return err
+	}
+	fd, err := mhSocket(own)
 	if err != nil {
 		return err
 	}
 	fmt.Println("ready")
 	for {
-		m, from, err := receiveMH(fd, a[0])
+		m, from, err := receiveMH(fd, own)
 		if err != nil {
 			fmt.Printf("error %v\n", err)
 			continue
@@ -142,72 +157,40 @@ func homeAgent(args []string) error {
 		careOf, _ := bu.Options.AlternateCareOf()
 		fmt.Printf("update from %v careof %v acknowledge %v home %v sequence %d lifetime %v\n", from, careOf.Addr, bu.Flags&mobility.BUAck != 0, bu.Flags&mobility.BUHome != 0,
 			bu.Sequence, time.Duration(bu.Lifetime)*mobility.LifetimeUnit)
-		if err := sendMH(fd, &mobility.BindingAck{Sequence: bu.Sequence, Lifetime: bu.Lifetime}, a[0], from); err != nil {
+		if err := sendMH(fd, &mobility.BindingAck{Sequence: bu.Sequence, Lifetime: bu.Lifetime}, own, from); err != nil {
 			fmt.Printf("error %v\n", err)
 		}
 	}
 }
 
 // optimize is the mobile node's side of return routability and of correspondent registration (RFC 6275 5.2, 11.6): the home tests, the care-of
-// tests, and a Binding Update with their proof. It says what is acknowledged.
+// tests, and a Binding Update with their proof.
 func optimize(args []string) error {
-	if len(args) != 5 {
-		return errors.New("want home address, correspondent, care-of address, sequence number and lifetime")
-	}
-	a, err := addresses(args[:3])
+	r, err := newRegistration(args, mobility.BUAck)
 	if err != nil {
 		return err
 	}
-	seq, err := strconv.ParseUint(args[3], 0, 16)
-	if err != nil {
-		return err
-	}
-	lifetime, err := time.ParseDuration(args[4])
-	if err != nil {
-		return err
-	}
-	home, peer, careOf := a[0], a[1], a[2]
-	fd, err := waiting(home)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	direct, err := waiting(careOf)
+	defer unix.Close(r.fd)
+	direct, err := waiting(r.careOf)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(direct)
-	homeTest, err := test(fd, home, peer, false)
+	homeTest, err := test(r.fd, r.home, r.peer, false)
 	if err != nil {
 		return fmt.Errorf("home test: %w", err)
 	}
-	careOfTest, err := test(direct, careOf, peer, true)
+	careOfTest, err := test(direct, r.careOf, r.peer, true)
 	if err != nil {
 		return fmt.Errorf("care-of test: %w", err)
 	}
-	key, registered := mobility.BindingKey(homeTest.Token, careOfTest.Token), careOf
-	if lifetime == 0 {
-		key, registered = mobility.DeregistrationKey(homeTest.Token), home // RFC 6275 5.2.6, 6.2.7
+	key, registered := mobility.BindingKey(homeTest.Token, careOfTest.Token), r.careOf
+	if r.Lifetime == 0 {
+		key, registered = mobility.DeregistrationKey(homeTest.Token), r.home // RFC 6275 5.2.6, 6.2.7
 	}
-	bu := &mobility.BindingUpdate{Sequence: uint16(seq), Flags: mobility.BUAck, Lifetime: uint16(lifetime / mobility.LifetimeUnit)}
-	bu.Options = bu.Options.Add(mobility.AlternateCareOf{Addr: careOf})
-	proven := &mobility.Authorized{Message: bu, Nonces: &mobility.NonceIndices{Home: homeTest.NonceIndex, CareOf: careOfTest.NonceIndex}, Key: key, CareOf: registered, Peer: peer}
-	if err := sendMH(fd, proven, home, peer); err != nil {
-		return err
-	}
-	raw, m, from, err := receiveRaw(fd, home)
-	if err != nil {
-		return fmt.Errorf("no answer: %w", err)
-	}
-	ack, ok := m.(*mobility.BindingAck)
-	if !ok || from != peer {
-		return fmt.Errorf("%T from %v", m, from)
-	}
-	if err := mobility.VerifyAuthorization(raw, key, registered, peer); err != nil {
-		return fmt.Errorf("the acknowledgement's proof: %w", err)
-	}
-	fmt.Printf("status %d sequence %d lifetime %v\n", ack.Status, ack.Sequence, time.Duration(ack.Lifetime)*mobility.LifetimeUnit)
-	return nil
+	nonces := &mobility.NonceIndices{Home: homeTest.NonceIndex, CareOf: careOfTest.NonceIndex}
+	return r.send(&mobility.Authorized{Message: r.BindingUpdate, Nonces: nonces, Key: key, CareOf: registered, Peer: r.peer},
+		func(answer []byte) error { return mobility.VerifyAuthorization(answer, key, registered, r.peer) })
 }
 
 // waiting is a socket whose reads end.
