@@ -102,7 +102,7 @@ func (q *detected) newer(r *hostRequest) bool {
 	if r.HasMessageID {
 		return r.MessageID <= q.MessageID
 	}
-	return !homeagent.Newer(r.Sequence, q.Sequence)
+	return !mobility.Newer(r.Sequence, q.Sequence)
 }
 
 // behindDetected says whether a request is older than what waits: it came late, and must not end that.

@@ -111,7 +111,7 @@ func (m *Machine) alsoAcked(x *also, p *core.Path, ba *mobility.BindingAck) {
 	careOf, _ := m.cameFor(p)
 	switch {
 	case ba.Status == mobility.SequenceOutOfWindow && x.timeout > 0:
-		if !newer(m.seq, ba.Sequence) {
+		if !mobility.Newer(m.seq, ba.Sequence) {
 			m.seq = ba.Sequence
 		}
 		if x.tries++; x.tries <= maxResyncs {

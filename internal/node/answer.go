@@ -38,7 +38,7 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	}
 	i := slices.IndexFunc(m.sent, func(s sent) bool { return s.seq == ba.Sequence })
 	switch {
-	case i < 0 && !newer(ba.Sequence, m.acked):
+	case i < 0 && !mobility.Newer(ba.Sequence, m.acked):
 		m.ignored(p, wire.SequenceOld, "")
 		return
 	case i < 0:
@@ -59,7 +59,7 @@ func (m *Machine) acknowledged(p *core.Path, ba *mobility.BindingAck) {
 	}
 	m.answered()
 	m.acked = s.seq
-	m.sent = slices.DeleteFunc(m.sent, func(o sent) bool { return !newer(o.seq, s.seq) })
+	m.sent = slices.DeleteFunc(m.sent, func(o sent) bool { return !mobility.Newer(o.seq, s.seq) })
 	m.nets.measured(&s.careOf, m.now.Boot-s.at)
 	m.move.Confirm(m.now, s.careOf.Addr)
 	switch {

@@ -154,7 +154,7 @@ func (m *Machine) drop(c *movement.CareOf) {
 // resync takes status 135: the home agent has accepted a greater number than that of the Binding Update it answers
 // (RFC 6275 11.7.3). It may answer one that was overtaken by a newer one of ours; then there is nothing to do.
 func (m *Machine) resync(p *core.Path, ba *mobility.BindingAck) {
-	if newer(m.seq, ba.Sequence) || !m.racing() {
+	if mobility.Newer(m.seq, ba.Sequence) || !m.racing() {
 		m.ignored(p, wire.SequenceOld, "status 135")
 		return
 	}

@@ -361,11 +361,10 @@ func (m *Machine) confirm(why string) {
 
 // settled says whether the home agent can only hold what is bound.
 func (m *Machine) settled() bool {
-	return !slices.ContainsFunc(m.sent, func(s sent) bool { return newer(s.seq, m.bind.seq) && keyOf(&s.careOf) != keyOf(&m.bind.careOf) })
+	return !slices.ContainsFunc(m.sent, func(s sent) bool {
+		return mobility.Newer(s.seq, m.bind.seq) && keyOf(&s.careOf) != keyOf(&m.bind.careOf)
+	})
 }
-
-// newer compares sequence numbers modulo 2^16 (RFC 6275 9.5.1).
-func newer(a, b uint16) bool { return int16(a-b) > 0 }
 
 // rate holds MAX_UPDATE_RATE: the times of the last Binding Updates, oldest first.
 type rate struct {

@@ -431,7 +431,7 @@ func (g *agent) update(n *netw, seen seenAt, f framing, path core.Path, bu *mobi
 		g.judge(bu, ba)
 	}
 	switch {
-	case g.seqKnown && !newer(bu.Sequence, g.seq):
+	case g.seqKnown && !mobility.Newer(bu.Sequence, g.seq):
 		ba.Status, ba.Sequence = mobility.SequenceOutOfWindow, g.seq
 	case ba.Status.Accepted() && bu.Lifetime == 0:
 		if !g.bound() {

@@ -165,7 +165,7 @@ func (m *Machine) partAcked(p *core.Path, ba *mobility.BindingAck) bool {
 	_, home := m.cameFor(p)
 	i := slices.Index(q.homes, home)
 	if ba.Status == mobility.SequenceOutOfWindow && i >= 0 {
-		if !newer(m.seq, ba.Sequence) {
+		if !mobility.Newer(m.seq, ba.Sequence) {
 			m.seq = ba.Sequence
 		}
 		m.hurry()

@@ -63,7 +63,7 @@ func (m *Machine) update(ev *core.Message, bu *mobility.BindingUpdate) {
 	// Of a binding that ended, what counts is that nothing is used again: who got a home keygen token since is free in his numbers.
 	// What older tokens proved had other numbers, and is over then.
 	fresh := e == nil || !e.live() && r.home.number > e.newest
-	if !fresh && (r.home.number < e.least || !after(bu.Sequence, e.seq)) {
+	if !fresh && (r.home.number < e.least || !mobility.Newer(bu.Sequence, e.seq)) {
 		m.refuse(&r, mobility.SequenceOutOfWindow, wire.SequenceOld, e.seq)
 		return
 	}
@@ -81,9 +81,6 @@ func (m *Machine) update(ev *core.Message, bu *mobility.BindingUpdate) {
 		m.register(&r, e)
 	}
 }
-
-// after says whether a sequence number is greater than the last one, modulo 2^16 (RFC 6275 9.5.1): not one of the 32,768 before it.
-func after(seq, last uint16) bool { return uint16(seq-last-1) < 0x7fff }
 
 func (m *Machine) accepted(home netip.Addr) bool {
 	for _, p := range m.cfg.Accept {

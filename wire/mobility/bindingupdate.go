@@ -49,6 +49,10 @@ func (m *BindingUpdate) appendBody(b []byte) []byte {
 	return binary.BigEndian.AppendUint16(b, m.Lifetime)
 }
 
+// Newer compares the Sequence # of two Binding Updates, Proxy Binding Updates or their acknowledgements modulo 2^16 (RFC 6275 9.5.1):
+// last itself and the 32,768 numbers before it are not newer than last.
+func Newer(seq, last uint16) bool { return int16(seq-last) > 0 }
+
 // letters names the set bits of a flag word, the first letter for the highest bit.
 func letters(word uint16, names string) string {
 	var b [16]byte

@@ -25,3 +25,24 @@ func TestBUFlagsString(t *testing.T) {
 		}
 	}
 }
+
+func TestNewer(t *testing.T) {
+	for _, c := range []struct {
+		seq, last uint16
+		want      bool
+	}{
+		{15, 15, false}, {16, 15, true}, {14, 15, false}, {0, 65535, true}, {65535, 0, false}, {65535, 65535, false},
+		{32767, 0, true}, {32768, 0, false}, {32769, 0, false}, {0, 32768, false}, {0, 32769, true},
+	} {
+		if got := Newer(c.seq, c.last); got != c.want {
+			t.Errorf("%d after %d: %v", c.seq, c.last, got)
+		}
+	}
+	// RFC 6275 9.5.1: "if the last received sequence number was 15, then messages with sequence numbers 0 through 15, as well as
+	// 32783 through 65535, would be considered less than or equal".
+	for seq := range 1 << 16 {
+		if got, want := Newer(uint16(seq), 15), seq > 15 && seq < 32783; got != want {
+			t.Fatalf("%d after 15: %v", seq, got)
+		}
+	}
+}

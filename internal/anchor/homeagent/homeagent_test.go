@@ -249,16 +249,6 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestNewer is the example of RFC 6275 9.5.1: "if the last received sequence number was 15, then messages with sequence
-// numbers 0 through 15, as well as 32783 through 65535, would be considered less than or equal".
-func TestNewer(t *testing.T) {
-	for seq := range 1 << 16 {
-		if got, want := Newer(uint16(seq), 15), seq > 15 && seq < 32783; got != want {
-			t.Fatalf("%d: %v", seq, got)
-		}
-	}
-}
-
 // TestReadChains: in headers that no dialect has there is no signalling.
 func TestReadChains(t *testing.T) {
 	rules := Rules{Dialects: DialectSet(RFC5555, Soliman00)}

@@ -10,9 +10,6 @@ import (
 	"kedge/wire/mobility"
 )
 
-// Newer compares sequence numbers modulo 2^16, RFC 6275 9.5.1: of the last one and the 32,768 before it none is newer.
-func Newer(seq, last uint16) bool { return int16(seq-last) > 0 }
-
 // Passed says whether a timestamp that was accepted counts against later ones. One that lies beyond the window is from before
 // the clock here was set back: held against its node, it would lock him out for as long as the clock was wrong.
 func Passed(timestamp uint64, now core.Now, window time.Duration) bool {
@@ -32,7 +29,7 @@ func InOrder(r *Request, last *Registration, now core.Now, window time.Duration)
 		}
 		return nil
 	}
-	if last != nil && !Newer(r.Sequence, last.Sequence) {
+	if last != nil && !mobility.Newer(r.Sequence, last.Sequence) {
 		return &Refusal{Status: mobility.SequenceOutOfWindow, Reason: wire.SequenceOld, Sequence: last.Sequence,
 			Detail: fmt.Sprintf("%d is not newer than %d", r.Sequence, last.Sequence)}
 	}

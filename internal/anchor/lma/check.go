@@ -92,7 +92,7 @@ func (c Clock) Passed(timestamp uint64) bool { return c.Free || c.offset(timesta
 // that equals the last one is refused as lower: it is not greater, and 157 lets the gateway try again at once.
 func InOrder(r *Request, last Last, c Clock) *Refusal {
 	if !r.HasTimestamp {
-		if last.Known && !newer(r.Sequence, last.Sequence) {
+		if last.Known && !mobility.Newer(r.Sequence, last.Sequence) {
 			f := refuse(mobility.SequenceOutOfWindow, wire.SequenceOld, "%d is not after %d", r.Sequence, last.Sequence)
 			f.Seq = last.Sequence
 			return f
@@ -119,9 +119,6 @@ func InOrder(r *Request, last Last, c Clock) *Refusal {
 	}
 	return nil
 }
-
-// newer compares modulo 2^16: the preceding 32768 values are not newer (RFC 6275 9.5.1).
-func newer(seq, last uint16) bool { return int16(seq-last) > 0 }
 
 // span is the duration of a difference of timestamps.
 func span(units uint64) time.Duration {

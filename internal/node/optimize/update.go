@@ -199,7 +199,7 @@ func (m *Machine) cameTo(e *entry, p *core.Path) (careOf netip.Addr, wrong bool)
 // accepted: the correspondent has the care-of address.
 func (m *Machine) accepted(e *entry, p *core.Path, s *sentUpdate, ba *mobility.BindingAck) {
 	u, now := &e.upd, m.now.Boot
-	if !u.running && !newer(s.seq, e.bind.seq) {
+	if !u.running && !mobility.Newer(s.seq, e.bind.seq) {
 		m.ignored(p, wire.SequenceOld, "")
 		return
 	}
@@ -216,7 +216,7 @@ func (m *Machine) accepted(e *entry, p *core.Path, s *sentUpdate, ba *mobility.B
 	e.bind.refreshAt = e.bind.expires - max(3*lifetime/10, min(renewBefore, lifetime/2))
 	e.lives = e.bind.expires + slack
 	for _, o := range u.sent {
-		if newer(o.seq, s.seq) { // repeated before this came, and may still be heard
+		if mobility.Newer(o.seq, s.seq) { // repeated before this came, and may still be heard
 			e.lives = max(e.lives, o.at+o.lifetime+slack)
 		}
 	}
@@ -267,7 +267,7 @@ func (m *Machine) expired(e *entry, s mobility.Status) {
 
 // resync takes status 135, proven: the correspondent has accepted a greater number.
 func (m *Machine) resync(e *entry, p *core.Path, ba *mobility.BindingAck) {
-	if newer(e.seq, ba.Sequence) || !e.upd.running {
+	if mobility.Newer(e.seq, ba.Sequence) || !e.upd.running {
 		m.ignored(p, wire.SequenceOld, "status 135")
 		return
 	}
@@ -305,6 +305,3 @@ func (m *Machine) refused(e *entry, p *core.Path, ba *mobility.BindingAck) {
 	m.fail(e, r)
 	m.drive(e)
 }
-
-// newer compares sequence numbers modulo 2^16 (9.5.1).
-func newer(a, b uint16) bool { return int16(a-b) > 0 }
