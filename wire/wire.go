@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -45,4 +46,16 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Is(target error) bool {
 	r, ok := target.(Reason)
 	return ok && r == e.Reason
+}
+
+// ReasonOf is the reason within an error: of the first Error in its chain, else the Reason itself, else Malformed. It allocates
+// nothing, because strangers decide how often it is asked.
+func ReasonOf(err error) Reason {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Reason
+	}
+	if r, ok := errors.AsType[Reason](err); ok {
+		return r
+	}
+	return Malformed
 }

@@ -1,7 +1,6 @@
 package anchor
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -90,11 +89,7 @@ func (m *Machine) isLocal(a netip.Addr) bool {
 
 // malformed counts a decode error. Only a type that is not known is answered (RFC 6275 9.2).
 func (m *Machine) malformed(ev *core.Message, about Fields, known bool) {
-	reason := wire.Malformed
-	var e *wire.Error
-	if errors.As(ev.Err, &e) {
-		reason = e.Reason
-	}
+	reason := wire.ReasonOf(ev.Err)
 	if reason == wire.UnknownType {
 		m.unrecognized(ev, about, known)
 		return

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -517,17 +516,4 @@ func refusal4(s mobility.AddressStatus, otherwise wire.Reason) wire.Reason {
 		return wire.NoDynamic
 	}
 	return otherwise
-}
-
-// reasonOf gives the reason of a decode error.
-func reasonOf(err error) wire.Reason {
-	var we *wire.Error
-	if errors.As(err, &we) {
-		return we.Reason
-	}
-	var r wire.Reason
-	if errors.As(err, &r) {
-		return r
-	}
-	return wire.Malformed
 }

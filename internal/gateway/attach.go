@@ -35,7 +35,7 @@ func (m *Machine) frame(ev *core.Message, f *access.Frame) {
 	}
 	if ev.Err != nil {
 		// Nonsense, but a sign of life all the same.
-		m.count(reasonOf(ev.Err))
+		m.count(wire.ReasonOf(ev.Err))
 		m.sighted(l, f.Src, sighting{by: "data"})
 		return
 	}

@@ -200,7 +200,7 @@ func (m *Machine) message(ev *core.Message) {
 		case f != nil:
 			m.frame(ev, f)
 		case ev.Err != nil:
-			m.count(reasonOf(ev.Err)) // not even an Ethernet header
+			m.count(wire.ReasonOf(ev.Err)) // not even an Ethernet header
 		}
 		return
 	}
@@ -208,11 +208,11 @@ func (m *Machine) message(ev *core.Message) {
 	a := m.anchorAt(from)
 	if ev.Err != nil {
 		raw, isRaw := ev.Body.(*mobility.Raw)
-		if a != nil && isRaw && raw != nil && reasonOf(ev.Err) == wire.UnknownType {
+		if a != nil && isRaw && raw != nil && wire.ReasonOf(ev.Err) == wire.UnknownType {
 			m.unsupported(a, raw)
 			return
 		}
-		m.ignored(from, "", reasonOf(ev.Err), ev.Err.Error())
+		m.ignored(from, "", wire.ReasonOf(ev.Err), ev.Err.Error())
 		return
 	}
 	if hb, ok := ev.Body.(*mobility.Heartbeat); ok && !m.cfg.HeartbeatOff {

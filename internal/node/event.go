@@ -1,7 +1,6 @@
 package node
 
 import (
-	"errors"
 	"net/netip"
 
 	"kedge/internal/core"
@@ -28,19 +27,6 @@ func (m *Machine) ignored(p *core.Path, r wire.Reason, detail string) {
 func (m *Machine) failed(what string, err error) {
 	m.counts["failed-"+what]++
 	m.emit(core.Emit{Name: "failed", ID: m.session.id, Why: what, Fields: map[string]any{"err": err.Error()}})
-}
-
-// reasonOf is the reason of a decode error.
-func reasonOf(err error) wire.Reason {
-	var known *wire.Error
-	var bare wire.Reason
-	switch {
-	case errors.As(err, &known):
-		return known.Reason
-	case errors.As(err, &bare):
-		return bare
-	}
-	return wire.Malformed
 }
 
 // refreshRequest takes a Binding Refresh Request, RFC 6275 11.7.4: only of who has a binding of ours.

@@ -345,7 +345,7 @@ func (m *Machine) message(ev *core.Message) {
 		if raw, ok := ev.Body.(*mobility.Raw); ok && raw != nil {
 			m.unrecognized(&ev.Path)
 		}
-		m.ignored(&ev.Path, reasonOf(ev.Err), ev.Err.Error())
+		m.ignored(&ev.Path, wire.ReasonOf(ev.Err), ev.Err.Error())
 		return
 	}
 	if e, ok := ev.Body.(*ip.Echo); ok {

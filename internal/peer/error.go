@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"errors"
 	"net/netip"
 
 	"kedge/internal/core"
@@ -54,13 +53,4 @@ func (m *Machine) bindingError(p *core.Path, status uint8, home netip.Addr) {
 		HoA: home, CareOf: to, Own: p.Local.Addr(), Status: status,
 	}})
 	m.out = append(m.out, core.Send{Path: *p, Body: &mobility.BindingError{Status: status, Home: home}})
-}
-
-// reasonOf is the reason within an error of a parser.
-func reasonOf(err error) wire.Reason {
-	var known *wire.Error
-	if errors.As(err, &known) {
-		return known.Reason
-	}
-	return wire.Malformed
 }

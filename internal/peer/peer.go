@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -196,11 +195,7 @@ func (m *Machine) isOwn(a netip.Addr) bool {
 // malformed counts a decode error. Only a type that is not known is answered by a message (RFC 6275 9.2); ICMPv6 errors are the
 // loop's.
 func (m *Machine) malformed(ev *core.Message) {
-	reason := wire.Malformed
-	var known *wire.Error
-	if errors.As(ev.Err, &known) {
-		reason = known.Reason
-	}
+	reason := wire.ReasonOf(ev.Err)
 	if !m.tests.take(m.now.Boot, ev.Path.Remote.Addr()) {
 		m.count(wire.RateLimit)
 		return

@@ -130,7 +130,7 @@ func (m *Machine) authorize(ev *core.Message, r *request, named mobility.NonceIn
 		kbm = mobility.BindingKey(token, careOf.token(r.careOf, true))
 	}
 	if err := mobility.VerifyAuthorization(ev.Raw, kbm, r.careOf, r.key.own); err != nil {
-		m.ignored(r.path, reasonOf(err), err.Error())
+		m.ignored(r.path, wire.ReasonOf(err), err.Error())
 		return false
 	}
 	r.kbm = kbm

@@ -74,36 +74,12 @@ func (e counted) Unwrap() error { return e.error }
 
 // drop counts an error, once, and gives it back. What has no reason is malformed.
 func (c *Codec) drop(err error) error {
-	var reason wire.Reason
-	switch e := err.(type) { // what In gives costs a stranger's packet nothing
-	case counted:
+	if _, done := errors.AsType[counted](err); done {
 		return err
-	case *wire.Error:
-		reason = e.Reason
-	case wire.Reason:
-		reason = e
-	default:
-		var done counted
-		if errors.As(err, &done) {
-			return err
-		}
-		reason = reasonOf(err)
 	}
+	reason := wire.ReasonOf(err)
 	c.mu.Lock()
 	c.drops[reason]++
 	c.mu.Unlock()
 	return err
-}
-
-// reasonOf finds the reason within an error.
-func reasonOf(err error) wire.Reason {
-	var known *wire.Error
-	var bare wire.Reason
-	switch {
-	case errors.As(err, &known):
-		return known.Reason
-	case errors.As(err, &bare):
-		return bare
-	}
-	return wire.Malformed
 }

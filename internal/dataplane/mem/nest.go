@@ -61,7 +61,7 @@ func (e *Engine) unnest(now time.Duration, o *Outer, pkt []byte, h *ip.Header, u
 		switch {
 		case err == nil:
 			m.kind, m.key, m.Proto, m.Offload, body = inESP, sa, next, false, opened
-		case reasonOf(err) == wire.UnknownSPI:
+		case wire.ReasonOf(err) == wire.UnknownSPI:
 			return nil, false // perhaps it is signalling
 		default:
 			e.refused(err)

@@ -1,11 +1,8 @@
 package mem
 
 import (
-	"errors"
 	"net/netip"
 	"time"
-
-	"kedge/wire"
 )
 
 // Security seals and opens the data of sessions whose chain names a security association: ESP in tunnel mode (RFC 4303). It is
@@ -42,18 +39,3 @@ func (e *Engine) witnessed(esp []byte) bool {
 
 // PortESP is the port of ESP in UDP (RFC 3948 2): the only one that this router sends it from and receives it at.
 const PortESP = 4500
-
-// reasonOf finds what a Security's error is counted as.
-func reasonOf(err error) wire.Reason {
-	switch err := err.(type) { // errors.As would allocate
-	case wire.Reason:
-		return err
-	case *wire.Error:
-		return err.Reason
-	}
-	var r wire.Reason
-	if errors.As(err, &r) {
-		return r
-	}
-	return wire.Malformed
-}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kedge/internal/dataplane"
+	"kedge/wire"
 	"kedge/wire/ip"
 )
 
@@ -182,7 +183,7 @@ func (e *Engine) seal(o *outLayer, next uint8, pkt, b []byte) ([]byte, bool) {
 
 // refused counts what a Security did not take.
 func (e *Engine) refused(err error) {
-	r := reasonOf(err)
+	r := wire.ReasonOf(err)
 	for i := range reasons {
 		if reasons[i] == r {
 			e.drops[i].Add(1)

@@ -1,14 +1,12 @@
 package movement
 
 import (
-	"errors"
 	"net/netip"
 	"path"
 	"slices"
 	"time"
 
 	"kedge/internal/core"
-	"kedge/wire"
 )
 
 // link is an interface of the host.
@@ -236,13 +234,4 @@ func (b *bucket) take(now time.Duration) bool {
 	}
 	b.level--
 	return true
-}
-
-// reasonOf is the wire.Reason of a decode error.
-func reasonOf(err error) wire.Reason {
-	var e *wire.Error
-	if errors.As(err, &e) {
-		return e.Reason
-	}
-	return wire.Malformed
 }

@@ -169,7 +169,7 @@ func (m *Machine) message(msg *core.Message) bool {
 		f = &access.Frame{}
 	}
 	if msg.Err != nil {
-		m.ignored(l, f, reasonOf(msg.Err), msg.Err.Error())
+		m.ignored(l, f, wire.ReasonOf(msg.Err), msg.Err.Error())
 		return false
 	}
 	return m.frame(l, f)
