@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/lab/daemontest"
 	"kedge/internal/spec"
 	"kedge/internal/system/netns"
 	"kedge/wire/nd"
@@ -70,8 +72,8 @@ anchor:
 // listed waits until an anchor lists just these other home agents, the best first.
 func (l *homeLAN) listed(p *process, want ...netip.Addr) {
 	l.t.Helper()
-	until(l.t, 15*time.Second, func() error {
-		st, err := p.api.Status(l.t.Context())
+	daemontest.Until(l.t, 15*time.Second, func() error {
+		st, err := p.Status(l.t.Context())
 		if err != nil {
 			return err
 		}
@@ -133,7 +135,7 @@ func (l *homeLAN) ask(to netip.Addr, id uint16) (reply *nd.HomeAgentAddressDisco
 func (l *homeLAN) answered(want ...netip.Addr) {
 	l.t.Helper()
 	id := uint16(0)
-	until(l.t, 15*time.Second, func() error {
+	daemontest.Until(l.t, 15*time.Second, func() error {
 		id++
 		reply, from, err := l.ask(nd.HomeAgentsAnycast(netip.MustParsePrefix("2001:db8:1::/64")), id)
 		if err != nil {
@@ -167,7 +169,7 @@ func TestHomeAgentsFindEachOther(t *testing.T) {
 	router := netip.MustParseAddr("2001:db8:1::5")
 	l.listed(first, router, lanAgents[1])
 	l.answered(router, lanAgents[1], lanAgents[0])
-	second.kill()
+	second.Kill()
 	l.listed(first, router)
 	l.answered(router, lanAgents[0])
 }
@@ -216,16 +218,14 @@ anchor:
 		if plane == "user" {
 			netns.Must(t, l.router.Route(netip.MustParsePrefix("2001:db8:9::/48"), lanAgents[0], "lan0"))
 		}
-		until(t, 15*time.Second, func() error {
+		daemontest.Until(t, 15*time.Second, func() error {
 			reply, from, err := l.ask(nd.HomeAgentsAnycast(netip.MustParsePrefix("2001:db8:9:1::/64")), 5)
 			if err == nil && (from != lanAgents[0] || !slices.Equal(reply.Addresses, lanAgents[:1])) {
 				err = fmt.Errorf("%+v from %v", reply, from)
 			}
 			return err
 		})
-		netns.Must(t, p.cmd.Process.Signal(os.Interrupt)) // programs in the kernel end with it
-		p.done = true
-		if err := p.cmd.Wait(); err != nil {
+		if err := p.End(syscall.SIGINT); err != nil { // programs in the kernel end with it
 			t.Error(err)
 		}
 	}

@@ -11,9 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	"kedge/internal/api"
 	"kedge/internal/dataplane/pins"
 	"kedge/internal/system/netns"
 )
@@ -30,13 +28,6 @@ func abandoned(t *testing.T, ns *netns.NS) string {
 		return err
 	}))
 	return strings.Join(names, " ")
-}
-
-// ended waits for a daemon that does not start.
-func (p *process) ended() error {
-	p.done = true
-	defer time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() }).Stop()
-	return p.cmd.Wait()
 }
 
 // busy has the port of the data plane until f has run.
@@ -63,7 +54,7 @@ func TestRenamed(t *testing.T) {
 			n++
 			p := daemonIn(t, ns, t.TempDir(), fmt.Sprintf("old%d", n), fmt.Sprintf(lonelyAnchor, "{ kind: ebpf, core: [core0], attach: "+attach+", sessions: 16 }"))
 			p.plane()
-			p.kill()
+			p.Kill()
 			if got := abandoned(t, ns); got != fmt.Sprintf("old%d_anchor", n) {
 				t.Errorf("left: %q", got)
 			}
@@ -75,8 +66,8 @@ func TestRenamed(t *testing.T) {
 			if d := q.plane(); attached(t, ns, "core0") != want || abandoned(t, ns) != "" {
 				t.Errorf("%s, then %s: %d programs on core0, left %q, %+v", attach, next, attached(t, ns, "core0"), abandoned(t, ns), d)
 			}
-			netns.Must(t, q.api.Stop(t.Context()))
-			netns.Must(t, q.ended())
+			netns.Must(t, q.Stop(t.Context()))
+			netns.Must(t, q.Wait())
 		}
 	}
 }
@@ -99,7 +90,7 @@ func TestOtherAnchor(t *testing.T) {
 			var q *process
 			busy(t, ns, "2001:db8:a::2", func() {
 				q = daemonIn(t, ns, t.TempDir(), "lma2", second("kedge1"))
-				if err := q.ended(); err == nil || attached(t, ns, "core0") != 1 {
+				if err := q.Wait(); err == nil || attached(t, ns, "core0") != 1 {
 					t.Errorf("%v, %d programs on core0", err, attached(t, ns, "core0"))
 				}
 			})
@@ -109,12 +100,12 @@ func TestOtherAnchor(t *testing.T) {
 			if n := attached(t, ns, "core0"); n != 2 {
 				t.Errorf("%d programs on core0", n)
 			}
-			netns.Must(t, q.api.Stop(t.Context()))
-			netns.Must(t, q.ended())
+			netns.Must(t, q.Stop(t.Context()))
+			netns.Must(t, q.Wait())
 			if n := attached(t, ns, "core0"); n != 1 {
 				t.Errorf("after the second one's end %d programs on core0", n)
 			}
-			p.kill()
+			p.Kill()
 			q = daemonIn(t, ns, qdir, "lma2", second("kedge1"))
 			if d := q.plane(); len(d.Notes) == 0 || !strings.Contains(strings.Join(d.Notes, "; "), "programs of lma1_anchor, which no process has, forward") {
 				t.Errorf("%q", d.Notes)
@@ -145,9 +136,9 @@ func TestOtherAnchor(t *testing.T) {
 			if again.ProcessState.ExitCode() != exitFailed || !strings.Contains(string(what), "no daemon lma1 has left anything") {
 				t.Errorf("a second time: %s", what)
 			}
-			netns.Must(t, q.api.Stop(t.Context()))
-			if err := q.ended(); err != nil || !strings.Contains(q.log.String(), "runs no more forward in this network namespace\" name=lma1_anchor") {
-				t.Errorf("%v: %s", err, q.log)
+			netns.Must(t, q.Stop(t.Context()))
+			if err := q.Wait(); err != nil || !strings.Contains(q.Log(), "runs no more forward in this network namespace\" name=lma1_anchor") {
+				t.Errorf("%v: %s", err, q.Log())
 			}
 		})
 	}
@@ -158,14 +149,12 @@ func TestFailedStart(t *testing.T) {
 	ns, dir := lonely(t), t.TempDir()
 	p := daemonIn(t, ns, dir, "lma1", fmt.Sprintf(lonelyAnchor, "{ kind: ebpf, core: [core0], sessions: 16 }"))
 	p.plane()
-	p.done = true
-	netns.Must(t, p.cmd.Process.Signal(syscall.SIGTERM))
-	_ = p.cmd.Wait()
+	netns.Must(t, p.End(syscall.SIGTERM))
 	for _, plane := range []string{"{ kind: ebpf, core: [core0], sessions: 16 }", "{ kind: auto, core: [core0], sessions: 16 }", "user"} {
 		busy(t, ns, "2001:db8:a::1", func() {
 			q := daemonIn(t, ns, dir, "lma1", fmt.Sprintf(lonelyAnchor, plane))
-			if err := q.ended(); err == nil || attached(t, ns, "core0") != 1 || abandoned(t, ns) != "lma1_anchor" {
-				t.Errorf("%s: %v, %d programs on core0, left %q: %s", plane, err, attached(t, ns, "core0"), abandoned(t, ns), q.log)
+			if err := q.Wait(); err == nil || attached(t, ns, "core0") != 1 || abandoned(t, ns) != "lma1_anchor" {
+				t.Errorf("%s: %v, %d programs on core0, left %q: %s", plane, err, attached(t, ns, "core0"), abandoned(t, ns), q.Log())
 			}
 		})
 	}
@@ -179,26 +168,18 @@ func TestFailedStart(t *testing.T) {
 func TestLacksPerfmon(t *testing.T) {
 	ns := lonely(t)
 	for plane, want := range map[string]string{"auto": "neither CAP_PERFMON nor CAP_SYS_ADMIN", "ebpf": "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"} {
-		dir := t.TempDir()
-		file := filepath.Join(dir, "lma1.yaml")
-		text := fmt.Sprintf("version: 1\nname: lma1\napi: { socket: %s/s.sock }\nstore: { kind: mem }\n", dir) + fmt.Sprintf(lonelyAnchor, plane)
-		netns.Must(t, os.WriteFile(file, []byte(text), 0o600))
-		p := &process{t: t, log: &bytes.Buffer{}, api: api.NewClient(dir + "/s.sock")}
-		p.cmd = exec.Command("setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf", os.Args[0], "run", file)
-		p.cmd.Env, p.cmd.Stderr = append(os.Environ(), "KEDGE_TEST_DAEMON=1"), p.log
-		netns.Must(t, ns.Do(p.cmd.Start))
+		p := daemonIn(t, ns, t.TempDir(), "lma1", fmt.Sprintf(lonelyAnchor, plane), "setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf")
 		said := ""
 		if plane == "auto" {
 			said = p.plane().Why
-			netns.Must(t, p.api.Stop(t.Context()))
-			netns.Must(t, p.cmd.Wait())
-		} else if err := p.cmd.Wait(); errors.As(err, new(*exec.ExitError)) {
-			said = p.log.String()
+			netns.Must(t, p.Stop(t.Context()))
+			netns.Must(t, p.Wait())
+		} else if err := p.Wait(); errors.As(err, new(*exec.ExitError)) {
+			said = p.Log()
 		}
 		if !strings.Contains(said, want) || strings.Contains(said, "load program") {
 			t.Errorf("%s: %s", plane, said)
 		}
-		p.api.Close()
 	}
 }
 
@@ -217,7 +198,7 @@ func TestRoleRemoved(t *testing.T) {
 	ns := lonely(t)
 	p := daemonIn(t, ns, t.TempDir(), "both", fmt.Sprintf(lonelyAnchor, "{ kind: ebpf, core: [core0], sessions: 16 }"))
 	p.plane()
-	p.kill()
+	p.Kill()
 	_, err := ns.Run(t.Context(), "ip", "link", "add", "acc0", "type", "veth", "peer", "name", "acc0h")
 	netns.Must(t, err)
 	for _, c := range []string{"link set acc0 up", "link set acc0h up", "addr add 2001:db8:a::11/64 dev core0 nodad"} {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	"kedge/internal/lab/daemontest"
 	"kedge/internal/spec"
 	"kedge/internal/system/netns"
 	"kedge/internal/testpcap"
@@ -95,7 +96,7 @@ func (e *ether) send(s ip.Signal, upper []byte) {
 // await gives the next packet that is as wanted; others are passed over, but no ICMPv6 error is.
 func (e *ether) await(what string, want func(s ip.Signal, upper []byte) bool) (got ip.Signal) {
 	e.t.Helper()
-	until(e.t, 5*time.Second, func() error {
+	daemontest.Until(e.t, 5*time.Second, func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		for e.read < len(e.frames) {
@@ -201,7 +202,7 @@ func TestPeer(t *testing.T) {
 	e := openEther(t, world, "eth0")
 	dir := t.TempDir()
 	p := daemonIn(t, server, dir, "server1", "peer: {}\n")
-	until(t, 10*time.Second, func() error { _, err := p.api.Bindings(t.Context(), "", 0); return err })
+	daemontest.Until(t, 10*time.Second, func() error { _, err := p.Bindings(t.Context(), "", 0); return err })
 
 	// Data without a binding is told so, also by a correspondent that has none at all.
 	unknown := func(careOf netip.Addr, seq uint16) {
@@ -215,7 +216,7 @@ func TestPeer(t *testing.T) {
 	unknown(peerCoA2, 1)
 
 	e.bind(peerCoA, 100)
-	b := p.binding("active", peerCoA.String())
+	b := p.Bound("active", peerCoA)
 	if b.Kind != "host" || len(b.Home) != 1 || b.Home[0].Addr() != peerHome || b.Lifetime != 200*time.Second {
 		t.Errorf("%+v", b)
 	}
@@ -244,14 +245,14 @@ func TestPeer(t *testing.T) {
 
 	// It moves. The tests go to the home address by the home agent, although there is a binding.
 	e.bind(peerCoA2, 101)
-	p.binding("active", peerCoA2.String())
+	p.Bound("active", peerCoA2)
 	e.ping(peerCoA2, 3)
 	reply(peerCoA2, 3)
 
 	// The process dies, and the next one knows nothing.
-	p.kill()
+	p.Kill()
 	p = daemonIn(t, server, dir, "server1", "peer: {}\n")
-	until(t, 10*time.Second, func() error { _, err := p.api.Bindings(t.Context(), "", 0); return err })
+	daemontest.Until(t, 10*time.Second, func() error { _, err := p.Bindings(t.Context(), "", 0); return err })
 	unknown(peerCoA2, 4)
 	e.bind(peerCoA2, 5) // any number
 	e.ping(peerCoA2, 5)
@@ -262,7 +263,7 @@ func TestPeer(t *testing.T) {
 	output(t, server, "ip", "-6", "addr", "del", peerAddr.String()+"/64", "dev", "eth0")
 	leads := func(to netip.Addr, want string) {
 		t.Helper()
-		until(t, 10*time.Second, func() error {
+		daemontest.Until(t, 10*time.Second, func() error {
 			if got := output(t, server, "ip", "-6", "route", "get", to.String()); !strings.Contains(got, want) {
 				return errors.New(got)
 			}
@@ -288,9 +289,7 @@ func TestPeer(t *testing.T) {
 			t.Errorf("status and bindings have no %q:\n%s", want, &out)
 		}
 	}
-	p.done = true
-	netns.Must(t, p.cmd.Process.Signal(syscall.SIGTERM))
-	if err := p.cmd.Wait(); err != nil {
+	if err := p.End(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
 	if after := state(); after != before {

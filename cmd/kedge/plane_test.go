@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +20,7 @@ import (
 	"kedge/internal/config"
 	"kedge/internal/dataplane/ebpf"
 	"kedge/internal/dataplane/pins"
+	"kedge/internal/lab/daemontest"
 	"kedge/internal/system"
 	"kedge/internal/system/netns"
 )
@@ -49,8 +50,8 @@ func lonely(t *testing.T) *netns.NS {
 func (p *process) plane() api.Dataplane {
 	p.t.Helper()
 	var out api.Dataplane
-	until(p.t, 10*time.Second, func() error {
-		st, err := p.api.Status(p.t.Context())
+	daemontest.Until(p.t, 10*time.Second, func() error {
+		st, err := p.Status(p.t.Context())
 		if err != nil {
 			return err
 		}
@@ -70,26 +71,23 @@ func attached(t *testing.T, ns *netns.NS, link string) (n int) {
 	return n
 }
 
+var linked = regexp.MustCompile(`^core0 core, kedge-[0-9a-f]{5}-out joined, kedge0 device$`)
+
 // TestPlaneLives: programs go on when the daemon is killed or told to end by SIGTERM, are taken over by the next, and end with "kedge
 // stop" and with a change to another back end; by tcx and by clsact.
 func TestPlaneLives(t *testing.T) {
 	ns, dir := lonely(t), t.TempDir()
 	start := func(plane string) *process { return daemonIn(t, ns, dir, "lma1", fmt.Sprintf(lonelyAnchor, plane)) }
-	end := func(p *process, how os.Signal) {
-		p.done = true
-		netns.Must(t, p.cmd.Process.Signal(how))
-		_ = p.cmd.Wait()
-	}
 	for _, attach := range []string{"tcx", "clsact"} {
 		plane := fmt.Sprintf("{ kind: ebpf, core: [core0], attach: %s, sessions: 16 }", attach)
 		p := start(plane)
 		d := p.plane()
-		if d.Kind != "ebpf" || d.Attach != attach || d.Adopted || d.Sessions != 16 || strings.Join(d.Links, ", ") != "core0 core, kedge0 device" ||
+		if d.Kind != "ebpf" || d.Attach != attach || d.Adopted || d.Sessions != 16 || !linked.MatchString(strings.Join(d.Links, ", ")) ||
 			d.Failing != "" || d.PinsWhy != "" || d.Why != "dataplane.kind says so" {
 			t.Errorf("%s: %+v", attach, d)
 		}
-		for _, how := range []os.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-			end(p, how)
+		for _, how := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+			_ = p.End(how)
 			if out, err := ns.Run(t.Context(), "ip", "-6", "route", "get", "2001:db8:1000:1::a"); err != nil || !strings.Contains(string(out), "dev kedge0") {
 				t.Errorf("%s: after %v packets to home addresses go another way: %v, %s", attach, how, err, out)
 			}
@@ -104,20 +102,19 @@ func TestPlaneLives(t *testing.T) {
 				t.Errorf("%s: after %v and a start %d programs are on core0", attach, how, n)
 			}
 		}
-		netns.Must(t, p.api.Stop(t.Context()))
-		p.done = true
-		netns.Must(t, p.cmd.Wait())
+		netns.Must(t, p.Stop(t.Context()))
+		netns.Must(t, p.Wait())
 		if n := attached(t, ns, "core0"); n != 0 {
 			t.Errorf("%s: after kedge stop %d programs are on core0", attach, n)
 		}
-		if out, err := ns.Run(t.Context(), "ip", "link", "show", "kedge0"); err == nil {
+		if out, err := ns.Run(t.Context(), "ip", "link"); err != nil || strings.Contains(string(out), "kedge") {
 			t.Errorf("%s: after kedge stop there is %s", attach, out)
 		}
 		p = start(plane)
 		if d := p.plane(); d.Adopted {
 			t.Errorf("%s: after kedge stop: %+v", attach, d)
 		}
-		end(p, syscall.SIGKILL)
+		p.Kill()
 		p = start("user")
 		if d := p.plane(); d.Kind != "user" || d.Asked != "user" || d.Why == "" {
 			t.Errorf("%+v", d)
@@ -125,12 +122,15 @@ func TestPlaneLives(t *testing.T) {
 		if n := attached(t, ns, "core0"); n != 0 {
 			t.Errorf("%s: beside back end user %d programs are on core0", attach, n)
 		}
-		end(p, syscall.SIGTERM)
+		if out, err := ns.Run(t.Context(), "ip", "link"); err != nil || strings.Contains(string(out), "kedge-") {
+			t.Errorf("%s: beside back end user there is %s", attach, out)
+		}
+		netns.Must(t, p.End(syscall.SIGTERM))
 	}
 	// From one way to attach to the other.
 	p := start("{ kind: ebpf, core: [core0], attach: clsact }")
 	p.plane()
-	end(p, syscall.SIGKILL)
+	p.Kill()
 	p = start("{ kind: ebpf, core: [core0] }")
 	if d := p.plane(); d.Attach != "tcx" || attached(t, ns, "core0") != 1 {
 		t.Errorf("%+v, %d programs are on core0", d, attached(t, ns, "core0"))
@@ -148,7 +148,7 @@ func TestCoreLinkWithoutProgram(t *testing.T) {
 		_, err := ns.Run(t.Context(), "ip", strings.Fields(c)...)
 		netns.Must(t, err)
 	}
-	until(t, 5*time.Second, func() error {
+	daemontest.Until(t, 5*time.Second, func() error {
 		if d := p.plane(); len(d.Notes) != 2 || !strings.Contains(d.Notes[0], "core link core*:") {
 			return fmt.Errorf("%q", d.Notes)
 		}
@@ -162,9 +162,8 @@ func TestSecondDaemon(t *testing.T) {
 	p := daemonIn(t, ns, dir, "lma1", fmt.Sprintf(lonelyAnchor, "ebpf"))
 	p.plane()
 	q := daemonIn(t, ns, t.TempDir(), "lma1", fmt.Sprintf(lonelyAnchor, "{ device: kedge1 }"))
-	q.done = true
-	if err := q.cmd.Wait(); err == nil || !strings.Contains(q.log.String(), "another process forwards as lma1_anchor") {
-		t.Errorf("%v: %s", err, q.log)
+	if err := q.Wait(); err == nil || !strings.Contains(q.Log(), "another process forwards as lma1_anchor") {
+		t.Errorf("%v: %s", err, q.Log())
 	}
 	if d := p.plane(); d.Kind != "ebpf" || attached(t, ns, "core0") != 1 {
 		t.Errorf("%+v", d)
@@ -201,7 +200,7 @@ func TestKernelWithoutBPF(t *testing.T) {
 	cfg, ended := runAt(ctx, t, ns, dir, "auto")
 	cl := api.NewClient(cfg.API.Socket)
 	defer cl.Close()
-	p := &process{t: t, api: cl}
+	p := &process{&daemontest.Daemon{Client: cl}, t}
 	d := p.plane()
 	if d.Kind != "user" || d.Asked != "auto" || !strings.Contains(d.Why, "kernel 4.4.0-test has no classifier programs (BPF)") {
 		t.Errorf("%+v", d)
@@ -318,22 +317,14 @@ func TestSayPlane(t *testing.T) {
 func TestCapabilities(t *testing.T) {
 	ns := lonely(t)
 	for caps, want := range map[string]string{"+net_admin,+net_raw,+bpf,+perfmon": "ebpf", "+net_admin,+net_raw,+bpf": "user", "+net_admin,+net_raw": "user"} {
-		dir := t.TempDir()
-		file := filepath.Join(dir, "lma1.yaml")
-		text := fmt.Sprintf("version: 1\nname: lma1\napi: { socket: %s/s.sock }\nstore: { kind: mem }\n", dir) + fmt.Sprintf(lonelyAnchor, "auto")
-		netns.Must(t, os.WriteFile(file, []byte(text), 0o600))
-		p := &process{t: t, log: &bytes.Buffer{}, api: api.NewClient(dir + "/s.sock")}
-		p.cmd = exec.Command("setpriv", "--bounding-set=-all,"+caps, os.Args[0], "run", file)
-		p.cmd.Env, p.cmd.Stderr = append(os.Environ(), "KEDGE_TEST_DAEMON=1"), p.log
-		netns.Must(t, ns.Do(p.cmd.Start))
+		p := daemonIn(t, ns, t.TempDir(), "lma1", fmt.Sprintf(lonelyAnchor, "auto"), "setpriv", "--bounding-set=-all,"+caps)
 		d := p.plane()
 		if d.Kind != want || d.Failing != "" || d.PinsWhy != "" {
 			t.Errorf("%s: %+v", caps, d)
 		}
-		netns.Must(t, p.api.Stop(t.Context()))
-		if err := p.cmd.Wait(); err != nil {
-			t.Errorf("%s: %v\n%s", caps, err, p.log)
+		netns.Must(t, p.Stop(t.Context()))
+		if err := p.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", caps, err, p.Log())
 		}
-		p.api.Close()
 	}
 }

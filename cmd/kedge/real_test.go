@@ -16,6 +16,7 @@ import (
 
 	"kedge/internal/api"
 	"kedge/internal/core"
+	"kedge/internal/lab/daemontest"
 	"kedge/internal/spec"
 	"kedge/internal/system/netns"
 )
@@ -32,96 +33,23 @@ func TestMain(m *testing.M) {
 
 // process is a daemon in a namespace.
 type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	log  *bytes.Buffer
-	api  *api.Client
-	done bool
+	*daemontest.Daemon
+	t *testing.T
 }
 
-// daemonIn starts one with a config, in a directory where its socket, store and keys are.
-func daemonIn(t *testing.T, ns *netns.NS, dir, name, text string) *process {
+// daemonIn starts one with a config, in a directory where its socket, store and keys are. before is what the program is run by, if anything.
+func daemonIn(t *testing.T, ns *netns.NS, dir, name, text string, before ...string) *process {
 	t.Helper()
-	file := filepath.Join(dir, name+".yaml")
-	text = fmt.Sprintf("version: 1\nname: %s\napi: { socket: %s/%s.sock }\nstore: { path: %s/%s.db }\n%s", name, dir, name, dir, name, text)
-	netns.Must(t, os.WriteFile(file, []byte(text), 0o600))
-	p := &process{t: t, log: &bytes.Buffer{}, api: api.NewClient(filepath.Join(dir, name+".sock"))}
-	p.cmd = exec.Command(os.Args[0], "run", file)
-	p.cmd.Env = append(os.Environ(), "KEDGE_TEST_DAEMON=1")
-	p.cmd.Stderr = p.log
-	netns.Must(t, ns.Do(p.cmd.Start))
-	t.Cleanup(func() {
-		p.api.Close()
-		if !p.done {
-			_ = p.cmd.Process.Signal(syscall.SIGTERM)
-			_ = p.cmd.Wait()
-		}
-		if t.Failed() {
-			t.Logf("log of %s:\n%s", name, p.log)
-		}
-	})
-	return p
+	args := append(before, os.Args[0])
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "KEDGE_TEST_DAEMON=1")
+	return &process{daemontest.Start(t, ns, cmd, dir, name, text), t}
 }
 
-// kill ends it as a crash would.
-func (p *process) kill() {
-	p.done = true
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-}
-
-// until waits for a condition; the error says what is missing.
-func until(t *testing.T, within time.Duration, cond func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := cond()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("not within %s: %v", within, err)
-		}
-	}
-}
-
-// binding waits for a binding in a state at a care-of address.
-func (p *process) binding(state, careOf string) core.Binding {
-	p.t.Helper()
-	var found core.Binding
-	until(p.t, 10*time.Second, func() error {
-		list, err := p.api.Bindings(p.t.Context(), "", 0)
-		if err != nil {
-			return err
-		}
-		for _, b := range list.Bindings {
-			if b.State == state && (careOf == "" || b.CareOf == netip.MustParseAddr(careOf)) {
-				found = b.Binding
-				return nil
-			}
-		}
-		return fmt.Errorf("bindings %+v, want one %s at %q", list.Bindings, state, careOf)
-	})
-	return found
-}
-
-// outbound is the sequence number of what was sent to the one peer.
+// association is the first of a direction.
 func (p *process) association(direction string) api.Association {
 	p.t.Helper()
-	st, err := p.api.Status(p.t.Context())
-	netns.Must(p.t, err)
-	for _, a := range st.Security {
-		if a.Direction == direction {
-			return a
-		}
-	}
-	p.t.Fatalf("no association %s in %+v", direction, st.Security)
-	return api.Association{}
+	return p.Association(func(a api.Association) bool { return a.Direction == direction })
 }
 
 // output runs a program in a namespace.
@@ -135,7 +63,7 @@ func output(t *testing.T, ns *netns.NS, args ...string) string {
 // reaches waits for an answer to a ping.
 func reaches(t *testing.T, ns *netns.NS, to string) {
 	t.Helper()
-	until(t, 5*time.Second, func() error {
+	daemontest.Until(t, 5*time.Second, func() error {
 		return ns.Do(func() error { return exec.Command("ping", "-n", "-c", "1", "-W", "1", to).Run() })
 	})
 }
@@ -152,6 +80,9 @@ func pairOf(t *testing.T, dir, name, self, nameAddr, selfAddr string) (here, the
 	}
 	return with(pair.Here.Peer, nameAddr), with(pair.There.Peer, selfAddr)
 }
+
+// laptop4 is the care-of address of both tests with a laptop.
+var laptop4 = netip.MustParseAddr("198.51.100.7")
 
 // TestNodeAndHomeAgent: a laptop in an IPv4 network registers both home addresses through ESP, is reached there, survives the
 // crash of its home agent and its own, and leaves nothing behind when it is stopped.
@@ -181,11 +112,11 @@ node:
 `
 	agent := daemonIn(t, ha, dir, "ha1", haText)
 	laptop := daemonIn(t, node, dir, "laptop", nodeText)
-	b := agent.binding("active", "198.51.100.7")
+	b := agent.Bound("active", laptop4)
 	if b.ID != "laptop@example.net" || b.Kind != "host" || len(b.Home) != 2 {
 		t.Errorf("%+v", b)
 	}
-	laptop.binding("active", "198.51.100.7")
+	laptop.Bound("active", laptop4)
 	reaches(t, ha, "2001:db8:2000::5")
 	for _, h := range b.Home {
 		if h.Addr().Is4() {
@@ -199,21 +130,21 @@ node:
 
 	// The home agent dies: bindings and sequence numbers outlive it.
 	used := agent.association("out").Sequence
-	agent.kill()
+	agent.Kill()
 	agent = daemonIn(t, ha, dir, "ha1", haText)
-	agent.binding("active", "198.51.100.7")
+	agent.Bound("active", laptop4)
 	reaches(t, ha, "2001:db8:2000::5")
 
 	// The node dies: its device and addresses stay, and the next one goes on.
-	laptop.kill()
+	laptop.Kill()
 	if s := output(t, node, "ip", "addr", "show", "dev", "kedge0"); !strings.Contains(s, "2001:db8:2000::5") {
 		t.Errorf("a crash takes the home address away:\n%s", s)
 	}
 	laptop = daemonIn(t, node, dir, "laptop", nodeText)
-	laptop.binding("active", "198.51.100.7")
+	laptop.Bound("active", laptop4)
 	reaches(t, ha, "2001:db8:2000::5")
 	// What it sends now is answered, with numbers that were never used before.
-	until(t, 10*time.Second, func() error {
+	daemontest.Until(t, 10*time.Second, func() error {
 		if a := agent.association("out"); a.Packets == 0 || a.Sequence <= used {
 			return fmt.Errorf("%+v, %d were used before", a, used)
 		}
@@ -224,11 +155,10 @@ node:
 	if code := cli(t.Context(), []string{"stop", "-s", filepath.Join(dir, "laptop.sock")}, &out, &out); code != 0 {
 		t.Fatalf("stop: %d %s", code, &out)
 	}
-	laptop.done = true
-	if err := laptop.cmd.Wait(); err != nil {
+	if err := laptop.Wait(); err != nil {
 		t.Errorf("a stopped node ends with %v", err)
 	}
-	agent.binding("deprecated", "")
+	agent.Bound("deprecated", netip.Addr{})
 	if after := hostState(t, node); after != before {
 		t.Errorf("left behind: before\n%s\nafter\n%s", before, after)
 	}
@@ -257,26 +187,24 @@ node:
   home: { v6: "2001:db8:2000::5/64", v4: none }
   links: [ { match: "eth*" } ]
 `
-	end := func(p *process, by os.Signal) {
+	end := func(p *process, by syscall.Signal) {
 		t.Helper()
-		p.done = true
-		netns.Must(t, p.cmd.Process.Signal(by))
-		if err := p.cmd.Wait(); err != nil {
+		if err := p.End(by); err != nil {
 			t.Errorf("%v: %v", by, err)
 		}
 	}
 	laptop := daemonIn(t, node, dir, "laptop", text)
-	agent.binding("active", "198.51.100.7")
-	laptop.binding("active", "")
+	agent.Bound("active", laptop4)
+	laptop.Bound("active", netip.Addr{})
 	end(laptop, syscall.SIGTERM)
 	if s := output(t, node, "ip", "addr", "show", "dev", "kedge0"); !strings.Contains(s, "2001:db8:2000::5") {
 		t.Errorf("SIGTERM takes the home address away:\n%s", s)
 	}
-	agent.binding("active", "198.51.100.7")
+	agent.Bound("active", laptop4)
 	laptop = daemonIn(t, node, dir, "laptop", text)
-	laptop.binding("active", "")
-	end(laptop, os.Interrupt)
-	agent.binding("deprecated", "")
+	laptop.Bound("active", netip.Addr{})
+	end(laptop, syscall.SIGINT)
+	agent.Bound("deprecated", netip.Addr{})
 	if after := hostState(t, node); after != before {
 		t.Errorf("left behind: before\n%s\nafter\n%s", before, after)
 	}
@@ -327,7 +255,7 @@ gateway:
 	defer said.Close()
 	capture.Stderr = said
 	netns.Must(t, lma.Start(capture))
-	until(t, 5*time.Second, func() error {
+	daemontest.Until(t, 5*time.Second, func() error {
 		b, err := os.ReadFile(said.Name())
 		if err == nil && !bytes.Contains(b, []byte("listening")) {
 			err = fmt.Errorf("tcpdump says %q", b)
@@ -336,22 +264,22 @@ gateway:
 	})
 	anchor := daemonIn(t, lma, dir, "lma1", lmaText)
 	gateway := daemonIn(t, mag, dir, "mag1", magText)
-	until(t, 10*time.Second, func() error {
-		return gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
+	daemontest.Until(t, 10*time.Second, func() error {
+		return gateway.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
 	})
-	anchor.binding("active", "")
-	gateway.binding("active", "")
+	anchor.Bound("active", netip.Addr{})
+	gateway.Bound("active", netip.Addr{})
 	first := gateway.association("out")
 	if first.Packets == 0 || gateway.association("in").Packets == 0 {
 		t.Fatalf("nothing went through ESP: %+v", first)
 	}
 
-	gateway.kill()
+	gateway.Kill()
 	gateway = daemonIn(t, mag, dir, "mag1", magText)
-	until(t, 10*time.Second, func() error {
-		return gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
+	daemontest.Until(t, 10*time.Second, func() error {
+		return gateway.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}})
 	})
-	gateway.binding("active", "")
+	gateway.Bound("active", netip.Addr{})
 	if a := gateway.association("out"); a.Sequence <= first.Sequence {
 		t.Errorf("sequence number %d after %d: used twice", a.Sequence, first.Sequence)
 	}
@@ -362,34 +290,34 @@ gateway:
 	// Another key is nobody's: what comes with it is refused and makes no binding, and neither does what comes in the clear.
 	refused := func(reason string, text string) {
 		t.Helper()
-		gateway.kill()
+		gateway.Kill()
 		gateway = daemonIn(t, mag, dir, "mag1", text)
-		until(t, 10*time.Second, func() error {
-			if err := gateway.api.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}}); err != nil {
+		daemontest.Until(t, 10*time.Second, func() error {
+			if err := gateway.Attach(t.Context(), core.Attach{If: "acc0", MAC: core.MAC{2, 0, 0, 0, 0, 0x0a}}); err != nil {
 				return err
 			}
-			m, err := anchor.api.Metrics(t.Context())
+			m, err := anchor.Metrics(t.Context())
 			if want := `kedge_drops_total{layer="security",reason="` + reason + `",role="anchor"}`; err == nil && !strings.Contains(m, want) {
 				err = fmt.Errorf("nothing is counted as %s", want)
 			}
 			return err
 		})
-		if list, err := anchor.api.Bindings(t.Context(), "", 0); err != nil || list.Total != 0 {
+		if list, err := anchor.Bindings(t.Context(), "", 0); err != nil || list.Total != 0 {
 			t.Errorf("%s: %+v %v", reason, list, err)
 		}
 	}
-	anchor.kill()
+	anchor.Kill()
 	netns.Must(t, os.Remove(filepath.Join(dir, "lma1.db")))
 	anchor = daemonIn(t, lma, dir, "lma1", lmaText)
-	until(t, 10*time.Second, func() error { return anchor.api.Health(t.Context()) })
+	daemontest.Until(t, 10*time.Second, func() error { return anchor.Health(t.Context()) })
 	for _, f := range []string{"here", "there"} {
 		netns.Must(t, os.Remove(filepath.Join(dir, "keys/mag1."+f)))
 	}
 	keysNamed(t, dir, "mag1", "lma1")
 	refused("bad-icv", magText)
 	refused("unprotected", `security: { peers: [ { name: lma1, addresses: ["2001:db8:a::1"], protection: none } ] }`+magText[strings.IndexByte(magText, '\n'):])
-	gateway.kill()
-	anchor.kill()
+	gateway.Kill()
+	anchor.Kill()
 
 	netns.Must(t, capture.Process.Signal(syscall.SIGTERM))
 	_ = capture.Wait()

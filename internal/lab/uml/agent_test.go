@@ -57,7 +57,7 @@ node:
 			if !strings.HasPrefix(l, fmt.Sprintf("update from %v careof %v acknowledge true home true sequence ", hoa6, coa6)) || !strings.HasSuffix(l, " lifetime 6m40s") {
 				t.Errorf("the home agent says %q", l)
 			}
-			d.bound("active", coa6)
+			d.Bound("active", coa6)
 			s.echoes(app, hoa6)
 			s.talk(app, cn6, 1<<18, "1000", "4000")
 			s.talk(guestSide, hoa6, 1<<18, "1000", "4000")
@@ -70,7 +70,7 @@ node:
 				netns.Must(t, r.out.Write(f))
 			}
 			s.until(func() error {
-				if a := d.association(spiToNode); a.Packets != 1 || a.BadICV != 1 || a.Replayed != 1 {
+				if a := d.Association(spi(spiToNode)); a.Packets != 1 || a.BadICV != 1 || a.Replayed != 1 {
 					return fmt.Errorf("our association is %+v, want 1 packet, one replayed and one altered", a)
 				}
 				return nil

@@ -77,7 +77,7 @@ anchor:
 			s.protected(true, k, lmaa6, hoa6, coa6)
 			before := s.refused()
 			s.update(1, "400s", "status 0 sequence 1 lifetime 6m40s")
-			d.bound("active", coa6)
+			d.Bound("active", coa6)
 			s.talk(guestSide, cn6, 1<<18, "1000", "4000")
 			s.talk(cn, hoa6, 1<<18, "1000", "4000")
 			s.update(1, "400s", "status 135 sequence 1 lifetime 0s") // not newer, RFC 6275 9.5.1
@@ -91,17 +91,17 @@ anchor:
 				netns.Must(t, r.in.Write(f))
 			}
 			s.until(func() error {
-				if a := d.association(spiToAgent); a.Packets != 3 || a.BadICV != 1 || a.Replayed != 1 {
+				if a := d.Association(spi(spiToAgent)); a.Packets != 3 || a.BadICV != 1 || a.Replayed != 1 {
 					return fmt.Errorf("our association is %+v, want 3 packets, one replayed and one altered", a)
 				}
 				return nil
 			})
 			s.until(func() error { return before.and(s.refused(), "XfrmInStateSeqError", "XfrmInStateProtoError") })
-			if b := d.bound("active", coa6); b.CareOf != coa6 {
+			if b := d.Bound("active", coa6); b.CareOf != coa6 {
 				t.Errorf("%+v", b)
 			}
 			s.update(3, "0s", "status 0 sequence 3 lifetime 0s")
-			d.bound("deprecated", netip.Addr{})
+			d.Bound("deprecated", netip.Addr{})
 			if err := before.and(s.refused(), "XfrmInStateSeqError", "XfrmInStateProtoError"); err != nil {
 				t.Error(err)
 			}

@@ -76,18 +76,18 @@ anchor:
 	s.tests(true, rr, lmaa6, hoa6, coa6)
 	before := s.refused()
 	s.update(1, "400s", "status 0 sequence 1 lifetime 6m40s")
-	ha.bound("active", coa6)
+	ha.Bound("active", coa6)
 	s.echoes(guestSide, hoa6)
 	s.talkFrom(guestSide, hoa6, cn6, 1<<18, "1000")
 
 	s.optimized(hoa6, cn6, coa6)
 	s.optimize(1, "400s", "status 0 sequence 1 lifetime 6m40s")
-	if b := peer.bound("active", coa6); len(b.Home) != 1 || b.Home[0].Addr() != hoa6 {
+	if b := peer.Bound("active", coa6); len(b.Home) != 1 || b.Home[0].Addr() != hoa6 {
 		t.Errorf("%+v", b)
 	}
-	for _, spi := range []uint32{spiTestsToAgent, spiTestsToNode} {
-		if a := ha.association(spi); a.Packets != 1 || a.BadICV != 0 || a.Replayed != 0 {
-			t.Errorf("association %#x of the home tests: %+v", spi, a)
+	for _, index := range []uint32{spiTestsToAgent, spiTestsToNode} {
+		if a := ha.Association(spi(index)); a.Packets != 1 || a.BadICV != 0 || a.Replayed != 0 {
+			t.Errorf("association %#x of the home tests: %+v", index, a)
 		}
 	}
 	s.straight(guestSide, hoa6, cn6, cn, hoa6)
@@ -136,15 +136,15 @@ node:
   route-optimization: {}
   timers: { lifetime: 400s }
 `, spiToNode, spiToAgent, k.File, spiTestsToNode, spiTestsToAgent, rr.File, lmaa6, hoa6))
-	node.bound("active", coa6)
+	node.Bound("active", coa6)
 	s.echoes(app, hoa6)
 	s.talk(app, cn6, 1<<18, "1000")
-	if b := peer.bound("active", coa6); len(b.Home) != 1 || b.Home[0].Addr() != hoa6 {
+	if b := peer.Bound("active", coa6); len(b.Home) != 1 || b.Home[0].Addr() != hoa6 {
 		t.Errorf("%+v", b)
 	}
-	for _, spi := range []uint32{spiTestsToAgent, spiTestsToNode} {
-		if a := node.association(spi); a.Packets == 0 || a.BadICV != 0 || a.Replayed != 0 {
-			t.Errorf("association %#x of the home tests: %+v", spi, a)
+	for _, index := range []uint32{spiTestsToAgent, spiTestsToNode} {
+		if a := node.Association(spi(index)); a.Packets == 0 || a.BadICV != 0 || a.Replayed != 0 {
+			t.Errorf("association %#x of the home tests: %+v", index, a)
 		}
 	}
 	s.straight(app, hoa6, cn6, cn, hoa6)
