@@ -247,7 +247,7 @@ func (m *Machine) discover(ev *core.Message) bool {
 	case *nd.MobilePrefixSolicitation:
 		m.discoverPrefixes(ev.Path, b)
 	default:
-		if !m.peers.strangers.take(m.now) {
+		if !m.peers.take(m.now, nil) {
 			m.refused[wire.RateLimit]++
 			return true
 		}
@@ -277,7 +277,7 @@ func (m *Machine) discoverAgents(path core.Path, q *nd.HomeAgentAddressDiscovery
 		reply, from, reason = d.home.Discover(m.now, path.Remote.Addr(), to, q)
 	}
 	if reason != "" {
-		if reason == wire.RateLimit || !m.peers.strangers.take(m.now) {
+		if reason == wire.RateLimit || !m.peers.take(m.now, nil) {
 			m.refused[reason]++ // no event: that is the point
 			return
 		}

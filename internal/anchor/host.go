@@ -78,12 +78,8 @@ func (m *Machine) admit(req homeagent.Request) *hostRequest {
 	}
 	r.profile, _ = m.subs.Home(r.Home)
 	refusal := m.vouch(r)
-	limit := &m.peers.strangers
-	if r.peer != nil {
-		limit = &r.peer.bucket
-	}
 	switch {
-	case !limit.take(m.now):
+	case !m.peers.take(m.now, r.peer):
 		m.refused[wire.RateLimit]++ // no event: that is the point
 		return nil
 	case refusal != nil:

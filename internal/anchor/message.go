@@ -29,11 +29,10 @@ func (m *Machine) message(ev *core.Message) {
 	}
 	p := m.peers.find(src)
 	about := Fields{ProxyCoA: src}
-	limit := &m.peers.strangers
 	if p != nil {
-		about.Peer, limit = p.Name, &p.bucket
+		about.Peer = p.Name
 	}
-	if !limit.take(m.now) {
+	if !m.peers.take(m.now, p) {
 		m.refused[wire.RateLimit]++ // no event: that is the point
 		return
 	}

@@ -9,13 +9,14 @@ import (
 	"github.com/gaissmai/bart"
 
 	"kedge/internal/core"
+	"kedge/internal/rate"
 )
 
 // peer is an entry of the config: who may signal, and how fast.
 type peer struct {
 	Peer
-	gateway bool // of the service PMIP6
-	bucket  bucket
+	gateway bool          // of the service PMIP6
+	bucket  rate.Bucket   // of its messages
 	waiting int           // requests of this peer that wait
 	clock   time.Duration // boot time of the next look at its clock
 }
@@ -27,16 +28,20 @@ type peers struct {
 	list      []*peer
 	byName    map[string]*peer
 	around    bart.Table[*peer]
-	strangers bucket
+	strangers rate.Bucket
+	limit     rate.Limit // of each peer
 }
 
 // strangerRate is how many messages a second of unknown senders are looked at at all; they get at most a Binding Error.
 const strangerRate = 10
 
+var strangerLimit = rate.PerSecond(strangerRate, strangerRate)
+
 func newPeers(cfg Config) (*peers, error) {
-	ps := &peers{strangers: bucket{rate: strangerRate}, byName: make(map[string]*peer)}
+	each := float64(cfg.Limits.RequestsPerPeer)
+	ps := &peers{limit: rate.PerSecond(each, each), byName: make(map[string]*peer)}
 	for _, c := range cfg.Peers {
-		p := &peer{Peer: c, bucket: bucket{rate: cfg.Limits.RequestsPerPeer}}
+		p := &peer{Peer: c}
 		p.gateway = !cfg.PMIP6.Off && (len(cfg.PMIP6.Gateways) == 0 || slices.Contains(cfg.PMIP6.Gateways, c.Name))
 		for _, a := range c.Addresses {
 			if other, ok := ps.around.Get(a.Masked()); ok {
@@ -59,28 +64,20 @@ func (ps *peers) find(a netip.Addr) *peer {
 	return p
 }
 
+// take counts a message against the limit of its peer, or of all strangers where that is nil; false: there are too many.
+func (ps *peers) take(now core.Now, p *peer) bool {
+	if p == nil {
+		return ps.strangers.Take(now.Boot, strangerLimit)
+	}
+	return p.bucket.Take(now.Boot, ps.limit)
+}
+
 // protection of the signalling of a peer, "" if there is none.
 func (ps *peers) protection(p *peer) string {
 	if p == nil {
 		return ""
 	}
 	return p.Protection
-}
-
-// bucket lets rate things a second pass, in bursts of as many. The zero bucket with a rate starts full.
-type bucket struct {
-	rate  int
-	level time.Duration // boot time at which the bucket is full again
-}
-
-func (b *bucket) take(now core.Now) bool {
-	each := time.Second / time.Duration(max(b.rate, 1))
-	full := max(b.level, now.Boot)
-	if full+each-now.Boot > time.Second {
-		return false
-	}
-	b.level = full + each
-	return true
 }
 
 // gateway is a node that registered sessions, by the address it signals from.

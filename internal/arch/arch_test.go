@@ -19,6 +19,7 @@ var forbidden = []struct{ from, to, why string }{
 	{"wire", "os", "wire formats do no I/O"},
 	{"wire", "time.", "wire formats have no clock"},
 	{"internal/core", "kedge/", "core holds the words that all share, so it stands on nothing"},
+	{"internal/rate", "kedge/", "a rate is arithmetic of times, so it stands on nothing"},
 	{"internal/binding", "kedge/wire", "the binding cache is pure data and knows no protocol"},
 	{"internal/binding", "kedge/internal/system", "machines do no I/O"},
 	{"internal/pool", "kedge/internal/system", "machines do no I/O"},
@@ -61,7 +62,7 @@ var forbidden = []struct{ from, to, why string }{
 
 // machines do no I/O, hold no lock, start no goroutine and read no clock.
 var machines = []string{
-	"internal/anchor", "internal/gateway", "internal/heartbeat", "internal/access", "internal/due", "internal/binding", "internal/pool", "internal/subscriber",
+	"internal/anchor", "internal/gateway", "internal/heartbeat", "internal/access", "internal/due", "internal/rate", "internal/binding", "internal/pool", "internal/subscriber",
 	"internal/node", "internal/peer",
 }
 

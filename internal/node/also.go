@@ -58,9 +58,9 @@ func (m *Machine) alsoAt() time.Duration {
 		case x.timeout > 0:
 			at = min(at, x.next)
 		case !m.serves(x):
-			at = min(at, max(x.next, m.rate.free(m.now.Boot)))
+			at = min(at, max(x.next, m.rate.Free(m.now.Boot)))
 			if x.expires > 0 { // it was, elsewhere
-				at = min(at, m.rate.free(m.now.Boot))
+				at = min(at, m.rate.Free(m.now.Boot))
 			}
 		default:
 			at = min(at, x.next)
@@ -80,7 +80,7 @@ func (m *Machine) alsoDue() {
 		if x.next > now && !moved {
 			continue
 		}
-		if free := m.rate.free(now); free > now {
+		if free := m.rate.Free(now); free > now {
 			x.next = max(x.next, free)
 			continue
 		}
@@ -90,7 +90,7 @@ func (m *Machine) alsoDue() {
 			x.next, x.expires = never, 0
 			continue
 		}
-		m.rate.take(now)
+		m.rate.Spend(now)
 		m.seq++
 		if x.timeout == 0 {
 			x.tries, x.timeout = 0, m.cfg.Timers.RetransmitNew

@@ -10,6 +10,7 @@ import (
 
 	"kedge/internal/node/optimize"
 	"kedge/internal/peer"
+	"kedge/internal/rate"
 	"kedge/wire/mobility"
 )
 
@@ -18,7 +19,7 @@ const (
 	InitialBindackTimeout         = time.Second             // INITIAL_BINDACK_TIMEOUT, RFC 6275 12
 	InitialBindackTimeoutFirstReg = 1500 * time.Millisecond // InitialBindackTimeoutFirstReg, RFC 6275 13: time for DAD
 	MaxBindackTimeout             = 32 * time.Second        // MAX_BINDACK_TIMEOUT, RFC 6275 12: the cap of the back-off
-	MaxUpdateRate                 = 3                       // MAX_UPDATE_RATE, RFC 6275 12: Binding Updates a second
+	MaxUpdateRate                 = rate.MaxUpdateRate      // MAX_UPDATE_RATE, RFC 6275 12: Binding Updates a second
 	Port                          = 4191                    // UDP, RFC 5555 9
 
 	DefaultDeadPath       = 3 * time.Second

@@ -40,7 +40,7 @@ func (m *Machine) refreshRequest(p *core.Path) {
 	if m.state == refused {
 		least = refusedFirst
 	}
-	switch at := m.rate.latest() + least; {
+	switch at := m.rate.Latest() + least; {
 	case at <= m.now.Boot:
 		m.requested("binding refresh request")
 	case m.state == active:
@@ -60,7 +60,7 @@ func (m *Machine) bindingError(p *core.Path, be *mobility.BindingError) {
 		m.ignored(p, wire.Unsolicited, "Binding Error")
 	case !be.Home.IsUnspecified() && be.Home != m.hoa():
 		m.ignored(p, wire.UnknownHome, "Binding Error")
-	case be.Status == mobility.UnknownBinding && m.state != refused && m.now.Boot >= m.rate.latest()+minBindingError:
+	case be.Status == mobility.UnknownBinding && m.state != refused && m.now.Boot >= m.rate.Latest()+minBindingError:
 		m.count(wire.UnknownHome)
 		m.requested("binding error")
 	case be.Status == mobility.UnrecognizedMHType:

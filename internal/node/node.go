@@ -12,6 +12,7 @@ import (
 	"kedge/internal/node/movement"
 	"kedge/internal/node/optimize"
 	"kedge/internal/peer"
+	"kedge/internal/rate"
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
@@ -49,7 +50,7 @@ type Machine struct {
 	endsAt     time.Duration   // when they are told again
 	path       path
 	race       race
-	rate       rate
+	rate       rate.Updates // of Binding Updates
 	nets       memory
 	host       hostState
 

@@ -170,7 +170,7 @@ func (m *Machine) sendDue() {
 			m.race.waiting = append(w[1:], a.careOf)
 			*a = attempt{careOf: w[0], kind: a.kind, next: m.now.Boot}
 		}
-		if free := max(m.rate.free(m.now.Boot), m.turn(i)); free > m.now.Boot {
+		if free := max(m.rate.Free(m.now.Boot), m.turn(i)); free > m.now.Boot {
 			a.next = free
 			continue
 		}
@@ -203,7 +203,7 @@ func (m *Machine) turn(i int) time.Duration {
 
 // transmit sends one Binding Update and sets the time of the next.
 func (m *Machine) transmit(a *attempt) {
-	m.rate.take(m.now.Boot)
+	m.rate.Spend(m.now.Boot)
 	m.seq++
 	t := &m.cfg.Timers
 	switch {
@@ -364,36 +364,4 @@ func (m *Machine) settled() bool {
 	return !slices.ContainsFunc(m.sent, func(s sent) bool {
 		return mobility.Newer(s.seq, m.bind.seq) && keyOf(&s.careOf) != keyOf(&m.bind.careOf)
 	})
-}
-
-// rate holds MAX_UPDATE_RATE: the times of the last Binding Updates, oldest first.
-type rate struct {
-	last [MaxUpdateRate]time.Duration
-	used int
-}
-
-// free is when the next one may go.
-func (r *rate) free(now time.Duration) time.Duration {
-	if r.used < MaxUpdateRate {
-		return now
-	}
-	return max(now, r.last[0]+time.Second)
-}
-
-// latest is when the last one went.
-func (r *rate) latest() time.Duration {
-	if r.used == 0 {
-		return -time.Hour
-	}
-	return r.last[r.used-1]
-}
-
-func (r *rate) take(now time.Duration) {
-	if r.used < MaxUpdateRate {
-		r.last[r.used] = now
-		r.used++
-		return
-	}
-	copy(r.last[:], r.last[1:])
-	r.last[MaxUpdateRate-1] = now
 }

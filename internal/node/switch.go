@@ -107,7 +107,7 @@ func (m *Machine) boundHomes() []netip.Addr {
 // hurry repeats the farewell.
 func (m *Machine) hurry() {
 	if q := m.parting; q.next > m.now.Boot {
-		q.next = max(m.now.Boot, m.rate.free(m.now.Boot))
+		q.next = max(m.now.Boot, m.rate.Free(m.now.Boot))
 	}
 }
 
@@ -132,7 +132,7 @@ func (m *Machine) partDue() {
 	now := m.ha
 	m.ha = q.agent // whose address, keys and dialect the message has
 	for _, home := range q.homes {
-		m.rate.take(m.now.Boot)
+		m.rate.Spend(m.now.Boot)
 		m.seq++
 		s := sent{seq: m.seq, at: m.now.Boot, careOf: q.careOf, kind: farewell, home: home}
 		path := m.signallingOf(home, &q.careOf)

@@ -4,39 +4,28 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
+
+	"kedge/internal/rate"
 )
-
-// bucket lets rate things a second pass, in bursts of as many. The zero bucket is full.
-type bucket struct {
-	full time.Duration // boot time at which it is full again
-}
-
-func (b *bucket) take(now time.Duration, rate int) bool {
-	each := time.Second / time.Duration(max(rate, 1))
-	full := max(b.full, now)
-	if full+each-now > time.Second {
-		return false
-	}
-	b.full = full + each
-	return true
-}
 
 // slots of a limiter: the sources of a flood share them with few others, and cost no memory.
 const slots = 1024
 
 // limiter has one bucket for all, and one for the networks (/64) that fall into a slot, with a tenth of the rate.
 type limiter struct {
-	rate int
-	seed [8]byte
-	all  bucket
-	of   *[slots]bucket
+	limit, tenth rate.Limit
+	seed         [8]byte
+	all          rate.Bucket
+	of           *[slots]rate.Bucket
 }
 
-func newLimiter(rate int, seed [8]byte) limiter {
-	return limiter{rate: rate, seed: seed, of: new([slots]bucket)}
+func newLimiter(perSecond int, seed [8]byte) limiter {
+	n := float64(max(perSecond, 1))
+	tenth := float64(max(perSecond/10, 1))
+	return limiter{limit: rate.PerSecond(n, n), tenth: rate.PerSecond(tenth, tenth), seed: seed, of: new([slots]rate.Bucket)}
 }
 
-// take lets a message of a source pass. What its network's bucket refuses takes nothing from the others.
+// take lets a message of a source pass. What one of the two buckets refuses takes nothing from the other.
 func (l *limiter) take(now time.Duration, src netip.Addr) bool {
 	a := src.As16()
 	// Multiply and mix over a random seed: who does not know it cannot aim at another's slot.
@@ -47,13 +36,9 @@ func (l *limiter) take(now time.Duration, src netip.Addr) bool {
 	h *= 0xd6e8feb86659fd93
 	h ^= h >> 32
 	own := &l.of[h%slots]
-	kept := *own
-	if !own.take(now, max(l.rate/10, 1)) {
+	if own.Free(now, l.tenth) > now || !l.all.Take(now, l.limit) {
 		return false
 	}
-	if !l.all.take(now, l.rate) {
-		*own = kept
-		return false
-	}
+	own.Spend(now, l.tenth)
 	return true
 }

@@ -9,6 +9,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/ipsec"
+	"kedge/internal/rate"
 	"kedge/wire"
 	"kedge/wire/ip"
 	"kedge/wire/mobility"
@@ -50,20 +51,16 @@ const (
 	answerBurst      = 10
 )
 
-// limiter is a token bucket.
+var answerLimit = rate.PerSecond(answersPerSecond, answerBurst)
+
+// limiter is the bucket of all answers of a port, whose goroutines share it.
 type limiter struct {
-	mu   sync.Mutex
-	free time.Duration // boot time from which on the next one may go
+	mu     sync.Mutex
+	bucket rate.Bucket
 }
 
 func (l *limiter) take(now time.Duration) bool {
-	const each = time.Second / answersPerSecond
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	next := max(l.free, now) + each
-	if next-now > answerBurst*each {
-		return false
-	}
-	l.free = next
-	return true
+	return l.bucket.Take(now, answerLimit)
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	"kedge/internal/rate"
 )
 
 const (
@@ -25,15 +26,17 @@ const (
 	problemQuote = 1280 - 40 - 8 - 40
 )
 
+var problemLimit = rate.PerSecond(problemsPerSecond, problemsPerSecond)
+
 // problems sends ICMPv6 Parameter Problems about Mobility Headers.
 type problems struct {
 	d       *descriptor
 	limited atomic.Uint64
 	seed    maphash.Seed
 
-	mu     sync.Mutex // guards the times, in boot time, from which on one may be sent again
-	all    time.Duration
-	source [problemSlots]time.Duration
+	mu     sync.Mutex // guards what follows
+	all    rate.Bucket
+	source [problemSlots]time.Duration // boot time from which on one may be sent again
 }
 
 // openProblems opens a socket that only sends; the kernel fills in the checksum.
@@ -58,11 +61,10 @@ func (p *problems) take(now time.Duration, to netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	slot := &p.source[maphash.Comparable(p.seed, to.As16())%problemSlots]
-	next := max(p.all, now) + time.Second/problemsPerSecond
-	if now < *slot || next-now > time.Second {
+	if now < *slot || !p.all.Take(now, problemLimit) {
 		return false
 	}
-	*slot, p.all = now+problemEvery, next
+	*slot = now + problemEvery
 	return true
 }
 

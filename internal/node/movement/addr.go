@@ -8,6 +8,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/rate"
 	"kedge/wire"
 	"kedge/wire/nd"
 )
@@ -20,6 +21,8 @@ const (
 	// ever new prefixes shall not keep the kernel busy.
 	formRate, formBurst = 1, MaxAddresses
 )
+
+var formLimit = rate.PerSecond(formRate, formBurst)
 
 // state of an address.
 type state uint8
@@ -112,10 +115,7 @@ func (m *Machine) form(l *link, p *prefix) {
 		m.counts[string(wire.PrefixLimit)]++
 		return
 	}
-	if l.forming.rate == 0 {
-		l.forming = newBucket(formRate, formBurst)
-	}
-	if !l.forming.take(m.now.Boot) {
+	if !l.forming.Take(m.now.Boot, formLimit) {
 		m.counts[string(wire.RateLimit)]++
 		return // the next advertisement of the prefix tries again
 	}

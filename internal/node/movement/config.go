@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"path"
 	"time"
+
+	"kedge/internal/rate"
 )
 
 // Pattern manages the links whose names it matches; the first that matches a name counts.
@@ -61,6 +63,8 @@ const (
 	// MaxRAs is how many Router Advertisements of one link are read in a second, with a burst of twice that.
 	MaxRAs = 50
 )
+
+var raLimit = rate.PerSecond(MaxRAs, 2*MaxRAs)
 
 // Defaults of Config.
 const (

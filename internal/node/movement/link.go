@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/rate"
 )
 
 // link is an interface of the host.
@@ -30,10 +31,10 @@ type link struct {
 	raMTU    int   // MTU option, 0 = none
 	hopLimit uint8 // 0 = never advertised
 	retrans  time.Duration
-	home6    bool   // the home prefix is on-link here
-	known    bucket // Router Advertisements of routers that have answered once
-	strange  bucket // those of others
-	forming  bucket
+	home6    bool        // the home prefix is on-link here
+	known    rate.Bucket // Router Advertisements of routers that have answered once
+	strange  rate.Bucket // those of others
+	forming  rate.Bucket
 }
 
 // held is an address as the kernel has it.
@@ -135,7 +136,6 @@ func (m *Machine) linkChanged(c *core.HostChanged) {
 func (m *Machine) newLink(ifi int) *link {
 	l := &link{ifi: ifi, retrans: retransTimer}
 	l.sol.next = never
-	l.known, l.strange = newBucket(MaxRAs, 2*MaxRAs), newBucket(MaxRAs, 2*MaxRAs)
 	m.links[ifi] = l
 	return l
 }
@@ -215,23 +215,4 @@ func (m *Machine) linkDown(l *link) {
 		m.emit(core.Emit{Name: "link", From: "up", To: "down", Why: "carrier", Fields: map[string]any{"if": l.name}})
 	}
 	m.others(l)
-}
-
-// bucket lets rate events a second pass, and burst at once.
-type bucket struct {
-	rate, burst float64
-	level       float64
-	at          time.Duration
-}
-
-func newBucket(rate, burst float64) bucket { return bucket{rate: rate, burst: burst, level: burst} }
-
-func (b *bucket) take(now time.Duration) bool {
-	b.level = min(b.burst, b.level+(now-b.at).Seconds()*b.rate)
-	b.at = now
-	if b.level < 1 {
-		return false
-	}
-	b.level--
-	return true
 }

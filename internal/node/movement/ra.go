@@ -66,11 +66,11 @@ func (m *Machine) advertisement(l *link, f *access.Frame, ra *nd.RouterAdvertise
 	}
 	r := l.findRouter(f.SrcIP)
 	// Routers that are in use have an allowance of their own, so that a storm does not drown them.
-	rate := &l.strange
+	bucket := &l.strange
 	if r != nil && r.proven && r.mac == mac {
-		rate = &l.known
+		bucket = &l.known
 	}
-	if !rate.take(m.now.Boot) {
+	if !bucket.Take(m.now.Boot, raLimit) {
 		m.ignored(l, f, wire.RateLimit, fmt.Sprintf("more than %d Router Advertisements a second", MaxRAs))
 		return false
 	}

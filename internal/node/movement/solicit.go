@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"kedge/internal/access"
+	"kedge/internal/rate"
 	"kedge/wire/nd"
 )
 
@@ -20,13 +21,15 @@ const (
 	silentTries = 2
 )
 
+var solicitLimit = rate.PerSecond(solicitRate, solicitBurst)
+
 // solicitation is the state of asking for routers.
 type solicitation struct {
 	next  time.Duration // never = not asking
 	every time.Duration
 	tries int
 	since time.Duration // when this round began
-	spent bucket
+	spent rate.Bucket
 }
 
 // solicit asks for routers, at once if it may. A round that goes on begins anew, with the short intervals.
@@ -35,9 +38,6 @@ func (m *Machine) solicit(l *link) {
 		return
 	}
 	s := &l.sol
-	if s.spent.rate == 0 {
-		s.spent = newBucket(solicitRate, solicitBurst)
-	}
 	if s.next != never && s.tries == 0 {
 		return // it waits for its turn
 	}
@@ -50,7 +50,7 @@ func (m *Machine) serveSolicitation(l *link) {
 	if s.next > m.now.Boot || !l.carrier {
 		return
 	}
-	if !s.spent.take(m.now.Boot) {
+	if !s.spent.Take(m.now.Boot, solicitLimit) {
 		s.next = m.now.Boot + time.Second/solicitRate
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/rate"
 	"kedge/wire"
 )
 
@@ -49,7 +50,7 @@ type entry struct {
 	// unsure: a Binding Update was given up that said something else than bind, and may have been heard.
 	unsure bool
 	told   told
-	rates  [3]rate // by kind of message: tests by their index, Binding Updates
+	rates  [3]rate.Updates // by kind of message: tests by their index, Binding Updates
 
 	hold    time.Duration // nothing is tried until then
 	why     wire.Reason   // of hold

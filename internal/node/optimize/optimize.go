@@ -9,18 +9,19 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/rate"
 	"kedge/wire"
 	"kedge/wire/ip"
 )
 
 // Protocol constants, RFC 6275 12.
 const (
-	InitialBindackTimeout = time.Second       // INITIAL_BINDACK_TIMEOUT: first retransmission
-	MaxBindackTimeout     = 32 * time.Second  // MAX_BINDACK_TIMEOUT: cap of the back-off
-	MaxTokenLifetime      = 210 * time.Second // MAX_TOKEN_LIFETIME
-	MaxBindingLifetime    = 420 * time.Second // MAX_RR_BINDING_LIFETIME
-	MaxFailure            = 3                 // MAX_RO_FAILURE: retransmissions
-	MaxUpdateRate         = 3                 // MAX_UPDATE_RATE: messages of a type a second to one correspondent
+	InitialBindackTimeout = time.Second        // INITIAL_BINDACK_TIMEOUT: first retransmission
+	MaxBindackTimeout     = 32 * time.Second   // MAX_BINDACK_TIMEOUT: cap of the back-off
+	MaxTokenLifetime      = 210 * time.Second  // MAX_TOKEN_LIFETIME
+	MaxBindingLifetime    = 420 * time.Second  // MAX_RR_BINDING_LIFETIME
+	MaxFailure            = 3                  // MAX_RO_FAILURE: retransmissions
+	MaxUpdateRate         = rate.MaxUpdateRate // MAX_UPDATE_RATE: messages of a type a second to one correspondent
 )
 
 // Limits and times of this package.
@@ -37,6 +38,11 @@ const (
 
 	testsPerSecond, testsBurst     = 64, 128 // Home and Care-of Test Inits to all correspondents
 	entriesPerSecond, entriesBurst = 4, 16   // new entries that traffic asks for
+)
+
+var (
+	testLimit  = rate.PerSecond(testsPerSecond, testsBurst)
+	entryLimit = rate.PerSecond(entriesPerSecond, entriesBurst)
 )
 
 // Use says when a correspondent is told where the node is.
@@ -160,8 +166,8 @@ type Machine struct {
 	place   Place
 	list    []*entry
 	serial  core.Ref
-	tests   pace
-	entries pace
+	tests   rate.Bucket
+	entries rate.Bucket
 	watchAt time.Duration // of the next look at the counters; 0 = none
 	asked   []core.ID     // whose counters are on their way
 	counts  map[string]uint64
@@ -179,7 +185,6 @@ func New(cfg Config, rand io.Reader, hooks Hooks) (*Machine, error) {
 	}
 	return &Machine{
 		cfg: cfg, rand: rand, hooks: hooks, counts: map[string]uint64{},
-		tests: pace{every: time.Second / testsPerSecond, burst: testsBurst}, entries: pace{every: time.Second / entriesPerSecond, burst: entriesBurst},
 	}, nil
 }
 

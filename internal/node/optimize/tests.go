@@ -154,12 +154,12 @@ const maxCookies = MaxFailure + 1
 // sendTest sends a test init, as the rates allow.
 func (m *Machine) sendTest(e *entry, kind int) {
 	t, now := &e.tests[kind], m.now.Boot
-	if at := max(e.rates[kind].free(now), m.tests.free(now)); at > now {
+	if at := max(e.rates[kind].Free(now), m.tests.Free(now, testLimit)); at > now {
 		t.next = at
 		return
 	}
-	e.rates[kind].take(now)
-	m.tests.take(now)
+	e.rates[kind].Spend(now)
+	m.tests.Spend(now, testLimit)
 	s := sentInit{at: now}
 	if _, err := io.ReadFull(m.rand, s.cookie[:]); err != nil {
 		t.next = now + InitialBindackTimeout // a cookie that others know would be none

@@ -165,11 +165,10 @@ func (m *Machine) traffic(e *entry, pair *core.Match) {
 		m.count(wire.SessionLimit)
 		return
 	}
-	if m.entries.free(now) > now {
+	if !m.entries.Take(now, entryLimit) {
 		m.count(wire.RateLimit)
 		return
 	}
-	m.entries.take(now)
 	m.drive(m.add(a))
 }
 

@@ -62,11 +62,11 @@ func (m *Machine) update(e *entry, t target) {
 // as soon as it has heard.
 func (m *Machine) sendUpdate(e *entry) {
 	u, now := &e.upd, m.now.Boot
-	if at := e.rates[updates].free(now); at > now {
+	if at := e.rates[updates].Free(now); at > now {
 		u.next = at
 		return
 	}
-	e.rates[updates].take(now)
+	e.rates[updates].Spend(now)
 	if u.timeout = min(2*u.timeout, MaxBindackTimeout); u.timeout == 0 {
 		u.timeout = InitialBindackTimeout
 	} else {
