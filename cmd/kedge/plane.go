@@ -92,7 +92,7 @@ func (f *forwarding) takeOver() (err error) {
 	if f.former != nil {
 		err, f.former = f.former.Remove(), nil
 	}
-	return errors.Join(err, ebpf.Detach(f.name)) // of one without a place
+	return errors.Join(err, ebpf.Detach(f.name), ebpf.Unjoin(f.name)) // of one without a place
 }
 
 func (f *forwarding) leaveFormer() {
@@ -112,7 +112,7 @@ func (f *forwarding) openFast(cfg *config.Config, name string, uc user.Config) (
 	if d.Attach == config.AttachTCX && able.Attach != d.Attach {
 		return &ebpf.Unsupported{Feature: "tcx (Linux 6.6), which dataplane.attach asks for", Kernel: able.Kernel, Err: errors.ErrUnsupported}
 	}
-	ec := ebpf.Config{Config: uc, Name: name, Core: d.Core, Sessions: tableSize(cfg), Hold: d.Hold, Clsact: d.Attach == config.AttachClsact, Probe: kernel}
+	ec := ebpf.Config{Config: uc, Name: name, Core: d.Core, Sessions: tableSize(cfg), Hold: d.Hold, Clsact: d.Attach == config.AttachClsact, NoJoin: !d.ReceiveOffload, Probe: kernel}
 	switch d.ThroughStack {
 	case config.Auto:
 		ec.Netfilter = system.ForwardRules
@@ -236,6 +236,9 @@ func (f *forwarding) status() api.Dataplane {
 	slices.Sort(st.Links)
 	out.Attach, out.Links, out.Partial, out.Adopted, out.Failing = st.Attach, st.Links, st.Partial, st.Adopted, st.LastFail
 	out.ThroughStack, out.StackWhy = st.ThroughStack, st.StackWhy
+	if st.JoinsNot != nil {
+		out.Notes = append(out.Notes, "segments that leave tunnels go on one by one: "+reason(st.JoinsNot))
+	}
 	for _, pattern := range unmatched(f.core, st.Links) {
 		out.Notes = append(out.Notes, fmt.Sprintf("no program is on a core link %s: there is no such interface, or it is a bridge's or bond's, or has no Ethernet; this process forwards what it carries", pattern))
 	}

@@ -80,15 +80,16 @@ const (
 
 // Dataplane is the forwarding back end.
 type Dataplane struct {
-	Kind         string        // PlaneAuto, PlaneEBPF or PlaneUser
-	Core         []string      // patterns as in path.Match
-	Device       string        // TUN on an anchor or a node
-	UplinkGrace  time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
-	MTU          int           // of the path between gateway or node and anchor, outside; 0 = discovered
-	Sessions     int           // that the kernel's tables hold; 0 = as the role needs
-	ThroughStack Switch        // netfilter sees what an anchor forwards
-	Hold         time.Duration // how long the kernel forwards on without the process
-	Attach       string        // AttachTCX, AttachClsact; "" = whichever there is
+	Kind           string        // PlaneAuto, PlaneEBPF or PlaneUser
+	Core           []string      // patterns as in path.Match
+	Device         string        // TUN on an anchor or a node
+	UplinkGrace    time.Duration // how long the previous gateway's packets are still let in; 0 = strictly RFC 6275 10.4.5
+	MTU            int           // of the path between gateway or node and anchor, outside; 0 = discovered
+	Sessions       int           // that the kernel's tables hold; 0 = as the role needs
+	ThroughStack   Switch        // netfilter sees what an anchor forwards
+	ReceiveOffload bool          // segments that leave tunnels are put together
+	Hold           time.Duration // how long the kernel forwards on without the process
+	Attach         string        // AttachTCX, AttachClsact; "" = whichever there is
 }
 
 // Switch is on, off, or left to the daemon.

@@ -85,7 +85,7 @@ func TestDataplane(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	def := Dataplane{Kind: PlaneAuto, Device: "kedge0", UplinkGrace: 500 * time.Millisecond, Hold: 10 * time.Minute}
+	def := Dataplane{Kind: PlaneAuto, Device: "kedge0", UplinkGrace: 500 * time.Millisecond, ReceiveOffload: true, Hold: 10 * time.Minute}
 	with := func(f func(*Dataplane)) Dataplane { d := def; f(&d); return d }
 	for text, want := range map[string]Dataplane{
 		"dataplane: auto":           def,
@@ -93,7 +93,7 @@ func TestDataplane(t *testing.T) {
 		"dataplane: ebpf":           with(func(d *Dataplane) { d.Kind = PlaneEBPF }),
 		"dataplane: \"user\"":       with(func(d *Dataplane) { d.Kind = PlaneUser }),
 		"dataplane: { kind: user }": with(func(d *Dataplane) { d.Kind = PlaneUser }),
-		"dataplane:\n  kind: ebpf\n  core: [core0, \"eth*\"]\n  sessions: 1_000_000\n  through-stack: on\n  hold: 30s\n  attach: clsact": {
+		"dataplane:\n  kind: ebpf\n  core: [core0, \"eth*\"]\n  sessions: 1_000_000\n  through-stack: on\n  receive-offload: false\n  hold: 30s\n  attach: clsact": {
 			Kind: PlaneEBPF, Core: []string{"core0", "eth*"}, Device: "kedge0", UplinkGrace: 500 * time.Millisecond, Sessions: 1_000_000,
 			ThroughStack: On, Hold: 30 * time.Second, Attach: AttachClsact,
 		},
@@ -128,7 +128,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		File: "../../examples/anchor-minimal.yaml", Name: "lma1",
 		API: API{Socket: "/run/kedge/lma1.sock"}, Events: Events{Keep: 4096}, Store: Store{Kind: StoreBolt, Path: "/var/lib/kedge/lma1.db"},
-		Dataplane: Dataplane{Kind: "auto", Device: "kedge0", UplinkGrace: 500 * time.Millisecond, Hold: 10 * time.Minute},
+		Dataplane: Dataplane{Kind: "auto", Device: "kedge0", UplinkGrace: 500 * time.Millisecond, ReceiveOffload: true, Hold: 10 * time.Minute},
 		Peers:     []Peer{{Name: "mag1", Addresses: []netip.Prefix{px("2001:db8:a::11/128")}, Protection: "none"}},
 		Anchor: &Anchor{
 			Addresses: []netip.Addr{ip("2001:db8:a::1")}, DADTransmits: 1, RetransTimer: time.Second,

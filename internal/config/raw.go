@@ -52,15 +52,16 @@ type rawStore struct {
 
 type rawDataplane struct {
 	at
-	Kind         leaf[string]        `yaml:"kind" doc:"Back end. ebpf forwards in the kernel, and does not start where the kernel cannot; user forwards in this process, and touches no BPF; auto is ebpf where the kernel can, else user, and kedge status says why." enum:"auto|ebpf|user" def:"auto"`
-	Core         list[leaf[string]]  `yaml:"core" doc:"Interfaces towards the core network, which no access link may be, by name or by pattern with * and ?. Packets follow the routes; back end ebpf takes those of tunnels from these interfaces. Default: every Ethernet interface that is no access link." ex:"[core0]"`
-	Device       leaf[string]        `yaml:"device" doc:"TUN interface: an anchor routes its pools to it, on a node it carries the home addresses." def:"kedge0"`
-	UplinkGrace  leaf[time.Duration] `yaml:"uplink-grace" doc:"How long packets from the previous gateway or care-of address are still let in after a handover; 0s follows RFC 6275 10.4.5 to the letter." range:"0s..10s" def:"500ms"`
-	MTU          leaf[int]           `yaml:"mtu" doc:"MTU of the path between gateway or node and anchor. Default: discovered." range:"1280..65535"`
-	Sessions     leaf[int]           `yaml:"sessions" doc:"Sessions that the tables of back end ebpf hold, some 500 octets of kernel memory each; this process forwards what is beyond. Default: 65536 on an anchor, limits.hosts on a gateway, 64 on a node." range:"16..4000000"`
-	ThroughStack leaf[string]        `yaml:"through-stack" doc:"Packets to and from home addresses pass the rules of netfilter and connection tracking of an anchor's host although back end ebpf could forward them at once; auto: while there are any rules." enum:"auto|on|off" def:"auto"`
-	Hold         leaf[time.Duration] `yaml:"hold" doc:"How long back end ebpf forwards on after this process has died, until it is started again." range:"1s..24h" def:"10m"`
-	Attach       leaf[string]        `yaml:"attach" doc:"How programs of back end ebpf are attached; auto: by tcx where the kernel has it (Linux 6.6), else by clsact." enum:"auto|tcx|clsact" def:"auto"`
+	Kind           leaf[string]        `yaml:"kind" doc:"Back end. ebpf forwards in the kernel, and does not start where the kernel cannot; user forwards in this process, and touches no BPF; auto is ebpf where the kernel can, else user, and kedge status says why." enum:"auto|ebpf|user" def:"auto"`
+	Core           list[leaf[string]]  `yaml:"core" doc:"Interfaces towards the core network, which no access link may be, by name or by pattern with * and ?. Packets follow the routes; back end ebpf takes those of tunnels from these interfaces. Default: every Ethernet interface that is no access link." ex:"[core0]"`
+	Device         leaf[string]        `yaml:"device" doc:"TUN interface: an anchor routes its pools to it, on a node it carries the home addresses." def:"kedge0"`
+	UplinkGrace    leaf[time.Duration] `yaml:"uplink-grace" doc:"How long packets from the previous gateway or care-of address are still let in after a handover; 0s follows RFC 6275 10.4.5 to the letter." range:"0s..10s" def:"500ms"`
+	MTU            leaf[int]           `yaml:"mtu" doc:"MTU of the path between gateway or node and anchor. Default: discovered." range:"1280..65535"`
+	Sessions       leaf[int]           `yaml:"sessions" doc:"Sessions that the tables of back end ebpf hold, some 500 octets of kernel memory each; this process forwards what is beyond. Default: 65536 on an anchor, limits.hosts on a gateway, 64 on a node." range:"16..4000000"`
+	ThroughStack   leaf[string]        `yaml:"through-stack" doc:"Packets to and from home addresses pass the rules of netfilter and connection tracking of an anchor's host although back end ebpf could forward them at once; auto: while there are any rules." enum:"auto|on|off" def:"auto"`
+	ReceiveOffload leaf[bool]          `yaml:"receive-offload" doc:"Back end ebpf puts segments of TCP together that leave tunnels one by one, as network cards do (GRO), so that what follows costs once and not for each. For this it has two interfaces, kedge-*-in and kedge-*-out." def:"true"`
+	Hold           leaf[time.Duration] `yaml:"hold" doc:"How long back end ebpf forwards on after this process has died, until it is started again." range:"1s..24h" def:"10m"`
+	Attach         leaf[string]        `yaml:"attach" doc:"How programs of back end ebpf are attached; auto: by tcx where the kernel has it (Linux 6.6), else by clsact." enum:"auto|tcx|clsact" def:"auto"`
 }
 
 type rawSecurity struct {

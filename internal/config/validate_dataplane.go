@@ -7,7 +7,7 @@ import (
 
 // dataplane checks the keys of forwarding. Those of one back end mean nothing to the other.
 func (v *validator) dataplane(r *rawDataplane) Dataplane {
-	d := Dataplane{Kind: r.Kind.v, Device: r.Device.v, UplinkGrace: r.UplinkGrace.v, MTU: r.MTU.v, Sessions: r.Sessions.v, Hold: r.Hold.v}
+	d := Dataplane{Kind: r.Kind.v, Device: r.Device.v, UplinkGrace: r.UplinkGrace.v, MTU: r.MTU.v, Sessions: r.Sessions.v, ReceiveOffload: r.ReceiveOffload.v, Hold: r.Hold.v}
 	v.iface(&r.Device)
 	for i := range r.Core.items {
 		l := &r.Core.items[i]
@@ -26,7 +26,7 @@ func (v *validator) dataplane(r *rawDataplane) Dataplane {
 		for _, k := range []struct {
 			l    located
 			name string
-		}{{&r.Sessions, "sessions"}, {&r.ThroughStack, "through-stack"}, {&r.Hold, "hold"}, {&r.Attach, "attach"}} {
+		}{{&r.Sessions, "sessions"}, {&r.ThroughStack, "through-stack"}, {&r.ReceiveOffload, "receive-offload"}, {&r.Hold, "hold"}, {&r.Attach, "attach"}} {
 			if k.l.here().set {
 				v.warn(k.l, UnusedSetting, "%s is for back end ebpf, and kind is user", k.name)
 			}

@@ -76,6 +76,12 @@ func choose(all []netlink.Filter, role dataplane.Role, name string) (prio uint16
 // wants is what belongs on an interface: "" = nothing.
 func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
 	a := l.Attrs()
+	switch {
+	case a.Name == p.joiner.far && !p.cfg.NoJoin:
+		return "joined", false
+	case isJoiner(a.Name):
+		return "", false
+	}
 	if a.Name == p.Device() && p.cfg.Role != dataplane.Gateway {
 		return "device", true
 	}
@@ -108,6 +114,9 @@ func (p *Plane) reconcile() error {
 	}
 	p.attaching.Lock()
 	defer p.attaching.Unlock()
+	if all, err = p.join(all); err != nil {
+		return err
+	}
 	var errs []error
 	there := map[place]bool{}
 	byName := map[string]netlink.Link{}
@@ -138,6 +147,7 @@ func (p *Plane) reconcile() error {
 			p.detach(at, h)
 		}
 	}
+	p.tellJoiner(all)
 	tun := uint32(0)
 	if l := byName[p.Device()]; l != nil && p.cfg.Role != dataplane.Gateway {
 		tun = uint32(l.Attrs().Index)
@@ -161,9 +171,7 @@ func (p *Plane) reconcile() error {
 	return errors.Join(errs...)
 }
 
-func (p *Plane) program(name string) *ebpf.Program {
-	return map[string]*ebpf.Program{"core": p.k.core, "access": p.k.access, "device": p.k.device}[name]
-}
+func (p *Plane) program(name string) *ebpf.Program { return p.k.programs[name] }
 
 func (p *Plane) attach(l netlink.Link, prog string, egress bool) (*hook, error) {
 	if p.tcx {

@@ -18,6 +18,8 @@
 // The way to a tunnel's other end is remembered, on each processor, until netlink tells of any change of routes, neighbours, links,
 // addresses or rules, and for a second at most, so that nothing lasts when the process that listens is gone.
 //
+// What leaves a tunnel in single segments of TCP goes by a pair of veth, the joiner, which makes super packets of them again (join.go).
+//
 // Two layers could be fast. A prototype put two IPv6 headers before TCP packets by one adjust_room of 80 octets with ENCAP_L3_IPV6. Super
 // packets of 64 KB went through, and with segmentation forced behind the program (tso and gso off at the tunnel's link) each segment had
 // the right length in both outer headers (1,540 and 1,500 around 1,460 octets of IPv4's 1,500), for inner IPv4 and IPv6, both ways. On a
@@ -77,6 +79,7 @@ type Config struct {
 	ThroughStack bool
 	Netfilter    func() (rules []string, err error)
 	Clsact       bool // even where there is tcx
+	NoJoin       bool // segments that leave tunnels go on as they came
 	Probe        Probe
 
 	// For tests: the programs take the time from Now, sessions that they do not hold, and what else loads the programs.
@@ -106,8 +109,9 @@ type Plane struct {
 	tcx     bool
 	ability Ability
 
-	attaching sync.Mutex // guards hooks
+	attaching sync.Mutex // guards hooks, joiner
 	hooks     map[place]*hook
+	joiner    joiner
 
 	updating sync.Mutex // orders Update, Sync and Close
 	stop     chan struct{}
@@ -147,7 +151,7 @@ func New(cfg Config) (_ *Plane, err error) {
 	if cfg.load == nil {
 		cfg.load = load
 	}
-	p := &Plane{cfg: cfg, hooks: map[place]*hook{}, stop: make(chan struct{}), ns: -1}
+	p := &Plane{cfg: cfg, hooks: map[place]*hook{}, joiner: joinerOf(cfg.Role, cfg.Name), stop: make(chan struct{}), ns: -1}
 	if p.ability = cfg.Probe.Ask(); p.ability.Lacking != nil {
 		return nil, p.ability.Lacking
 	}
@@ -179,6 +183,11 @@ func New(cfg Config) (_ *Plane, err error) {
 	// Routes are looked up as for packets that come from here, and no others come from the loopback device.
 	for _, s := range []string{"net/ipv4/conf/lo/forwarding", "net/ipv6/conf/lo/forwarding"} {
 		if err := p.set(s, "1"); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.NoJoin {
+		if err := p.joiner.remove(p.nl); err != nil {
 			return nil, err
 		}
 	}
@@ -400,6 +409,9 @@ type Status struct {
 	ThroughStack bool
 	StackWhy     string
 	LastFail     string // of attaching, "" = all are
+	// Joins says that segments of TCP which leave tunnels one by one are put together, JoinsNot why not.
+	Joins    bool
+	JoinsNot error
 }
 
 // Status tells.
@@ -417,6 +429,7 @@ func (p *Plane) Status() Status {
 	}
 	p.attaching.Lock()
 	defer p.attaching.Unlock()
+	s.Joins, s.JoinsNot = atomic.LoadUint32(&p.k.control.join) != 0, p.joiner.lacking
 	for _, h := range p.hooks {
 		s.Links = append(s.Links, h.name+" "+h.prog)
 	}
@@ -451,9 +464,13 @@ func (p *Plane) shut() (err error) {
 			h.tcx.Close() // the pin holds it
 		}
 	}
+	if p.k != nil && p.nl != nil && p.joiner.lacking == nil && (p.cfg.Pin == "" || p.ending) {
+		atomic.StoreUint32(&p.k.control.join, 0)
+		err = p.joiner.remove(p.nl)
+	}
 	p.attaching.Unlock()
 	if p.Plane != nil {
-		err = p.Plane.Close()
+		err = errors.Join(err, p.Plane.Close())
 	}
 	for i := len(p.undo) - 1; i >= 0; i-- {
 		p.undo[i]()

@@ -44,9 +44,9 @@ type maps struct {
 // collection is what is loaded.
 type collection struct {
 	maps
-	core, access, device *ebpf.Program
-	adopted              bool   // the tables of a former process
-	closed               func() // instead of closing it; nil = close
+	programs map[string]*ebpf.Program
+	adopted  bool   // the tables of a former process
+	closed   func() // instead of closing it; nil = close
 }
 
 // load loads programs and tables; tables from the directory pin, if they are there and as large.
@@ -97,7 +97,7 @@ func load(c *Config) (_ *collection, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("data plane: load programs: %w", err)
 	}
-	k := &collection{adopted: len(old) > 0, core: loaded.Programs["core"], access: loaded.Programs["access"], device: loaded.Programs["device"]}
+	k := &collection{adopted: len(old) > 0, programs: loaded.Programs}
 	k.maps = maps{all: loaded.Maps, keys: loaded.Maps["keys"], locals: loaded.Maps["locals"], hosts: loaded.Maps["hosts"], bridges: loaded.Maps["bridges"], pairs: loaded.Maps["pairs"], talks: loaded.Maps["talks"], drops: loaded.Maps["drops"]}
 	defer func() {
 		if err != nil {
@@ -145,7 +145,7 @@ func (k *collection) close() {
 		_ = unix.Munmap(b)
 	}
 	k.memory = nil
-	for _, p := range []*ebpf.Program{k.core, k.access, k.device} {
+	for _, p := range k.programs {
 		p.Close()
 	}
 	for _, m := range k.all {

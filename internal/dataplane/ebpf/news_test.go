@@ -24,7 +24,7 @@ func TestWays(t *testing.T) {
 		opts := ebpf.RunOptions{Data: frame, DataOut: out, Context: &ctx}
 		done := make(chan error)
 		o.do <- func() {
-			_, err := o.p.k.core.Run(&opts)
+			_, err := o.p.k.programs["core"].Run(&opts)
 			done <- err
 		}
 		must(t, <-done)

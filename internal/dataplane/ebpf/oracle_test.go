@@ -159,10 +159,10 @@ func (o *oracle) ops() (ops []core.Op) {
 func (o *oracle) check(t testing.TB, pkt []byte, access bool) {
 	t.Helper()
 	at := 0
-	prog := o.p.k.core
+	prog := o.p.k.programs["core"]
 	dst, src := o.mac[0], core.MAC{2, 0, 0, 0, 0, 0x99}
 	if access {
-		at, prog, dst, src = 1, o.p.k.access, conformance.RouterMAC, hostMAC
+		at, prog, dst, src = 1, o.p.k.programs["access"], conformance.RouterMAC, hostMAC
 	}
 	frame := append(append([]byte{}, dst[:]...), src[:]...)
 	if len(pkt) > 0 && pkt[0]>>4 == 6 {

@@ -83,7 +83,9 @@ func TestPairsOverflow(t *testing.T) {
 			return o.p.Update(pairOps(core.ID(10+i), conformance.CoA1, others[i], homeOnDevice, others[i]))
 		})
 	}
-	passes := func(dst netip.Addr) bool { return o.run(o.p.k.device, long6(homeOnDevice, dst, 200), 1) == passed }
+	passes := func(dst netip.Addr) bool {
+		return o.run(o.p.k.programs["device"], long6(homeOnDevice, dst, 200), 1) == passed
+	}
 	if c := o.p.k.control.pairs; c != anyPair || !passes(others[0]) || !passes(others[2]) || !passes(conformance.CN6) {
 		t.Errorf("with one too many: %d; to CN6 %v", c, passes(conformance.CN6))
 	}
@@ -126,7 +128,7 @@ func (o *oracle) run(prog *ebpf.Program, b []byte, times uint32) int32 {
 	var ctx [12]uint32
 	ctx[10] = uint32(o.index[0])
 	frame := b
-	if prog == o.p.k.core {
+	if prog == o.p.k.programs["core"] {
 		frame = append(append(append([]byte{}, o.mac[0][:]...), 2, 0, 0, 0, 0, 0x99, 0x86, 0xdd), b...)
 	}
 	var ret uint32
@@ -198,7 +200,7 @@ func BenchmarkPrograms(b *testing.B) {
 			name string
 			prog *ebpf.Program
 			pkt  []byte
-		}{{"out", o.p.k.device, long6(homeOnDevice, conformance.CN6, 1470)}, {"in", o.p.k.core, append(outer, inner...)}} {
+		}{{"out", o.p.k.programs["device"], long6(homeOnDevice, conformance.CN6, 1470)}, {"in", o.p.k.programs["core"], append(outer, inner...)}} {
 			b.Run(c.name+"/"+d.name, func(b *testing.B) {
 				const times = 20000
 				for b.Loop() {

@@ -78,7 +78,7 @@ type control struct {
 	n4, n6                    uint32
 	partial, gre              uint32
 	through, news, nested     uint32
-	bridged, pairs, _         uint32
+	bridged, pairs, join      uint32
 	four, six                 [maxLengths]length
 }
 
@@ -136,7 +136,7 @@ type tunnel struct {
 	local, remote             addr
 	kind, rport, mtu, learned uint16
 	learnedUntil, ids         uint32
-	secret, _                 uint64
+	secret, whole             uint64
 }
 
 type counter struct{ packetsIn, octetsIn, packetsOut, octetsOut uint64 }

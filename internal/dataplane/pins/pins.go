@@ -170,11 +170,11 @@ func (p *Place) Leave() error {
 }
 
 // Remove gives the place up with all that is pinned there. Programs end that are attached by tcx, and in the network namespace of
-// the calling thread those by clsact.
+// the calling thread those by clsact; interfaces that were made for them there go.
 func (p *Place) Remove() error {
 	err := errors.Join(ebpf.Remove(p.Dir()), os.RemoveAll(p.dir))
 	if here, serr := Space(); serr == nil && here == p.space {
-		err = errors.Join(err, ebpf.Detach(p.name))
+		err = errors.Join(err, ebpf.Detach(p.name), ebpf.Unjoin(p.name))
 	}
 	return errors.Join(err, p.lock.Close())
 }

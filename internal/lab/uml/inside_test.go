@@ -63,8 +63,8 @@ func TestProgramsInGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out, "processed "); n != 48 {
-		t.Errorf("%d programs were looked at, want 48", n)
+	if n := strings.Count(out, "processed "); n != 72 {
+		t.Errorf("%d programs were looked at, want 72", n)
 	}
 	t.Log(out)
 }

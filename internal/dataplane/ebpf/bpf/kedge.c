@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
 /*
- * The fast path of Kedge's data plane: protocols 4 and 41 and GRE over IPv6 and IPv4, UDP 4191 over IPv4. Three programs, of one role each:
+ * The fast path of Kedge's data plane: protocols 4 and 41 and GRE over IPv6 and IPv4, UDP 4191 over IPv4. Four programs:
  *
  *   core    ingress of the links that lead to tunnels' other ends: out of tunnels; on an anchor also into them
  *   access  ingress of a gateway's access links: into tunnels
  *   device  egress of the daemon's own device: into tunnels
+ *   joined  ingress of the joiner's far end: on with what left a tunnel in segments
  *
  * They take the plain packet of a known session. Everything else they leave alone, so that it reaches the daemon by the ways it
  * would have taken without them; the daemon knows all that they know, and more.
@@ -52,7 +53,8 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 }
 
 /* host sends a packet to a host on an access link. */
-static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos, int hop)
+static __always_inline int host(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos,
+				int hop, int joins)
 {
 	struct eth *e;
 	struct access_link *l = link_at(s->link);
@@ -67,7 +69,7 @@ static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __
 	__builtin_memcpy(e->dst, s->mac, 6);
 	__builtin_memcpy(e->src, l->mac, 6);
 	count(i, in, 0);
-	return bpf_redirect(l->ifindex, 0);
+	return hand(skb, c, joins, l->ifindex, 0);
 }
 
 /* onward moves a packet from one mobile node to another, tunnel to tunnel: only the outer header changes. */
@@ -116,11 +118,12 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 	h->dst = t->remote;
 	count(from, in, 0);
 	count(i, in, 1);
-	return leave(skb, &next->f, found);
+	return leave(skb, c, &next->f, found, 0);
 }
 
 /* forward sends a packet that left a tunnel on: by plain routing, or as the daemon would, into the kernel. */
-static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos, __u64 now)
+static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos, int joins,
+				   __u64 now)
 {
 	struct hop *next;
 	int found;
@@ -131,16 +134,16 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 		if (!tun || !bare(skb, o, in, tos, 0))
 			return PASS;
 		count(from, in, 0);
-		return bpf_redirect(tun, BPF_F_INGRESS);
+		return hand(skb, c, joins, tun, BPF_F_INGRESS);
 	}
 	if (in->ttl <= 1)
 		return PASS;
 	next = hop_at(HOPS);
-	found = next ? plain(skb, &next->f, in, tos, now) : 0;
+	found = next ? plain(skb, &next->f, in, tos, joins, now) : 0;
 	if (!found || !bare(skb, o, in, tos, 1))
 		return PASS;
 	count(from, in, 0);
-	return leave(skb, &next->f, found);
+	return leave(skb, c, &next->f, found, joins);
 }
 
 /* arrived takes a packet out of a tunnel. */
@@ -148,7 +151,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 {
 	struct session *s, *to;
 	struct keyed r = {};
-	int many, tos, bridged = 0;
+	int many, tos, join, bridged = 0;
 	__u32 i, j, known;
 
 	if (!inner(skb, o->off, o->end, is4, in))
@@ -194,12 +197,13 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		return PASS;
 	if (o->kind == UDP && gso_size(skb) && in->proto == P_UDP)
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
+	join = joins(skb, c, s, o, in, now);
 	if (role == GATEWAY)
-		return host(skb, o, i, s, in, tos, !bridged);
+		return host(skb, c, o, i, s, in, tos, !bridged, join);
 	if (talking && role == NODE && !is4 && r.whole)
 		tell(c, now, in->dst, in->src, 1);
 	if (role == NODE)
-		return forward(skb, c, o, i, in, tos, now);
+		return forward(skb, c, o, i, in, tos, join, now);
 	if (bpf_map_lookup_elem(&locals, &in->dst))
 		return PASS;
 	j = find(in->dst, is4, 0, &known, &many);
@@ -209,7 +213,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	}
 	if (known || many)
 		return PASS;
-	return forward(skb, c, o, i, in, tos, now);
+	return forward(skb, c, o, i, in, tos, join, now);
 }
 
 /* datagram reads UDP over IPv4, and verifies its checksum as far as the inner one does not. */
@@ -420,6 +424,23 @@ int device(struct __sk_buff *skb)
 	if (!is4 && skb->protocol != ETH_V6)
 		return PASS;
 	return role == ANCHOR ? native(skb, c, 0, is4, 1, now, &in) : own(skb, c, is4, now);
+}
+
+SEC("tc")
+int joined(struct __sk_buff *skb)
+{
+	struct control *c = the_control();
+	__u32 to = skb->mark;
+	struct eth *e = at(skb, 0, ETH_LEN);
+
+	if (!c || !e || !to)
+		return DROP; /* nobody else sends by the joiner */
+	skb->mark = 0;
+	if (to & TO_KERNEL)
+		return bpf_redirect(to & ~TO_KERNEL, BPF_F_INGRESS);
+	if (role == ANCHOR && asks(to, e->dst, clock(c)))
+		return bpf_redirect_neigh(to, 0, 0, 0);
+	return bpf_redirect(to, 0);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -54,6 +54,16 @@ struct udp {
 	__u16 src, dst, len, check;
 } __attribute__((packed));
 
+struct tcp {
+	__u16 src, dst;
+	__u32 seq, ack;
+	__u8 off, flags;
+	__u16 window, check, urgent;
+} __attribute__((packed));
+
+#define TCP_LEN 20
+#define TCP_BOUNDS 7 /* FIN, SYN, RST */
+
 #define GRE_LEN 4
 #define GRE_KEY_LEN 8
 #define GRE_KEY bpf_htons(0x2000) /* RFC 2890 2; of the flags the only one that is understood here */

@@ -41,7 +41,7 @@ struct control {
 	__u32 nested;  /* there were sessions that only the daemon carries: what is in a tunnel for this router may be a tunnel */
 	__u32 bridged; /* sessions in bridged mode */
 	__u32 pairs;   /* enum pairs */
-	__u32 pad;
+	__u32 join;    /* interface index of the joiner, 0 = none */
 	struct length four[MAX_LENGTHS], six[MAX_LENGTHS]; /* longest first */
 };
 
@@ -100,7 +100,7 @@ struct tunnel {
 	__u32 learned_until; /* s of the clock */
 	__u32 ids;           /* Identifications given */
 	__u64 secret;        /* of Identifications of packets that nobody may fragment */
-	__u64 pad;
+	__u64 whole;         /* ns of the clock: when it brought a super packet last */
 };
 
 struct host {

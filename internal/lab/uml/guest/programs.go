@@ -29,7 +29,7 @@ func programs(args []string) error {
 		if role == dataplane.Gateway {
 			into = "access"
 		}
-		for _, name := range []string{"core", into} {
+		for _, name := range []string{"core", into, "joined"} {
 			for bits := range uint8(8) {
 				set := map[string]uint8{"role": uint8(role), "local_routing": bits & 1, "no_v6_outer": bits >> 1 & 1, "talking": bits >> 2 & 1, "cross": 0}
 				errs = append(errs, verify(object, name, set))
