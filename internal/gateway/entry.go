@@ -153,7 +153,7 @@ func (m *Machine) newEntry(l *link, mac core.MAC, mn string) *entry {
 		id: core.ID(m.run)<<32 | core.ID(m.sessions), mn: mn, mac: mac, link: l, since: m.now.Wall, handoff: m.cfg.FirstHandoff,
 		seq: uint16(m.random()), index: -1, next: never, heard: m.now.Boot, confirmed: m.now.Boot,
 		updates: bucket{rate: min(m.cfg.Limits.Triggers, MaxUpdateRate), burst: MaxUpdateRate},
-		moves:   bucket{rate: m.cfg.Limits.Triggers, burst: m.cfg.Limits.Triggers},
+		moves:   bucket{rate: m.cfg.Limits.Triggers, burst: max(m.cfg.Limits.Triggers, 1)},
 	}
 	for i := range e.at {
 		e.at[i] = never

@@ -200,6 +200,21 @@ func TestInterfaceHandoff(t *testing.T) {
 	}
 }
 
+// A host moves between links also where it may cause less than one registration a second.
+func TestMoveAtSlowRate(t *testing.T) {
+	cfg := testConfig()
+	cfg.Limits.Triggers = 0.1
+	b := newBench(t, cfg)
+	e := b.bind(3, macA)
+	b.clock(sec)
+	for _, at := range []int{4, 3} { // the second one is too soon
+		b.mld(at, macA)
+		if e.link.Link.If != 4 {
+			t.Errorf("after a sign at link %d: at link %d", at, e.link.Link.If)
+		}
+	}
+}
+
 // A host that shows itself on another link of the gateway keeps its session; the anchor is told only what changed.
 func TestMoveBetweenLinks(t *testing.T) {
 	cfg := testConfig()
