@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kedge/internal/core"
+	"kedge/internal/rate"
 	"kedge/wire/ether"
 )
 
@@ -44,8 +45,7 @@ type host struct {
 	declined   netip.Addr
 	declinedTo time.Duration
 
-	tokens   float64
-	tokensAt time.Duration
+	frames rate.Bucket
 
 	at       [timers]time.Duration
 	due      time.Duration // earliest of at
@@ -63,17 +63,6 @@ func (h *host) lease(now core.Now) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	return h.grant.IPv4, true
-}
-
-// allow takes one token of the host's rate.
-func (h *host) allow(now core.Now) bool {
-	h.tokens = min(FrameBurst, h.tokens+FrameRate*(now.Boot-h.tokensAt).Seconds())
-	h.tokensAt = now.Boot
-	if h.tokens < 1 {
-		return false
-	}
-	h.tokens--
-	return true
 }
 
 // agenda is a heap of hosts by due time (container/heap).

@@ -1,6 +1,10 @@
 package access
 
-import "time"
+import (
+	"time"
+
+	"kedge/internal/rate"
+)
 
 // Limits of one link: what its hosts, known or not, can make it remember and say.
 const (
@@ -18,6 +22,8 @@ const (
 	FrameBurst = 64
 	FrameRate  = 32
 )
+
+var frameLimit = rate.PerSecond(FrameRate, FrameBurst)
 
 // Defaults of LinkConfig.
 const (

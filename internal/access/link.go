@@ -66,7 +66,7 @@ func (l *HomeLink) Handle(now core.Now, f *Frame, out []Action) []Action {
 		return append(out, Attached{MAC: f.Src, By: "data", Addr: f.SrcIP})
 	}
 	h := l.host(now, f.Src)
-	if !h.allow(now) {
+	if !h.frames.Take(now.Boot, frameLimit) {
 		l.settle(h)
 		return refuse(out, h.mac, wire.RateLimit, f.Kind())
 	}
@@ -214,7 +214,7 @@ func (l *HomeLink) host(now core.Now, mac core.MAC) *host {
 		if l.strangers.Len() >= MaxStrangers {
 			l.drop(l.strangers.Back().Value.(*host))
 		}
-		h = &host{mac: mac, tokens: FrameBurst, tokensAt: now.Boot}
+		h = &host{mac: mac}
 		for t := range h.at {
 			h.at[t] = never
 		}
