@@ -293,8 +293,9 @@ func TestDataConcurrent(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
+					copied := bytes.Clone(esp) // opening destroys what is opened
 					packets <- esp
-					packets <- bytes.Clone(esp)
+					packets <- copied
 				}
 			})
 		}
