@@ -50,9 +50,9 @@ func (d *Data) Tick() {
 // Close stores exactly what was used of static keys, so that the next run skips nothing, and waits for it. They seal
 // nothing afterwards; close the sockets first, as what is opened between Close and the end of the program can be replayed.
 func (d *Data) Close() error {
-	var todo []*store
+	var numbers []*store
 	for _, p := range d.pairs() {
-		todo = append(todo, p.in.last(), p.out.last())
+		numbers = append(numbers, p.in.last(), p.out.last())
 	}
-	return storeAll(d.counters, todo)
+	return storeAll(d.counters, numbers)
 }

@@ -127,10 +127,10 @@ func (d *Data) Rekey(sa DataSA) error {
 	if err != nil {
 		return fail(err)
 	}
-	todo := d.retire(old)
+	numbers := d.retire(old)
 	p.former = old
 	d.use(p)
-	return storeAll(d.counters, append(todo, old.out.last()))
+	return storeAll(d.counters, append(numbers, old.out.last()))
 }
 
 // Retire opens no more packets with the keys that Rekey replaced. It is no error if there are none.

@@ -104,10 +104,10 @@ func (i *inbound) last() *store {
 }
 
 // storeAll waits until everything is stored.
-func storeAll(counters Counters, todo []*store) error {
-	done := make(chan error, len(todo))
+func storeAll(counters Counters, numbers []*store) error {
+	done := make(chan error, len(numbers))
 	asked := 0
-	for _, s := range todo {
+	for _, s := range numbers {
 		if s != nil {
 			asked++
 			counters.Store(s.name, s.n, func(err error) { done <- err })

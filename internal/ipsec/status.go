@@ -176,18 +176,18 @@ func (o *outbound) status() SAStatus {
 // Close stores exactly what was used, so that the next run skips nothing, and waits for it. Nothing can be sent afterwards.
 // What is received between Close and the end of the program can be replayed: close the sockets first.
 func (e *Engine) Close() error {
-	var todo []*store
+	var numbers []*store
 	e.mu.RLock()
 	for _, i := range e.spi {
-		todo = append(todo, i.last())
+		numbers = append(numbers, i.last())
 	}
 	e.mu.RUnlock()
 	for _, p := range e.order {
 		for u := range p.out {
 			if o := p.out[u].Load(); o != nil {
-				todo = append(todo, o.last())
+				numbers = append(numbers, o.last())
 			}
 		}
 	}
-	return storeAll(e.counters, todo)
+	return storeAll(e.counters, numbers)
 }

@@ -127,7 +127,7 @@ func (m *Machine) reconcile() {
 	}
 }
 
-// change tells the kernel, and believes for now that it does.
+// change tells the kernel, and takes it as done unless the answer says otherwise.
 func (m *Machine) change(ops []core.HostOp) {
 	if len(ops) == 0 {
 		return

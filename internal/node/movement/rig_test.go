@@ -22,7 +22,7 @@ type rig struct {
 	m    *Machine
 	now  time.Duration
 	seq  int
-	todo []job
+	jobs []job
 
 	nets   map[int]*network4test // what each interface is plugged into
 	kernel kernel
@@ -92,7 +92,7 @@ func (r *rig) clock() core.Now {
 
 func (r *rig) after(d time.Duration, f func()) {
 	r.seq++
-	r.todo = append(r.todo, job{at: r.now + d, seq: r.seq, f: f})
+	r.jobs = append(r.jobs, job{at: r.now + d, seq: r.seq, f: f})
 }
 
 // handle gives the machine an event and carries out what it wants.
@@ -147,15 +147,15 @@ func (r *rig) run(d time.Duration) {
 		if w, ok := r.m.Deadline(); ok {
 			at, tick = max(w, r.now), true
 		}
-		sort.Slice(r.todo, func(i, j int) bool {
-			return r.todo[i].at < r.todo[j].at || r.todo[i].at == r.todo[j].at && r.todo[i].seq < r.todo[j].seq
+		sort.Slice(r.jobs, func(i, j int) bool {
+			return r.jobs[i].at < r.jobs[j].at || r.jobs[i].at == r.jobs[j].at && r.jobs[i].seq < r.jobs[j].seq
 		})
-		if len(r.todo) > 0 && r.todo[0].at <= at {
-			if r.todo[0].at > end {
+		if len(r.jobs) > 0 && r.jobs[0].at <= at {
+			if r.jobs[0].at > end {
 				break
 			}
-			j := r.todo[0]
-			r.todo = r.todo[1:]
+			j := r.jobs[0]
+			r.jobs = r.jobs[1:]
 			r.now = max(r.now, j.at)
 			j.f()
 			continue
