@@ -56,7 +56,7 @@ func FuzzMachine(f *testing.F) {
 			in = in[3+size:]
 			if len(b) >= 8 { // a right checksum, or nothing comes further
 				b[4], b[5] = 0, 0
-				binary.BigEndian.PutUint16(b[4:], checksum(b, from))
+				binary.BigEndian.PutUint16(b[4:], checksum(b, from, lmaa))
 			}
 			msg, err := mobility.Parse(b, from, lmaa)
 			m := core.Message{Path: path(lmaa, from), Err: err, Raw: b}
@@ -87,21 +87,6 @@ func FuzzMachine(f *testing.F) {
 		}
 		r.leakless()
 	})
-}
-
-// checksum is the Mobility Header's with the pseudo header, as the sender computes it.
-func checksum(b []byte, from netip.Addr) uint16 {
-	s, d := from.As16(), lmaa.As16()
-	sum := uint32(len(b)) + 135
-	for _, part := range [][]byte{s[:], d[:], b} {
-		for i := 0; i+1 < len(part); i += 2 {
-			sum += uint32(binary.BigEndian.Uint16(part[i:]))
-		}
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }
 
 // FuzzRecord reads records of the store: what is accepted is written back octet by octet equal.

@@ -97,7 +97,9 @@ func start(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
 	cfg := testConfig()
 	for _, c := range change {
-		c(&cfg)
+		if c != nil {
+			c(&cfg)
+		}
 	}
 	r := &rig{t: t, cfg: cfg, now: core.Now{Boot: time.Hour, Wall: day}, store: map[string][]byte{}}
 	r.restart()
@@ -397,20 +399,18 @@ func (r *rig) answerTo(n int, to netip.Addr) *mobility.BindingAck {
 // ok wants status 0.
 func (r *rig) ok(p pbu) *mobility.BindingAck {
 	r.t.Helper()
-	a := r.send(p)
-	if a == nil {
-		r.t.Fatalf("no answer; last events %v", r.tail())
-	}
-	if a.Status != mobility.Accepted {
-		r.t.Fatalf("status %d (%s); last events %v", a.Status, a.Status, r.tail())
-	}
-	return a
+	return r.answered(r.send(p), mobility.Accepted)
 }
 
 // is wants another status.
 func (r *rig) is(p pbu, want mobility.Status) *mobility.BindingAck {
 	r.t.Helper()
-	a := r.send(p)
+	return r.answered(r.send(p), want)
+}
+
+// answered wants an answer, with a status.
+func (r *rig) answered(a *mobility.BindingAck, want mobility.Status) *mobility.BindingAck {
+	r.t.Helper()
 	if a == nil {
 		r.t.Fatalf("no answer, want status %d; last events %v", want, r.tail())
 	}

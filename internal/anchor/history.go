@@ -58,13 +58,19 @@ func (h *history) of(sub string) []core.Past {
 
 func (p *past) tell() core.Past {
 	t := core.Past{When: p.when, Reason: string(p.reason), Detail: p.detail}
-	request := fmt.Sprintf("PBU seq %d from %s", p.seq, p.coa)
+	message, sender := "PBU", "gateway"
 	if p.host {
-		return p.tellHost(t)
+		message, sender = "BU", "care-of address"
+	}
+	request := fmt.Sprintf("%s seq %d", message, p.seq)
+	if p.coa.IsValid() {
+		request += " from " + p.coa.String()
 	}
 	switch {
+	case p.host && p.what == "ipv4":
+		t.What = fmt.Sprintf("%s: IPv4 home address refused %d", request, p.status)
 	case p.what != "":
-		t.What = fmt.Sprintf("%s: %s -> %s, gateway %s, seq %d", p.what, p.from, p.to, p.coa, p.seq)
+		t.What = fmt.Sprintf("%s: %s -> %s, %s %s, seq %d", p.what, p.from, p.to, sender, p.coa, p.seq)
 	case p.silent:
 		t.What = request + " ignored"
 	default:
@@ -75,25 +81,6 @@ func (p *past) tell() core.Past {
 			t.Detail += "; "
 		}
 		t.Detail += p.rule
-	}
-	return t
-}
-
-// tellHost is tell for a Binding Update of a node.
-func (p *past) tellHost(t core.Past) core.Past {
-	request := fmt.Sprintf("BU seq %d", p.seq)
-	if p.coa.IsValid() {
-		request += " from " + p.coa.String()
-	}
-	switch {
-	case p.what == "ipv4":
-		t.What = fmt.Sprintf("%s: IPv4 home address refused %d", request, p.status)
-	case p.what != "":
-		t.What = fmt.Sprintf("%s: %s -> %s, care-of address %s, seq %d", p.what, p.from, p.to, p.coa, p.seq)
-	case p.silent:
-		t.What = request + " ignored"
-	default:
-		t.What = fmt.Sprintf("%s refused %d", request, p.status)
 	}
 	return t
 }

@@ -90,11 +90,7 @@ func TestHostIPv4Statuses(t *testing.T) {
 			"41":     in41(c.home, v4coa, c.ask),
 		} {
 			t.Run(c.name+", "+framing, func(t *testing.T) {
-				var changes []func(*Config)
-				if c.change != nil {
-					changes = append(changes, c.change)
-				}
-				r := startHosts(t, changes...)
+				r := startHosts(t, c.change)
 				if c.first != nil {
 					c.first(r)
 				}

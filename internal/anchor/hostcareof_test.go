@@ -73,11 +73,7 @@ func TestHostCareOf(t *testing.T) {
 		}), wire.NotSignalling},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var changes []func(*Config)
-			if c.change != nil {
-				changes = append(changes, c.change)
-			}
-			r := startHosts(t, changes...)
+			r := startHosts(t, c.change)
 			if c.reason == "" {
 				r.status(c.bu, mobility.Accepted)
 				return

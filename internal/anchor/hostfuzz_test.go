@@ -57,7 +57,7 @@ func FuzzHosts(f *testing.F) {
 			}
 			if len(raw) >= 8 { // a right checksum, or nothing comes further
 				raw[4], raw[5] = 0, 0
-				binary.BigEndian.PutUint16(raw[4:], hostChecksum(raw, src, b.to))
+				binary.BigEndian.PutUint16(raw[4:], checksum(raw, src, b.to))
 			}
 			msg, err := mobility.Parse(raw, src, b.to)
 			ev := core.Message{Path: b.path(), Err: err, Raw: raw}
@@ -80,8 +80,8 @@ func FuzzHosts(f *testing.F) {
 	})
 }
 
-// hostChecksum is the Mobility Header's, RFC 6275 6.1.1.
-func hostChecksum(b []byte, src, dst netip.Addr) uint16 {
+// checksum is the Mobility Header's with the pseudo header, as the sender computes it (RFC 6275 6.1.1).
+func checksum(b []byte, src, dst netip.Addr) uint16 {
 	s, d := src.As16(), dst.As16()
 	sum := uint32(len(b)) + 135
 	for _, part := range [][]byte{s[:], d[:], b} {

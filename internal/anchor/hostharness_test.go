@@ -206,14 +206,7 @@ func (r *rig) hostAnswer(n int, want core.Path) (ack *mobility.BindingAck) {
 // status wants an answer with a status.
 func (r *rig) status(b bu, want mobility.Status) *mobility.BindingAck {
 	r.t.Helper()
-	a := r.bu(b)
-	if a == nil {
-		r.t.Fatalf("no answer, want status %d; last events %v", want, r.tail())
-	}
-	if a.Status != want {
-		r.t.Fatalf("status %d (%s), want %d; last events %v", a.Status, a.Status, want, r.tail())
-	}
-	return a
+	return r.answered(r.bu(b), want)
 }
 
 // ignored wants no answer, no state and no effect but an event.

@@ -189,11 +189,7 @@ func TestRouterStatuses(t *testing.T) {
 		{"143 cannot be forwarded", nil, failing, func(*rig) bu { return router(hoa4, coa1) }, mobility.ForwardingSetupFailed, wire.ForwardingFailed, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var changes []func(*Config)
-			if c.change != nil {
-				changes = append(changes, c.change)
-			}
-			r := routers(t, changes...)
+			r := routers(t, c.change)
 			if c.first != nil {
 				c.first(r)
 			}

@@ -91,11 +91,7 @@ func TestHostUDP(t *testing.T) {
 		{"NAT, home and private address are equal", ip("10.20.0.21"), outside, 0, nil, layerUDP(outside), mobility.NATDetection{F: true, Refresh: 110}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var changes []func(*Config)
-			if c.change != nil {
-				changes = append(changes, c.change)
-			}
-			r := startHosts(t, changes...)
+			r := startHosts(t, c.change)
 			b := udp(hoa1, c.own, c.seen, opt29("10.20.0.21", 32))
 			b.flags |= c.flags
 			a := r.status(b, mobility.Accepted)

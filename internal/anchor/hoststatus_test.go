@@ -95,11 +95,7 @@ func TestHostStatuses(t *testing.T) {
 	} {
 		for _, ack := range []string{"A", ""} {
 			t.Run(c.name+" "+ack, func(t *testing.T) {
-				var changes []func(*Config)
-				if c.change != nil {
-					changes = append(changes, c.change)
-				}
-				r := startHosts(t, changes...)
+				r := startHosts(t, c.change)
 				if c.first != nil {
 					c.first(r)
 				}

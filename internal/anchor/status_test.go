@@ -196,11 +196,7 @@ func TestEveryRejectStatus(t *testing.T) {
 	seen := map[mobility.Status]bool{}
 	for _, row := range rows {
 		t.Run("draft "+row.name, func(t *testing.T) { // the same with option 29: what the base says holds there too
-			r := start(t, func(c *Config) {
-				if row.config != nil {
-					row.config(c)
-				}
-			})
+			r := start(t, row.config)
 			if row.before != nil {
 				row.before(r)
 			}
@@ -223,11 +219,7 @@ func TestEveryRejectStatus(t *testing.T) {
 			}
 		})
 		t.Run(row.name, func(t *testing.T) {
-			r := start(t, func(c *Config) {
-				if row.config != nil {
-					row.config(c)
-				}
-			})
+			r := start(t, row.config)
 			if row.before != nil {
 				row.before(r)
 			}
