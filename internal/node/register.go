@@ -320,11 +320,8 @@ func (m *Machine) wants4() bool {
 
 // ask4 is what the option says: the static address, the one that was given, or 0.0.0.0.
 func (m *Machine) ask4() netip.Addr {
-	switch {
-	case m.cfg.Home.IPv4 == IPv4Static:
-		return m.cfg.Home.V4.Addr()
-	case m.given4.IsValid():
-		return m.given4.Addr()
+	if a := m.home4(); a.IsValid() {
+		return a
 	}
 	return netip.IPv4Unspecified()
 }

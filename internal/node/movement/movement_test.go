@@ -72,11 +72,7 @@ func (r *rig) wantWay(c CareOf) {
 // answers, and is the same then, without another test.
 func TestFlap(t *testing.T) {
 	spec.Covers(t, "RFC6275-11.5.1")
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	was := r.m.CareOfs()[0]
 	r.carrier(2, nil)
 	r.want("")
@@ -103,11 +99,7 @@ func TestFlap(t *testing.T) {
 // TestFlapAdvertisement: the advertisement of the old router is as good as its answer (RFC 6059 5.4). If it does not hear us,
 // it is dead after the questions all the same.
 func TestFlapAdvertisement(t *testing.T) {
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	n.routers[0].deaf = true
 	r.carrier(2, nil)
 	r.carrier(2, n)
@@ -174,11 +166,7 @@ func TestSilentMove(t *testing.T) {
 // TestAnotherRouterIsNoMove: a second router on the same link, and the first still answers (RFC 6275 11.5.1).
 func TestAnotherRouterIsNoMove(t *testing.T) {
 	spec.Covers(t, "RFC6275-11.5.1")
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	was := r.m.CareOfs()[0]
 	n.routers = append(n.routers, newNet(2, netB).routers...)
 	n.routers[1].advertise(r, n, 2, nil)
@@ -198,11 +186,7 @@ func TestAnotherRouterIsNoMove(t *testing.T) {
 
 // TestSuspect: nothing comes back, so the router is asked at once; it is dead a second later, and comes back.
 func TestSuspect(t *testing.T) {
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	n.routers[0].silent = true
 	r.effects(r.m.Suspect(r.clock(), r.m.CareOfs()[0].Addr, nil))
 	r.want("eth0 2001:db8:a::/64")
@@ -221,11 +205,7 @@ func TestSuspect(t *testing.T) {
 // TestConfirm: while upper layers see answers, the router is never asked (RFC 4861 7.3.1); without them, every ten seconds.
 func TestConfirm(t *testing.T) {
 	spec.Covers(t, "RFC4861-7.3.1")
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	a := r.m.CareOfs()[0].Addr
 	r.sent = nil
 	for range 20 {
@@ -282,11 +262,7 @@ func TestSleep(t *testing.T) {
 
 // TestVerdictIsNotPutOff: doubts that keep coming do not put the verdict off; a sign of life from above ends them at once.
 func TestVerdictIsNotPutOff(t *testing.T) {
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	a := r.m.CareOfs()[0].Addr
 	n.routers[0].silent = true
 	for range 3 {
@@ -312,11 +288,7 @@ func TestVerdictIsNotPutOff(t *testing.T) {
 // TestDeadRouter: it is asked ever more seldom. Its advertisements to all show that it can be heard, and no more; one to us
 // alone answers our solicitation.
 func TestDeadRouter(t *testing.T) {
-	r := newRig(t, Config{})
-	n := newNet(1, netA)
-	r.add(2, "eth0", false)
-	r.carrier(2, n)
-	r.run(3 * time.Second)
+	r, n := attached(t, Config{})
 	n.routers[0].deaf = true
 	r.effects(r.m.Suspect(r.clock(), r.m.CareOfs()[0].Addr, nil))
 	r.run(fastProbes * askAgain)

@@ -134,11 +134,7 @@ func TestForgedAcks(t *testing.T) {
 		}, wire.WrongTunnel},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, traffic())
-			r.drop = func(dir string, b mobility.Message) bool { return isType(b, mobility.TypeBindingAck) }
-			r.away(coa1)
-			r.report(cn)
-			r.run(homeRTT + ms)
+			r := unanswered(t)
 			e := r.m.find(cn)
 			s := e.upd.sent[0]
 			seq, n := e.seq, len(r.sent)
@@ -193,11 +189,7 @@ func TestNonces(t *testing.T) {
 		mobility.ExpiredCareOfNonce: {mobility.TypeCareOfTestInit},
 		mobility.ExpiredNonces:      {mobility.TypeHomeTestInit, mobility.TypeCareOfTestInit},
 	} {
-		r := newRig(t, traffic())
-		r.drop = func(dir string, b mobility.Message) bool { return isType(b, mobility.TypeBindingAck) }
-		r.away(coa1)
-		r.report(cn)
-		r.run(homeRTT + ms)
+		r := unanswered(t)
 		r.forget()
 		refuse := func() {
 			e := r.m.find(cn)
@@ -264,11 +256,7 @@ func TestRefusals(t *testing.T) {
 		mobility.InvalidCareOf:              {wire.BadCareOf, holdFirst, true},
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
-			r := newRig(t, traffic())
-			r.drop = func(dir string, b mobility.Message) bool { return isType(b, mobility.TypeBindingAck) }
-			r.away(coa1)
-			r.report(cn)
-			r.run(homeRTT + ms)
+			r := unanswered(t)
 			e := r.m.find(cn)
 			s := e.upd.sent[0]
 			r.inject(core.Path{If: 2, Local: addrPort(coa1), Remote: addrPort(cn), Own: hoa}, proven(&mobility.BindingAck{Status: status, Sequence: s.seq}, s.key, coa1))

@@ -452,6 +452,17 @@ func (r *rig) state(a netip.Addr) string {
 	return ""
 }
 
+// unanswered is a rig with a Binding Update on its way to cn, which does not hear of acknowledgements.
+func unanswered(t testing.TB) *rig {
+	t.Helper()
+	r := newRig(t, traffic())
+	r.drop = func(_ string, b mobility.Message) bool { return isType(b, mobility.TypeBindingAck) }
+	r.away(coa1)
+	r.report(cn)
+	r.run(homeRTT + ms)
+	return r
+}
+
 // established is a rig with a binding at cn.
 func established(t testing.TB, cfg Config) *rig {
 	t.Helper()
