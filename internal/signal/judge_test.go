@@ -137,17 +137,7 @@ func TestInNamespaces(t *testing.T) {
 				t.Cleanup(func() { p.Close() })
 				return p
 			}
-			file := filepath.Join(t.TempDir(), "wire.pcap")
-			ctx, stop := context.WithCancel(t.Context())
-			defer stop()
-			dump := exec.CommandContext(ctx, "tcpdump", "-i", "d0", "-U", "-w", file, "ip6")
-			dump.Cancel = func() error { return dump.Process.Signal(os.Interrupt) }
-			stderr, err := dump.StderrPipe()
-			netns.Must(t, err)
-			netns.Must(t, a.Start(dump))
-			if n, err := stderr.Read(make([]byte, 200)); n == 0 { // "listening on d0"
-				t.Fatal(err)
-			}
+			captured := capture(t, a, "d0")
 			atHA, atMN := open(a, ha, haV6), open(b, mn)
 			for i := range 3 {
 				path := byIPv6
@@ -168,24 +158,46 @@ func TestInNamespaces(t *testing.T) {
 					t.Errorf("%d: the node sees %+v", i, m.Path)
 				}
 			}
-			// An echo comes last: when it is in the capture, everything before it is.
-			if out, err := b.Run(t.Context(), "ping", "-c1", "-W2", haV6.String()); err != nil {
-				t.Fatal(out, err)
-			}
-			waitFor(t, func() bool {
-				out, _ := exec.Command("tshark", "-r", file, "-Y", "icmpv6.type == 129").Output()
-				return len(out) > 0
-			})
-			stop()
-			_ = dump.Wait()
-			if errs := tshark(t, file, "icmpv6.type < 128", "icmpv6.type", "icmpv6.code"); len(errs) > 0 {
-				t.Errorf("a kernel answered: %q", errs)
-			}
+			file := captured(b, haV6)
 			if bus, bas := tshark(t, file, "mip6.mhtype == 5", "frame.number"), tshark(t, file, "mip6.mhtype == 6", "frame.number"); len(bus) != 3 || len(bas) != 3 {
 				t.Errorf("tshark reads %d Binding Updates and %d acknowledgements, want 3 each", len(bus), len(bas))
 			}
 			clean(t, file)
 		})
+	}
+}
+
+// capture records the IPv6 packets of a link, seen from one of its ends. The function that it gives ends that, by an echo from a node to an
+// address, and gives the file. No kernel may have answered by an ICMPv6 error.
+func capture(t *testing.T, at *netns.NS, link string) func(from *netns.NS, to netip.Addr) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "wire.pcap")
+	ctx, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	dump := exec.CommandContext(ctx, "tcpdump", "-i", link, "-U", "-w", file, "ip6")
+	dump.Cancel = func() error { return dump.Process.Signal(os.Interrupt) }
+	stderr, err := dump.StderrPipe()
+	netns.Must(t, err)
+	netns.Must(t, at.Start(dump))
+	if n, err := stderr.Read(make([]byte, 200)); n == 0 { // "listening on d0"
+		t.Fatal(err)
+	}
+	return func(from *netns.NS, to netip.Addr) string {
+		t.Helper()
+		// The echo comes last: when it is in the capture, everything before it is.
+		if out, err := from.Run(t.Context(), "ping", "-c1", "-W2", to.String()); err != nil {
+			t.Fatal(out, err)
+		}
+		waitFor(t, func() bool {
+			out, _ := exec.Command("tshark", "-r", file, "-Y", "icmpv6.type == 129").Output()
+			return len(out) > 0
+		})
+		stop()
+		_ = dump.Wait()
+		if errs := tshark(t, file, "icmpv6.type < 128", "icmpv6.type", "icmpv6.code"); len(errs) > 0 {
+			t.Errorf("a kernel answered: %q", errs)
+		}
+		return file
 	}
 }
 

@@ -1,11 +1,7 @@
 package signal
 
 import (
-	"context"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"kedge/internal/core"
@@ -70,18 +66,7 @@ func threeHosts(t *testing.T, keys bool) {
 	mnPlane := plane(mn, user.Config{Role: dataplane.Node, Device: "mn0", Home: []netip.Addr{hoa}, Anchors: []netip.Addr{haV6}},
 		core.SetSession{ID: 1, Chain: inTunnel}, core.SetKey{ID: 1, Match: core.Match{Src: home}, Up: true, Down: true})
 
-	file := filepath.Join(t.TempDir(), "wire.pcap")
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	dump := exec.CommandContext(ctx, "tcpdump", "-i", "d0", "-U", "-w", file, "ip6")
-	dump.Cancel = func() error { return dump.Process.Signal(os.Interrupt) }
-	stderr, err := dump.StderrPipe()
-	must(err)
-	must(ha.Start(dump))
-	if n, err := stderr.Read(make([]byte, 200)); n == 0 { // "listening on d0"
-		t.Fatal(err)
-	}
-
+	captured := capture(t, ha, "d0")
 	atHA := open(ha, w.ha, haPlane, system.Options{Local: []netip.Addr{haV6}, ICMPv6: []uint8{nd.TypeHomeAgentAddressDiscoveryRequest, nd.TypeMobilePrefixSolicitation}})
 	atMN := open(mn, w.mn, mnPlane, system.Options{SendByIf: true, ICMPv6: []uint8{nd.TypeHomeAgentAddressDiscoveryReply, nd.TypeMobilePrefixAdvertisement}})
 	atCN := open(cn, w.cn, nil, system.Options{})
@@ -132,18 +117,7 @@ func threeHosts(t *testing.T, keys bool) {
 			t.Fatalf("the node sees %+v", b)
 		}
 	}
-	if out, err := mn.Run(t.Context(), "ping", "-c1", "-W2", haV6.String()); err != nil {
-		t.Fatal(out, err)
-	}
-	waitFor(t, func() bool {
-		out, _ := exec.Command("tshark", "-r", file, "-Y", "icmpv6.type == 129").Output()
-		return len(out) > 0
-	})
-	stop()
-	_ = dump.Wait()
-	if errs := tshark(t, file, "icmpv6.type < 128", "icmpv6.type", "icmpv6.code"); len(errs) > 0 {
-		t.Errorf("a kernel answered: %q", errs)
-	}
+	file := captured(mn, haV6)
 	tests := tshark(t, file, "mip6.mhtype == 1 || mip6.mhtype == 3", "frame.number")
 	clear := tshark(t, file, "(mip6.mhtype == 1 || mip6.mhtype == 3) && !esp", "frame.number")
 	if len(tests) != 6 || (len(clear) == 0) != keys {
