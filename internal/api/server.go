@@ -60,9 +60,6 @@ type Server struct {
 // New makes a server; it does not listen yet.
 func New(cfg Config) *Server { return &Server{cfg: cfg, ready: make(chan struct{})} }
 
-// String names the task.
-func (s *Server) String() string { return "api " + s.cfg.Socket }
-
 // Ready is closed when the server listens.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 

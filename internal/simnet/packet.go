@@ -192,8 +192,3 @@ func BRA(p *Packet) bool { m, ok := p.Message().(*mobility.Revocation); return o
 
 // Signalling selects all Mobility Header messages.
 func Signalling(p *Packet) bool { return p.Kind == MHKind }
-
-// FrameKind selects access frames by access.Frame.Kind.
-func FrameKind(kind string) Match {
-	return func(p *Packet) bool { f := p.Frame(); return f != nil && f.Kind() == kind }
-}

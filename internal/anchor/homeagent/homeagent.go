@@ -30,17 +30,6 @@ func (d Dialect) String() string {
 	return "none"
 }
 
-// ParseDialect is the reverse of String.
-func ParseDialect(s string) (Dialect, bool) {
-	switch s {
-	case "rfc5555":
-		return RFC5555, true
-	case "draft-soliman-00":
-		return Soliman00, true
-	}
-	return NoDialect, false
-}
-
 // Dialects is a set of Dialect.
 type Dialects uint8
 

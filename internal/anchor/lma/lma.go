@@ -22,14 +22,3 @@ func (d Dialect) String() string {
 	}
 	return "none"
 }
-
-// ParseDialect is the reverse of String.
-func ParseDialect(s string) (Dialect, bool) {
-	switch s {
-	case "rfc5844":
-		return RFC5844, true
-	case "draft-pmip6-v4-02":
-		return Draft02, true
-	}
-	return NoDialect, false
-}
