@@ -20,11 +20,11 @@ func Passed(timestamp uint64, now core.Now, window time.Duration) bool {
 // number says nothing then, else by the sequence number. known: there is a registration, of which last is the newest.
 func InOrder(r *Request, last *Registration, now core.Now, window time.Duration) *Refusal {
 	if r.HasMessageID {
-		var replay rfc4285.Replay
+		var newest uint64
 		if last != nil && Passed(last.MessageID, now, window) {
-			replay.Last = last.MessageID
+			newest = last.MessageID
 		}
-		if echo, reason := replay.Judge(r.MessageID, now.Wall, window); reason != "" {
+		if echo, reason := rfc4285.Judge(r.MessageID, newest, now.Wall, window); reason != "" {
 			return &Refusal{Status: mobility.IDMismatch, Reason: reason, MessageID: echo}
 		}
 		return nil

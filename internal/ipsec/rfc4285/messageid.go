@@ -6,33 +6,25 @@ import (
 	"kedge/wire"
 )
 
-// Replay is what the home agent remembers of a mobile node for the message-id option, RFC 4285 6. It must live as long as the
-// association, longer than the binding: keep Last with the binding's ordering state. The zero value accepts any first timestamp.
-type Replay struct {
-	Last uint64 // the largest accepted timestamp, NTP format
-}
-
-// Judge checks the timestamp of an authenticated Binding Update. The answer carries the message-id option with echo: the
-// timestamp itself if it was good; else its low half behind our seconds, with status 144 (MIPV6-ID-MISMATCH). Reasons:
-// wire.TimestampMismatch (too far from our clock), wire.TimestampOld (not above all accepted before). window 0 =
-// DefaultWindow. Nothing is remembered: call Accept when the Binding Update was accepted.
-func (r *Replay) Judge(timestamp uint64, now time.Time, window time.Duration) (echo uint64, reason wire.Reason) {
+// Judge checks the timestamp, in NTP format, that an authenticated Binding Update has in its message-id option, RFC 4285 6. last is
+// the largest that was accepted of the mobile node, 0 if none was; it must live as long as the association, longer than the binding.
+// The answer carries the option with echo: the timestamp itself if it was good; else its low half behind our seconds, with status 144
+// (MIPV6-ID-MISMATCH). Reasons: wire.TimestampMismatch (too far from our clock), wire.TimestampOld (not above last). window 0 =
+// DefaultWindow.
+func Judge(timestamp, last uint64, now time.Time, window time.Duration) (echo uint64, reason wire.Reason) {
 	if window == 0 {
 		window = DefaultWindow
 	}
 	switch off := FromNTP(timestamp, now).Sub(now); {
 	case off > window || off < -window:
 		reason = wire.TimestampMismatch
-	case timestamp <= r.Last:
+	case timestamp <= last:
 		reason = wire.TimestampOld
 	default:
 		return timestamp, ""
 	}
 	return NTP(now)&^0xffffffff | timestamp&0xffffffff, reason
 }
-
-// Accept remembers the timestamp of an accepted Binding Update.
-func (r *Replay) Accept(timestamp uint64) { r.Last = max(r.Last, timestamp) }
 
 // Clock is the mobile node's side: what it puts into the message-id option, RFC 4285 6. The zero value is a clock that was
 // never corrected.
