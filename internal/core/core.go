@@ -124,7 +124,7 @@ type (
 		Ref Ref
 		Err error
 	}
-	Answer struct { // to Ask: RADIUS, profile, pool block, security association ready
+	Answer struct { // to Ask
 		Ref  Ref
 		Body any
 		Err  error

@@ -8,7 +8,7 @@ import (
 	"kedge/internal/core"
 )
 
-// Answerer serves core.Ask: it may wait, for name servers or a RADIUS server, until ctx ends.
+// Answerer serves core.Ask: it may wait, for name servers say, until ctx ends.
 type Answerer func(ctx context.Context, body any) (any, error)
 
 // maxAsks is how many questions may be open at a time; more are refused at once.

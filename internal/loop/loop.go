@@ -490,7 +490,7 @@ func decodeICMP(b []byte, src, dst netip.Addr) (any, error) {
 // Decode is the daemon's way from a packet to an event, for simulations.
 func Decode(kind string, p *core.Packet) core.Event { return decode(kind, p) }
 
-// Counted answers an Ask for counters. Nothing else is answered yet: RADIUS and key exchange are not in this version.
+// Counted answers an Ask for counters; other questions it refuses.
 func Counted(data core.Dataplane, e core.Ask) core.Answer {
 	ids, ok := e.Body.(core.CountSessions)
 	if !ok || data == nil {
