@@ -156,9 +156,14 @@ func TestJoinerComesBack(t *testing.T) {
 	down("before")
 	for _, c := range []string{"ip link set " + near + " down", "ip link set " + far + " down", "ip link del " + far, "ip link set " + far + " name other"} {
 		p.sh("mag", c)
-		// A look each second is the least; most often the kernel tells.
-		until(t, c, func() bool {
-			return joins() && p.try("mag", func() error { _, err := netlink.LinkByName(far); return err }) == nil
+		until(t, c, func() (there bool) { // a look each second is the least; most often the kernel tells
+			p.in("mag", func() error {
+				all, err := netlink.LinkList()
+				near, far := p.gateway.joiner.find(all)
+				there = near != nil && up(near) && up(far)
+				return err
+			})
+			return there && joins()
 		})
 		until(t, c+": its program", p.has(p.gateway, far+" joined"))
 		down(c)
