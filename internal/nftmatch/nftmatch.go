@@ -1,13 +1,11 @@
-// Package nftmatch has the nftables expressions that find packets of Mobile IPv6, for tables that keep them from the kernel's own
-// stack: it would answer what it does not know.
+// Package nftmatch keeps packets of Mobile IPv6 from the kernel's own stack, which would answer what it does not know: a table of nftables,
+// and the expressions that find them.
 package nftmatch
 
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
 	"kedge/wire/ip"
@@ -58,25 +56,6 @@ func ICMPv6(kind byte) []expr.Any {
 	return append(Upper(ip.ICMPv6),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{kind}})
-}
-
-// Among adds a set of the IPv6 addresses among addrs to a table, and matches packets whose address at an offset is in it.
-func Among(c *nftables.Conn, t *nftables.Table, name string, offset uint32, addrs []netip.Addr) ([]expr.Any, error) {
-	set, seen := &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIP6Addr}, map[netip.Addr]bool{}
-	var elements []nftables.SetElement
-	for _, a := range addrs {
-		if a = a.WithZone(""); a.Is6() && !a.Is4In6() && !seen[a] {
-			seen[a] = true
-			elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
-		}
-	}
-	if err := c.AddSet(set, elements); err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
-	}
-	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 16},
-		&expr.Lookup{SourceRegister: 1, SetName: name, SetID: set.ID},
-	}, nil
 }
 
 // header matches octets of the first extension header of a kind.

@@ -345,7 +345,7 @@ func (p *IPPort) Refuse(pkt *core.Packet, off int) error {
 // SetLocal replaces the addresses of Options.Local: packets to others are not taken. None: every address of the host.
 func (p *IPPort) SetLocal(local ...netip.Addr) error {
 	p.local.set(local)
-	return p.tap.table.install(local)
+	return p.tap.table.Put(p.tap.rules(local))
 }
 
 // Stats of the port so far.

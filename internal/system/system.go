@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -61,8 +62,9 @@ type Host struct {
 	here  *netns.NS // where NewHost was called; nil with Options.NS
 	space uint64    // tells it
 
-	mu      sync.Mutex             // serializes Apply, Sweep and Keep; protects the four below
-	taps    int                    // "ip" ports that are open
+	taps atomic.Int32 // "ip" ports that are open
+
+	mu      sync.Mutex             // serializes Apply, Sweep and Keep; protects the three below
 	applied map[object]bool        // what this run wants
 	kept    map[object]core.HostOp // of that, what Keep looks after, and how it was set
 	journal *journal

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -11,21 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
+	"kedge/internal/nftmatch"
 	wireip "kedge/wire/ip"
 	"kedge/wire/nd"
 )
 
 // tap takes IPv6 packets that the kernel refuses although they are addressed to it: those with a Home Address option before a
 // Mobility Header, ESP or a Mobile Prefix Solicitation, and those with a type 2 routing header. A packet socket copies them before the kernel looks at them; an
-// nftables table (see tapTable) drops the same packets where the kernel would go on, in its input hook, so that nobody hears of an
+// nftables table (see tap.rules) drops the same packets where the kernel would go on, in its input hook, so that nobody hears of an
 // unknown option or routing type and packets that are only forwarded are not touched. Fragments of such packets are put together
 // here, because the kernel will not have them.
 type tap struct {
+	h     *Host
 	d     *descriptor
 	local *localSet
-	table *tapTable
+	table *nftmatch.Table
 	frags *wireip.Reassembler
 	rx    *ring
+
+	solicited bool // it takes Mobile Prefix Solicitations: they are for who answers them alone
+	closed    atomic.Bool
 
 	foreign, truncated, refused atomic.Uint64
 }
@@ -34,7 +40,8 @@ type tap struct {
 var tapFragments = wireip.Limits{Packets: 256, Octets: 1 << 20}
 
 func (h *Host) openTap(local *localSet) (*tap, error) {
-	t := &tap{local: local, frags: wireip.NewReassembler(tapFragments), rx: newRing(maxFrame)}
+	t := &tap{h: h, local: local, frags: wireip.NewReassembler(tapFragments), rx: newRing(maxFrame),
+		solicited: slices.Contains(h.opt.ICMPv6, nd.TypeMobilePrefixSolicitation)}
 	// Protocol 0 until the filter is in place, so that nothing unfiltered is queued.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -50,12 +57,15 @@ func (h *Host) openTap(local *localSet) (*tap, error) {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IPV6)})
 	}
 	if err == nil {
-		t.table, err = h.openTapTable()
+		if t.table, err = nftmatch.Open(tapName(h.opt.Tag), t.rules(h.opt.Local)); err != nil {
+			err = &hinted{err, nftmatch.Lacking}
+		}
 	}
 	if err != nil {
 		t.d.Close()
 		return nil, err
 	}
+	h.taps.Add(1)
 	return t, nil
 }
 
@@ -105,7 +115,7 @@ func (t *tap) take(b []byte) []byte {
 		return nil // the kernel drops it, too
 	}
 	b = b[:h.Len]
-	kept, later := tapped(b, t.table.solicited)
+	kept, later := tapped(b, t.solicited)
 	if !kept && !later {
 		return nil
 	}
@@ -123,9 +133,13 @@ func (t *tap) take(b []byte) []byte {
 	return whole
 }
 
-// Close gives the packets back to the kernel.
+// Close gives the packets back to the kernel. It may be called more than once.
 func (t *tap) Close() error {
+	if t.closed.Swap(true) {
+		return nil
+	}
 	err := t.table.Close()
+	t.h.taps.Add(-1)
 	t.d.Close()
 	return err
 }

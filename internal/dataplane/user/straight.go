@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -20,26 +21,28 @@ import (
 	"kedge/internal/dataplane"
 	"kedge/internal/dataplane/mem"
 	"kedge/internal/ipsec"
+	"kedge/internal/nftmatch"
 	"kedge/wire"
 	"kedge/wire/ip"
 )
 
 // straight takes data that comes without a tunnel (RFC 6275): at a correspondent with a Home Address option, at a node with a type 2
 // routing header, and with an option as well if the other end is mobile too; at home, with that alone. The kernel refuses both, so a
-// packet socket copies them before it looks, and rules (straightTable) drop them where it would go on. Both are there only while a session
+// packet socket copies them before it looks, and rules (Config.taken) drop them where it would go on. Both are there only while a session
 // of route optimization is, or as long as the plane if it is a correspondent's: who knows no binding has to say so (RFC 6275 9.3.1).
 //
 // Signalling is left alone: Mobility Headers, prefix discovery, and ESP that has no SPI of data and, at a node, comes from an anchor. A
 // host that is a correspondent and nothing else has no such ESP: all that comes is its applications'.
 type straight struct {
 	plane *Plane
-	ns    *os.File                                // the plane's network namespace
-	rules func(*straight) (*straightTable, error) // openStraightTable
+	ns    *os.File                                                           // the plane's network namespace
+	rules func(string, func(*nftmatch.Rules) error) (*nftmatch.Table, error) // nftmatch.Open
 
 	on     atomic.Bool
 	mu     sync.Mutex // guards what follows
 	sock   *socket
-	table  *straightTable
+	table  *nftmatch.Table
+	homes  []netip.Addr // that the table knows
 	closed bool
 }
 
@@ -49,9 +52,9 @@ func newStraight(p *Plane) (*straight, error) {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
 	if p.cfg.Role != Gateway {
-		sweepStraight(p.cfg.Device)
+		_, _ = nftmatch.Sweep(straightName(p.cfg.Device)) // of an earlier process of this device, if it was killed
 	}
-	return &straight{plane: p, ns: ns, rules: openStraightTable}, nil
+	return &straight{plane: p, ns: ns, rules: nftmatch.Open}, nil
 }
 
 // needed reports whether an op makes a session of route optimization. On a gateway the engine refuses it.
@@ -148,11 +151,13 @@ func (s *straight) open(run func(func())) (err error) {
 
 // openHere puts the rules up first: what comes in between is lost, and not refused.
 func (s *straight) openHere() (err error) {
-	if s.table, err = s.rules(s); err != nil {
-		return err
+	c := &s.plane.cfg
+	s.homes = s.plane.HomeAddresses()
+	if s.table, err = s.rules(straightName(c.Device), c.taken(s.homes)); err != nil {
+		return fmt.Errorf("%w: %s", err, nftmatch.Lacking)
 	}
 	if s.sock, err = openStraightSocket(); err != nil {
-		return errors.Join(err, s.table.close())
+		return errors.Join(err, s.table.Close())
 	}
 	return nil
 }
@@ -169,7 +174,12 @@ func (s *straight) settle() {
 	if s.plane.cfg.Role != Node {
 		return // its table has all addresses
 	}
-	if err := s.table.at(s.plane.HomeAddresses()); err != nil {
+	homes := s.plane.HomeAddresses()
+	if slices.Equal(s.homes, homes) {
+		return
+	}
+	s.homes = homes
+	if err := s.table.Put(s.plane.cfg.taken(homes)); err != nil {
 		s.plane.fail(fmt.Errorf("data plane: route optimization: %w", err))
 	}
 }
@@ -177,7 +187,7 @@ func (s *straight) settle() {
 func (s *straight) shut() {
 	s.on.Store(false)
 	s.sock.Close()
-	if err := s.table.close(); err != nil {
+	if err := s.table.Close(); err != nil {
 		s.plane.fail(fmt.Errorf("data plane: route optimization: %w", err))
 	}
 	s.sock, s.table = nil, nil

@@ -22,6 +22,7 @@ import (
 
 	"kedge/internal/core"
 	"kedge/internal/dataplane/conformance"
+	"kedge/internal/nftmatch"
 	"kedge/wire"
 	"kedge/wire/ip"
 )
@@ -397,7 +398,7 @@ func TestStraightRules(t *testing.T) {
 // TestStraightRefused: where the kernel has no rules to give, the session is refused, and what came before it is there.
 func TestStraightRefused(t *testing.T) {
 	d := newDirect(t)
-	d.node.direct.rules = func(*straight) (*straightTable, error) { return nil, unix.EOPNOTSUPP }
+	d.node.direct.rules = func(string, func(*nftmatch.Rules) error) (*nftmatch.Table, error) { return nil, unix.EOPNOTSUPP }
 	node, _ := d.ops()
 	tunnel := core.SetSession{ID: 1, Chain: layer(coa6, conformance.LMAA, 0, 0)}
 	check := func(err error) {
@@ -415,7 +416,7 @@ func TestStraightRefused(t *testing.T) {
 	if n := len(d.node.Ops()); n != 1 || d.packetSockets(d.host) != 0 {
 		t.Errorf("%d ops, or a socket", n)
 	}
-	d.node.direct.rules = openStraightTable
+	d.node.direct.rules = nftmatch.Open
 	must(t, d.node.Sync(slices.Values(append([]core.Op{tunnel}, node...))))
 	if d.packetSockets(d.host) != 1 {
 		t.Error("no socket")
