@@ -93,16 +93,7 @@ func (s *site) ip(lines ...string) {
 // at runs lines of ip(8) in a namespace.
 func (s *site) at(n *netns.NS, lines ...string) {
 	s.Helper()
-	c := exec.Command("ip", "-batch", "-")
-	c.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
-	var out strings.Builder
-	c.Stdout, c.Stderr = &out, &out
-	if err := n.Start(c); err != nil {
-		s.Fatal(err)
-	}
-	if err := c.Wait(); err != nil {
-		s.Fatalf("ip: %v: %s", err, &out)
-	}
+	netns.Must(s, n.IP(s.Context(), lines...))
 }
 
 // plane opens a data plane in a namespace.

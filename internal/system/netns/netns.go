@@ -210,7 +210,18 @@ func (n *NS) Start(cmd *exec.Cmd) error { return n.Do(cmd.Start) }
 
 // Run runs a command inside the namespace to its end and gives its standard output; the error holds standard error.
 func (n *NS) Run(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+	return n.run(exec.CommandContext(ctx, name, args...))
+}
+
+// IP runs lines of ip(8) inside the namespace, all by one process, which ends at the first that fails.
+func (n *NS) IP(ctx context.Context, lines ...string) error {
+	cmd := exec.CommandContext(ctx, "ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	_, err := n.run(cmd)
+	return err
+}
+
+func (n *NS) run(cmd *exec.Cmd) (string, error) {
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := n.Start(cmd)
@@ -218,7 +229,7 @@ func (n *NS) Run(ctx context.Context, name string, args ...string) (string, erro
 		err = cmd.Wait()
 	}
 	if err != nil {
-		err = fmt.Errorf("%s: %s %s: %w: %s", n.Name, name, strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
+		err = fmt.Errorf("%s: %s: %w: %s", n.Name, strings.Join(cmd.Args, " "), err, strings.TrimSpace(errs.String()))
 	}
 	return out.String(), err
 }
