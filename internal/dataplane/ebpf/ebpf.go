@@ -40,7 +40,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -496,14 +495,4 @@ func clockOf(id int32) time.Duration {
 		panic("data plane: clock: " + err.Error()) // every Linux has it
 	}
 	return time.Duration(ts.Nano())
-}
-
-// PinIn is the directory for a daemon of this name below the BPF file system's usual place.
-func PinIn(name string) (string, error) {
-	const root = "/sys/fs/bpf"
-	var fs unix.Statfs_t
-	if err := unix.Statfs(root, &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
-		return "", errors.Join(fmt.Errorf("data plane: no BPF file system is mounted at %s", root), err)
-	}
-	return filepath.Join(root, "kedge", name), nil
 }

@@ -57,7 +57,7 @@ func load(c *Config) (_ *collection, err error) {
 	}
 	sessions := uint32(c.Sessions + 1)
 	peers := uint32(1)
-	for peers < 4*sessions {
+	for peers < 2*sessions {
 		peers *= 2
 	}
 	for name, n := range map[string]uint32{"sessions": sessions, "counters": sessions, "tunnels": 2 * sessions, "keys": uint32(c.Keys), "hosts": sessions, "bridges": sessions, "pairs": uint32(c.Pairs), "peers": peers} {
