@@ -76,11 +76,8 @@ func choose(all []netlink.Filter, role dataplane.Role, name string) (prio uint16
 // wants is what belongs on an interface: "" = nothing.
 func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
 	a := l.Attrs()
-	switch {
-	case a.Name == p.joiner.far && !p.cfg.NoJoin:
+	if a.Index == p.joiner.out {
 		return "joined", false
-	case isJoiner(a.Name):
-		return "", false
 	}
 	if a.Name == p.Device() && p.cfg.Role != dataplane.Gateway {
 		return "device", true
@@ -90,8 +87,8 @@ func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
 			return "access", false
 		}
 	}
-	// Frames on a port of a bridge are the bridge's.
-	if a.EncapType != "ether" || a.MasterIndex != 0 || a.Name == p.Device() {
+	// Frames on a port of a bridge are the bridge's, those of another plane's joiner its.
+	if joinerName.MatchString(a.Name) || a.EncapType != "ether" || a.MasterIndex != 0 || a.Name == p.Device() {
 		return "", false
 	}
 	for _, pattern := range p.cfg.Core {
@@ -136,6 +133,10 @@ func (p *Plane) reconcile() error {
 			p.detach(at, h)
 		}
 		h, err := p.attach(l, prog, egress)
+		if err != nil && prog == "joined" {
+			p.joiner.lacking = err // all goes on without
+			continue
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("data plane: %s: %w", a.Name, err))
 			continue
@@ -147,7 +148,7 @@ func (p *Plane) reconcile() error {
 			p.detach(at, h)
 		}
 	}
-	p.tellJoiner(all)
+	p.tellJoiner()
 	tun := uint32(0)
 	if l := byName[p.Device()]; l != nil && p.cfg.Role != dataplane.Gateway {
 		tun = uint32(l.Attrs().Index)
@@ -184,7 +185,7 @@ func (p *Plane) attach(l netlink.Link, prog string, egress bool) (*hook, error) 
 func (p *Plane) attachTCX(l netlink.Link, prog string, egress bool) (*hook, error) {
 	a := l.Attrs()
 	h := &hook{name: a.Name, prog: prog}
-	pinned := p.linkPin(place{a.Index, egress})
+	pinned := p.linkPin(place{a.Index, egress}, prog)
 	if p.cfg.Pin != "" {
 		if old, err := link.LoadPinnedLink(pinned, nil); err == nil {
 			info, err := old.Info()
@@ -228,12 +229,21 @@ func (p *Plane) holds(l netlink.Link, egress bool, h *hook) bool {
 	})
 }
 
-func (p *Plane) linkPin(at place) string {
-	way := "ingress"
+// pinLink and pinJoiner begin the names of links' pins. A joiner's is no sign that anything is forwarded.
+const (
+	pinLink   = "link-"
+	pinJoiner = "joiner-"
+)
+
+func (p *Plane) linkPin(at place, prog string) string {
+	kind, way := pinLink, "ingress"
+	if prog == "joined" {
+		kind = pinJoiner
+	}
 	if at.egress {
 		way = "egress"
 	}
-	return filepath.Join(p.cfg.Pin, layout, fmt.Sprintf("link-%d-%s", at.index, way))
+	return filepath.Join(p.cfg.Pin, layout, fmt.Sprintf("%s%d-%s", kind, at.index, way))
 }
 
 // attachClsact makes a classifier with direct action, or changes the program of a former process's.
@@ -283,7 +293,7 @@ func (p *Plane) detach(at place, h *hook) {
 	delete(p.hooks, at)
 	if h.tcx != nil {
 		if p.cfg.Pin != "" {
-			_ = os.Remove(p.linkPin(at))
+			_ = os.Remove(p.linkPin(at, h.prog))
 		}
 		h.tcx.Close()
 		return
@@ -322,10 +332,10 @@ func (p *Plane) forget() {
 	defer p.attaching.Unlock()
 	mine := map[string]bool{}
 	for at, h := range p.hooks {
-		mine[p.linkPin(at)] = h.tcx != nil
+		mine[p.linkPin(at, h.prog)] = h.tcx != nil
 	}
 	for _, e := range entries {
-		if name := filepath.Join(dir, e.Name()); strings.HasPrefix(e.Name(), "link-") && !mine[name] {
+		if name := filepath.Join(dir, e.Name()); (strings.HasPrefix(e.Name(), pinLink) || strings.HasPrefix(e.Name(), pinJoiner)) && !mine[name] {
 			_ = os.Remove(name)
 		}
 	}

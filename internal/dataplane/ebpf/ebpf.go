@@ -91,7 +91,8 @@ const (
 	DefaultSessions = 1 << 16
 	DefaultPairs    = 1 << 14
 	DefaultHold     = 10 * time.Minute
-	// look is how often the programs are told that the process lives, and interfaces are looked at though nothing was said.
+	// look is how often the programs are told that the process lives, and interfaces are looked at though nothing was said. What nobody
+	// looks after for three times as long, the programs do not use.
 	look = time.Second
 )
 
@@ -186,6 +187,7 @@ func New(cfg Config) (_ *Plane, err error) {
 		}
 	}
 	if cfg.NoJoin {
+		atomic.StoreUint32(&p.k.control.join, 0)
 		if err := p.joiner.remove(p.nl); err != nil {
 			return nil, err
 		}
@@ -268,6 +270,7 @@ func (p *Plane) tick() {
 		atomic.StoreUint64(&p.k.control.fakeNow, uint64(now))
 	}
 	atomic.StoreUint64(&p.k.control.aliveUntil, uint64(p.m.mono()+p.cfg.Hold))
+	atomic.StoreUint64(&p.k.control.joinUntil, uint64(p.m.mono()+3*look))
 }
 
 // follow keeps the programs on the interfaces.
@@ -455,16 +458,19 @@ func (p *Plane) shut() (err error) {
 	}
 	p.done.Wait()
 	p.attaching.Lock()
+	ends := p.cfg.Pin == "" || p.ending
+	if p.k != nil && ends {
+		atomic.StoreUint32(&p.k.control.join, 0)
+	}
 	for at, h := range p.hooks {
 		switch {
-		case p.cfg.Pin == "" || p.ending:
+		case ends:
 			p.detach(at, h)
 		case h.tcx != nil:
 			h.tcx.Close() // the pin holds it
 		}
 	}
-	if p.k != nil && p.nl != nil && p.joiner.lacking == nil && (p.cfg.Pin == "" || p.ending) {
-		atomic.StoreUint32(&p.k.control.join, 0)
+	if p.nl != nil && ends {
 		err = p.joiner.remove(p.nl)
 	}
 	p.attaching.Unlock()

@@ -39,7 +39,7 @@ func Forwards(dir string) bool {
 	}
 	links, attached := 0, false
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "link-") {
+		if !strings.HasPrefix(e.Name(), pinLink) {
 			continue
 		}
 		links++

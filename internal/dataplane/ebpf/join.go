@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
-	"runtime"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -21,37 +24,29 @@ import (
 // of veth in this namespace, whose far end aggregates what the near one could not have sent in one piece, and has a program that sends
 // it on. See joins in bpf/tunnel.h for what goes there.
 
-// joiner is the pair.
+// joiner is the pair of one plane.
 type joiner struct {
-	near, far string
-	lacking   error // why there is none; nil = there is, or it is not known yet
+	near, far string // names of its ends
+	alias     string
+	in, out   int       // indices of the ends while they are as they must be, else 0
+	lacking   error     // why there is none; nil = there is, or nobody has tried
+	again     time.Time // when the next try is
 }
 
-const (
-	joinerName = "kedge-"
-	joinerNear = "-in"
-	joinerFar  = "-out"
-	joinerMTU  = 65535 // of what is put together
-)
+// tryAgain is how long what could not be made is left alone.
+const tryAgain = time.Minute
 
-// mostQueues bounds the queues of a joiner: each processor that has one of its own aggregates beside the others.
-const mostQueues = 64
-
-// joinerOf names the joiner of a plane.
+// joinerOf gives the joiner of a plane.
 func joinerOf(role dataplane.Role, name string) joiner {
 	h := fnv.New32a()
 	fmt.Fprintf(h, "%d %s", role, name)
-	s := fmt.Sprintf(joinerName+"%05x", h.Sum32()&0xfffff)
-	return joiner{near: s + joinerNear, far: s + joinerFar}
+	s := fmt.Sprintf("kedge-%05x", h.Sum32()&0xfffff)
+	return joiner{near: s + "-in", far: s + "-out", alias: strings.TrimSpace("kedge "+name) + ": what left tunnels in segments (GRO)"}
 }
 
-// isJoiner reports whether an interface is of a joiner, this plane's or another one's.
-func isJoiner(name string) bool {
-	rest, ok := strings.CutPrefix(name, joinerName)
-	return ok && (strings.HasSuffix(rest, joinerNear) || strings.HasSuffix(rest, joinerFar))
-}
+var joinerName = regexp.MustCompile(`^kedge-[0-9a-f]{5}-(in|out)$`)
 
-// find gives the pair out of the interfaces that are there; nil if it is not whole.
+// find gives the pair out of the interfaces that are there; nil if it is not whole, or not up.
 func (j *joiner) find(all []netlink.Link) (near, far netlink.Link) {
 	for _, l := range all {
 		switch l.Attrs().Name {
@@ -61,54 +56,63 @@ func (j *joiner) find(all []netlink.Link) (near, far netlink.Link) {
 			far = l
 		}
 	}
-	if near == nil || far == nil || near.Type() != "veth" || near.Attrs().ParentIndex != far.Attrs().Index {
+	if near == nil || far == nil || near.Type() != "veth" || near.Attrs().ParentIndex != far.Attrs().Index || !up(near) || !up(far) {
 		return nil, nil
 	}
 	return near, far
 }
 
-// ensure makes the pair if it is not there, and lets it carry: changed says that it was not, or did not. What could not be made once is
-// not tried again.
-func (j *joiner) ensure(nl *netlink.Handle, all []netlink.Link) (changed bool) {
-	if j.lacking != nil {
+func up(l netlink.Link) bool { return l.Attrs().RawFlags&unix.IFF_UP != 0 }
+
+// look finds the pair, and reports whether it is as it must be. One that was is not looked into again.
+func (j *joiner) look(all []netlink.Link) bool {
+	near, far := j.find(all)
+	if near == nil || near.Attrs().Index != j.in && !right(near, far) {
+		j.in, j.out = 0, 0
 		return false
 	}
-	near, far := j.find(all)
-	if near == nil {
-		if j.lacking = j.remove(nl); j.lacking == nil {
-			j.lacking = j.make(nl)
-		}
-		if j.lacking != nil {
-			_ = j.remove(nl) // perhaps it is somebody else's
-		}
-		return true
-	}
-	for _, l := range []netlink.Link{near, far} {
-		if !up(l) {
-			changed = true
-			_ = nl.LinkSetUp(l) // else nothing is sent there
-		}
-	}
-	return changed
+	j.in, j.out, j.lacking = near.Attrs().Index, far.Attrs().Index, nil
+	return true
 }
 
-func (j *joiner) make(nl *netlink.Handle) error {
-	queues := min(runtime.NumCPU(), mostQueues)
-	err := nl.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: j.near, MTU: joinerMTU, NumTxQueues: queues, NumRxQueues: queues},
-		PeerName:  j.far, PeerMTU: joinerMTU, PeerNumTxQueues: uint32(queues), PeerNumRxQueues: uint32(queues),
+// right reports whether a pair has been made to the end, and nobody has changed it since.
+func right(near, far netlink.Link) bool {
+	of, err := ethtool.Active(near.Attrs().Name)
+	if err != nil || slices.ContainsFunc(ethtool.TCPSegmentation, func(f string) bool { return of[f] }) {
+		return false
+	}
+	of, err = ethtool.Active(far.Attrs().Name)
+	return err == nil && of[ethtool.ReceiveAggregation] && far.Attrs().NumRxQueues == queues() && near.Attrs().NumTxQueues == queues()
+}
+
+// queues is how many a joiner has: each processor aggregates on its own.
+func queues() int { return max(ebpf.MustPossibleCPU(), 1) }
+
+// make makes the pair, in place of what there is of one.
+func (j *joiner) make(nl *netlink.Handle) (err error) {
+	if err := j.remove(nl); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("data plane: pair of veth %s, %s: %w", j.near, j.far, err)
+			_ = j.remove(nl)
+		}
+	}()
+	const mtu = 65535 // whatever a link that tunnels come by carries
+	n := queues()
+	err = nl.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: j.near, MTU: mtu, NumTxQueues: n, NumRxQueues: n},
+		PeerName:  j.far, PeerMTU: mtu, PeerNumTxQueues: uint32(n), PeerNumRxQueues: uint32(n),
 	})
 	if err != nil {
-		return fmt.Errorf("data plane: pair of veth: %w", err)
+		return err
 	}
-	had, err := ethtool.Active(j.far)
-	if err != nil {
-		return fmt.Errorf("data plane: %w", err)
-	}
-	if had[ethtool.ReceiveAggregation] {
-		return &Unsupported{"receive aggregation of veth (Linux 5.13)", kernelVersion(), errors.ErrUnsupported} // there, it is on and does nothing
+	if version := kernelVersion(); before513(version) { // there the switch does nothing
+		return &Unsupported{"receive aggregation of veth (Linux 5.13)", version, errors.ErrUnsupported}
 	}
 	err = errors.Join(ethtool.Set(j.near, false, ethtool.TCPSegmentation...), ethtool.Set(j.far, true, ethtool.ReceiveAggregation))
+	var ends []netlink.Link
 	for _, name := range []string{j.near, j.far} {
 		// It is no link for anybody to have addresses on.
 		if e := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0); !errors.Is(e, os.ErrNotExist) {
@@ -116,55 +120,71 @@ func (j *joiner) make(nl *netlink.Handle) error {
 		}
 		l, e := nl.LinkByName(name)
 		if e == nil {
-			e = errors.Join(nl.LinkSetAlias(l, "kedge: puts segments together that leave tunnels"), nl.LinkSetUp(l))
+			ends, e = append(ends, l), nl.LinkSetAlias(l, j.alias)
 		}
 		err = errors.Join(err, e)
 	}
-	if err != nil {
-		return fmt.Errorf("data plane: pair of veth: %w", err)
+	// Up at last: what is not, is not finished.
+	for _, l := range ends {
+		if err == nil {
+			err = nl.LinkSetUp(l)
+		}
 	}
-	return nil
+	return err
 }
 
-// remove takes away what there is of it.
+func before513(version string) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return err == nil && (major < 5 || major == 5 && minor < 13)
+}
+
+// remove takes away what there is of it. What is no veth is somebody else's.
 func (j *joiner) remove(nl *netlink.Handle) error {
 	for _, name := range []string{j.near, j.far} {
 		l, err := nl.LinkByName(name)
-		if _, none := err.(netlink.LinkNotFoundError); none {
+		if errors.As(err, new(netlink.LinkNotFoundError)) || err == nil && l.Type() != "veth" {
 			continue
-		}
-		if err == nil && l.Type() != "veth" {
-			err = fmt.Errorf("it is a %s of somebody else", l.Type())
 		}
 		if err == nil {
 			err = nl.LinkDel(l)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("data plane: interface %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func up(l netlink.Link) bool { return l.Attrs().RawFlags&unix.IFF_UP != 0 }
-
-// join keeps the joiner, and gives the interfaces that are there then.
+// join keeps the joiner, and gives the interfaces that are there then. Programs that sent by one that is gone hear of it first.
 func (p *Plane) join(all []netlink.Link) ([]netlink.Link, error) {
-	if p.cfg.NoJoin || !p.joiner.ensure(p.nl, all) {
+	j := &p.joiner
+	if p.cfg.NoJoin || j.look(all) {
 		return all, nil
 	}
+	atomic.StoreUint32(&p.k.control.join, 0)
+	if time.Now().Before(j.again) {
+		return all, nil
+	}
+	j.lacking = j.make(p.nl)
 	all, err := p.nl.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("data plane: interfaces: %w", err)
 	}
+	if j.lacking == nil && !j.look(all) {
+		j.lacking = errors.New("data plane: a pair of veth does not stay as it was made")
+	}
+	if j.lacking != nil {
+		j.again = time.Now().Add(tryAgain)
+	}
 	return all, nil
 }
 
-// tellJoiner lets the programs send by the joiner as soon as it carries.
-func (p *Plane) tellJoiner(all []netlink.Link) {
+// tellJoiner lets the programs send by the joiner as soon as its own is there.
+func (p *Plane) tellJoiner() {
 	index := uint32(0)
-	if near, far := p.joiner.find(all); near != nil && !p.cfg.NoJoin && up(near) && up(far) && p.hooks[place{far.Attrs().Index, false}] != nil {
-		index = uint32(near.Attrs().Index)
+	if p.joiner.out != 0 && p.hooks[place{p.joiner.out, false}] != nil {
+		index = uint32(p.joiner.in)
 	}
 	atomic.StoreUint32(&p.k.control.join, index)
 }

@@ -20,7 +20,7 @@ import (
 var object []byte
 
 // layout is the version of bpf/tables.h: what another one pinned is not adopted.
-const layout = "4"
+const layout = "5"
 
 // maps are the tables of the programs, arrays as memory that is shared with them.
 type maps struct {
@@ -56,7 +56,7 @@ func load(c *Config) (_ *collection, err error) {
 		return nil, fmt.Errorf("data plane: the compiled programs: %w", err)
 	}
 	sessions := uint32(c.Sessions + 1)
-	peers := uint32(1)
+	peers := uint32(4096) // so many that two rarely meet
 	for peers < 2*sessions {
 		peers *= 2
 	}

@@ -82,7 +82,7 @@ func kernelVersion() string {
 func havePrograms() error {
 	for _, f := range []asm.BuiltinFunc{
 		asm.FnSkbAdjustRoom, asm.FnFibLookup, asm.FnRedirect, asm.FnRedirectNeigh, asm.FnSkbChangeHead, asm.FnSkbChangeTail, asm.FnSkbPullData,
-		asm.FnKtimeGetCoarseNs,
+		asm.FnKtimeGetCoarseNs, asm.FnSetHash,
 	} {
 		if err := features.HaveProgramHelper(ebpf.SchedCLS, f); err != nil {
 			return fmt.Errorf("%v: %w", f, err)

@@ -74,6 +74,7 @@ func lengthOf(bits uint8, is4 bool) length {
 
 type control struct {
 	aliveUntil, fakeNow, seed uint64
+	joinUntil                 uint64
 	tun, peersMask            uint32
 	n4, n6                    uint32
 	partial, gre              uint32

@@ -53,8 +53,7 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 }
 
 /* host sends a packet to a host on an access link. */
-static __always_inline int host(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos,
-				int hop, int joins)
+static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos, int hop, __u32 join)
 {
 	struct eth *e;
 	struct access_link *l = link_at(s->link);
@@ -69,7 +68,7 @@ static __always_inline int host(struct __sk_buff *skb, const struct control *c, 
 	__builtin_memcpy(e->dst, s->mac, 6);
 	__builtin_memcpy(e->src, l->mac, 6);
 	count(i, in, 0);
-	return hand(skb, c, joins, l->ifindex, 0);
+	return hand(skb, join, l->ifindex, 0);
 }
 
 /* onward moves a packet from one mobile node to another, tunnel to tunnel: only the outer header changes. */
@@ -118,11 +117,11 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 	h->dst = t->remote;
 	count(from, in, 0);
 	count(i, in, 1);
-	return leave(skb, c, &next->f, found, 0);
+	return leave(skb, &next->f, found, 0);
 }
 
 /* forward sends a packet that left a tunnel on: by plain routing, or as the daemon would, into the kernel. */
-static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos, int joins,
+static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos, __u32 join,
 				   __u64 now)
 {
 	struct hop *next;
@@ -134,16 +133,16 @@ static __always_inline int forward(struct __sk_buff *skb, const struct control *
 		if (!tun || !bare(skb, o, in, tos, 0))
 			return PASS;
 		count(from, in, 0);
-		return hand(skb, c, joins, tun, BPF_F_INGRESS);
+		return hand(skb, join, tun, BPF_F_INGRESS);
 	}
 	if (in->ttl <= 1)
 		return PASS;
 	next = hop_at(HOPS);
-	found = next ? plain(skb, &next->f, in, tos, joins, now) : 0;
+	found = next ? plain(skb, &next->f, in, tos, join, now) : 0;
 	if (!found || !bare(skb, o, in, tos, 1))
 		return PASS;
 	count(from, in, 0);
-	return leave(skb, c, &next->f, found, joins);
+	return leave(skb, &next->f, found, join);
 }
 
 /* arrived takes a packet out of a tunnel. */
@@ -151,8 +150,8 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 {
 	struct session *s, *to;
 	struct keyed r = {};
-	int many, tos, join, bridged = 0;
-	__u32 i, j, known;
+	int many, tos, bridged = 0;
+	__u32 i, j, known, join;
 
 	if (!inner(skb, o->off, o->end, is4, in))
 		return PASS;
@@ -199,7 +198,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
 	join = joins(skb, c, s, o, in, now);
 	if (role == GATEWAY)
-		return host(skb, c, o, i, s, in, tos, !bridged, join);
+		return host(skb, o, i, s, in, tos, !bridged, join);
 	if (talking && role == NODE && !is4 && r.whole)
 		tell(c, now, in->dst, in->src, 1);
 	if (role == NODE)

@@ -31,6 +31,7 @@ struct control {
 	__u64 alive_until; /* ns of the clock: afterwards nobody answers for this state, and everything is left to the kernel */
 	__u64 fake_now;    /* clock of tests */
 	__u64 seed;        /* of hashes over what strangers send */
+	__u64 join_until;  /* ns of the clock: afterwards nobody looks whether the joiner is still there */
 	__u32 tun;         /* interface index of the daemon's device, 0 = none */
 	__u32 peers_mask;
 	__u32 n4, n6;

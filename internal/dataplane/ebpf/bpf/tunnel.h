@@ -85,57 +85,62 @@ static __always_inline int asks(__u32 ifindex, const __u8 *mac, __u64 now)
  * verify one whose address became stale (RFC 4861 7.3.3); one packet a second to each leaves by its own neighbour code, which does; of those that the
  * joiner has, behind it.
  */
-static __always_inline int plain(struct __sk_buff *skb, struct bpf_fib_lookup *f, const struct info *in, __u8 tos, int joins, __u64 now)
+static __always_inline int plain(struct __sk_buff *skb, struct bpf_fib_lookup *f, const struct info *in, __u8 tos, __u32 join, __u64 now)
 {
 	int found = route(skb, f, in->is4, in->src, in->dst, in->seg, tos);
 
-	return found && !joins && asks(f->ifindex, f->dmac, now) ? 2 : found;
+	return found && !join && asks(f->ifindex, f->dmac, now) ? 2 : found;
 }
 
 #define WHOLE 1000000000ULL /* ns for which a tunnel that brought a super packet is taken for one that brings them */
 #define TO_KERNEL (1U << 31) /* in the mark of a packet in the joiner: it comes in by that interface, and does not leave by it */
 
 /*
- * joins reports whether a packet that leaves a tunnel of session s takes the way by the joiner: a pair of veth whose far end puts the segments of a
- * stream together (GRO), as drivers of network cards do, but not for what was in UDP. So what follows costs once and not for each segment.
- * Segments must not pass each other. So what comes in super packets, which the joiner would cut, goes without it, and all else that is of the
- * tunnel, for a second; and of a stream, all but acknowledgements alone.
+ * joins gives the interface by which a packet that leaves a tunnel of session s goes on, if that is the joiner: a pair of veth whose far end puts the
+ * segments of a stream together (GRO), as drivers of network cards do, but not for what was in UDP. So what follows costs once and not for each
+ * segment. 0: it goes straight to where it is meant for. Segments must not pass each other. So what comes in super packets, which the joiner would
+ * cut, goes without it, and all else that is of the tunnel, for a second; and of a stream, all but acknowledgements alone. A mark says where the
+ * joiner's packets go, so what has another one's mark goes without.
  */
-static __always_inline int joins(struct __sk_buff *skb, const struct control *c, const struct session *s, const struct outer *o, const struct info *in,
-				 __u64 now)
+static __always_inline __u32 joins(struct __sk_buff *skb, const struct control *c, const struct session *s, const struct outer *o, const struct info *in,
+				   __u64 now)
 {
-	__u32 head = in->is4 ? V4_LEN : V6_LEN;
+	__u32 head = in->is4 ? V4_LEN : V6_LEN, join = *(volatile __u32 *)&c->join;
 	struct tunnel *t;
 	struct tcp *h;
 
-	if (!c->join || in->proto != P_TCP || skb->mark)
+	if (!join || now > c->join_until || in->proto != P_TCP || skb->mark)
 		return 0;
 	t = tunnel_at((__u32)s->way & ~IN_GRE);
 	if (!t)
 		return 0;
 	if (gso_size(skb)) {
-		if (now - t->whole > WHOLE / 8)
+		if ((__s64)(now - t->whole) > (__s64)WHOLE / 8)
 			t->whole = now;
 		return 0;
 	}
-	if (now - t->whole < WHOLE)
+	if ((__s64)(now - t->whole) < (__s64)WHOLE) /* another processor's now may be later */
 		return 0;
 	h = at(skb, o->off + head, TCP_LEN);
-	return h && (in->len > head + (h->off >> 4) * 4 || h->flags & TCP_BOUNDS);
+	if (!h || (in->len <= head + (h->off >> 4) * 4 && !(h->flags & TCP_BOUNDS)))
+		return 0;
+	/* GRO keeps few streams of one hash, and the card's is that of the tunnel. */
+	bpf_set_hash(skb, mix(mix(in->src.lo ^ in->dst.lo) ^ ((__u32)h->src << 16 | h->dst)) >> 20);
+	return join;
 }
 
-/* hand gives a frame to an interface, or to what puts it together with others before. */
-static __always_inline int hand(struct __sk_buff *skb, const struct control *c, int joins, __u32 ifindex, __u64 flags)
+/* hand gives a frame to an interface, or to the joiner, which puts it together with others before. */
+static __always_inline int hand(struct __sk_buff *skb, __u32 join, __u32 ifindex, __u64 flags)
 {
-	if (!joins)
+	if (!join)
 		return bpf_redirect(ifindex, flags);
 	skb->mark = ifindex | (flags ? TO_KERNEL : 0);
-	skb->queue_mapping = bpf_get_smp_processor_id() + 1; /* of each processor its own, if there are as many */
-	return bpf_redirect(c->join, 0);
+	skb->queue_mapping = bpf_get_smp_processor_id() + 1; /* of each processor its own */
+	return bpf_redirect(join, 0);
 }
 
 /* leave sends a frame, whose Ethernet header has its protocol already, on the way that route found. */
-static __always_inline int leave(struct __sk_buff *skb, const struct control *c, struct bpf_fib_lookup *f, int found, int joins)
+static __always_inline int leave(struct __sk_buff *skb, struct bpf_fib_lookup *f, int found, __u32 join)
 {
 	struct eth *e = begin(skb);
 
@@ -150,7 +155,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct control *c,
 		return DROP;
 	__builtin_memcpy(e->dst, f->dmac, 6);
 	__builtin_memcpy(e->src, f->smac, 6);
-	return hand(skb, c, joins, f->ifindex, 0);
+	return hand(skb, join, f->ifindex, 0);
 }
 
 /* hop takes one from the hop limit of a packet at h. */
@@ -325,7 +330,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct contr
 		return DROP;
 	e->proto = out4 ? ETH_V4 : ETH_V6;
 	count(i, in, 1);
-	return leave(skb, c, &to->f, found, 0);
+	return leave(skb, &to->f, found, 0);
 }
 
 /* congestion is the traffic class of a packet that leaves a tunnel, RFC 6040 figure 4, RFC 2983; -1: the daemon drops it. */
