@@ -125,7 +125,7 @@ func (m *Machine) returned(e *entry, s sighting) {
 // attach makes an entry for a host that is new here. nil: it may not have one.
 func (m *Machine) attach(l *link, mac core.MAC, s sighting) *entry {
 	// One stranger that talks a lot must not use up what the link allows: each has a bucket, shared by few.
-	if b := &l.strangers[m.slot(mac)]; !b.take(m.now.Boot) || !l.newHosts.take(m.now.Boot) {
+	if b := &l.strangers[m.slot(mac)]; !b.Take(m.now.Boot, m.limits.triggers) || !l.newHosts.Take(m.now.Boot, m.limits.newHosts) {
 		m.count(wire.RateLimit)
 		return nil
 	}
@@ -261,7 +261,7 @@ func (m *Machine) takeOver(e *entry, l *link, mac core.MAC, s sighting) *entry {
 
 // move follows a host to another link of this gateway. The anchor need not know unless it is another technology.
 func (m *Machine) move(e *entry, l *link, s sighting) bool {
-	if !e.moves.take(m.now.Boot) {
+	if !e.moves.Take(m.now.Boot, m.limits.triggers) {
 		m.count(wire.RateLimit)
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"kedge/internal/access"
 	"kedge/internal/core"
 	"kedge/internal/heartbeat"
+	"kedge/internal/rate"
 	"kedge/wire/mobility"
 )
 
@@ -22,7 +23,7 @@ const (
 	ReturnAfter = 3 * time.Second
 	// TimestampValidityWindow is RFC 5213 9.1's, of an anchor that keeps to the default.
 	TimestampValidityWindow = 300 * time.Millisecond
-	MaxUpdateRate           = 3 // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
+	MaxUpdateRate           = rate.MaxUpdateRate // MAX_UPDATE_RATE: updates a second for one session, RFC 6275 12
 
 	DefaultLifetime      = 5 * time.Minute
 	DefaultRefreshAt     = 0.5

@@ -10,6 +10,7 @@ import (
 
 	"kedge/internal/access"
 	"kedge/internal/core"
+	"kedge/internal/rate"
 	"kedge/wire"
 	"kedge/wire/mobility"
 )
@@ -98,8 +99,9 @@ type entry struct {
 	stamp    uint64 // last Timestamp sent
 	req      *request
 	tries    int // refusals in a row
-	updates  bucket
-	moves    bucket
+	updates  rate.Updates
+	caused   rate.Bucket // registrations, by the host
+	moves    rate.Bucket
 	heard    time.Duration
 	probes   int  // unanswered
 	checking bool // the probe decides about a refresh
@@ -152,8 +154,6 @@ func (m *Machine) newEntry(l *link, mac core.MAC, mn string) *entry {
 	e := &entry{
 		id: core.ID(m.run)<<32 | core.ID(m.sessions), mn: mn, mac: mac, link: l, since: m.now.Wall, handoff: m.cfg.FirstHandoff,
 		seq: uint16(m.random()), index: -1, next: never, heard: m.now.Boot, confirmed: m.now.Boot,
-		updates: bucket{rate: min(m.cfg.Limits.Triggers, MaxUpdateRate), burst: MaxUpdateRate},
-		moves:   bucket{rate: m.cfg.Limits.Triggers, burst: max(m.cfg.Limits.Triggers, 1)},
 	}
 	for i := range e.at {
 		e.at[i] = never
@@ -262,39 +262,4 @@ func (q *dueQueue) Pop() any {
 	*q = old[:len(old)-1]
 	e.index = -1
 	return e
-}
-
-// bucket limits a rate: burst tokens, refilled at rate a second. The zero bucket starts full.
-type bucket struct {
-	rate, burst float64
-	tokens      float64
-	last        time.Duration
-	used        bool
-}
-
-// take uses one token if there is one.
-func (b *bucket) take(now time.Duration) bool {
-	if !b.used {
-		b.used, b.tokens = true, b.burst
-	} else {
-		b.tokens = min(b.burst, b.tokens+b.rate*(now-b.last).Seconds())
-	}
-	b.last = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
-}
-
-// spend uses a token for what cannot wait; the next take then waits longer.
-func (b *bucket) spend(now time.Duration) {
-	if !b.take(now) {
-		b.tokens--
-	}
-}
-
-// wait is how long after the last failed take the next one works.
-func (b *bucket) wait() time.Duration {
-	return max(time.Duration((1-b.tokens)/b.rate*float64(time.Second)), time.Millisecond)
 }

@@ -10,6 +10,7 @@ import (
 	"kedge/internal/access"
 	"kedge/internal/core"
 	"kedge/internal/heartbeat"
+	"kedge/internal/rate"
 	"kedge/wire"
 	"kedge/wire/mobility"
 )
@@ -44,11 +45,19 @@ type Machine struct {
 	waiting map[core.Ref]*handover // Forward effects whose result is not there yet
 	changed []*entry               // whose records may be out of date
 	counts  map[string]uint64
+	limits  limits
 	strict  bool // panic at an illegal change of state: tests
 
 	// of the Handle that runs
 	now core.Now
 	out []core.Effect
+}
+
+// limits are the rates of Config.Limits.
+type limits struct {
+	newHosts rate.Limit // of a link
+	triggers rate.Limit // of a stranger, and of a host's moves
+	caused   rate.Limit // of registrations, by a host
 }
 
 // link is one access link.
@@ -58,10 +67,10 @@ type link struct {
 	hosts          int
 	down           bool
 	downAt         time.Duration // since when, if down and its hosts are still there; else never
-	newHosts       bucket
-	strangers      [4096]bucket  // by Machine.slot
-	victims        []*entry      // of evict, the one silent for longest in front
-	looked         time.Duration // when evict last looked through the table, or never
+	newHosts       rate.Bucket
+	strangers      [4096]rate.Bucket // by Machine.slot
+	victims        []*entry          // of evict, the one silent for longest in front
+	looked         time.Duration     // when evict last looked through the table, or never
 	attach, detach map[string]bool
 }
 
@@ -74,6 +83,10 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 		cfg: cfg, rand: rand, restart: cfg.Restart, run: cfg.Restart,
 		hosts: map[core.MAC]*entry{}, byID: map[string][]*entry{}, owners: map[netip.Prefix]*entry{}, waiting: map[core.Ref]*handover{}, counts: map[string]uint64{},
 		past_: newHistory(),
+		limits: limits{
+			newHosts: rate.PerSecond(cfg.Limits.NewHosts, 2*cfg.Limits.NewHosts), triggers: rate.PerSecond(cfg.Limits.Triggers, cfg.Limits.Triggers),
+			caused: rate.PerSecond(min(cfg.Limits.Triggers, MaxUpdateRate), MaxUpdateRate),
+		},
 	}
 	m.known = newMemory(cfg.Limits.Hosts, m.unlearn)
 	m.seed, m.seq = m.random(), uint16(m.random())
@@ -88,10 +101,6 @@ func New(cfg Config, rand io.Reader) (*Machine, error) {
 	for _, a := range cfg.Access {
 		l := &link{
 			Access: a, home: access.NewHomeLink(a.Link, rand), down: a.Down, downAt: never, looked: never, attach: words(a.AttachOn), detach: words(a.DetachOn),
-			newHosts: bucket{rate: cfg.Limits.NewHosts, burst: max(2*cfg.Limits.NewHosts, 1)},
-		}
-		for i := range l.strangers {
-			l.strangers[i] = bucket{rate: cfg.Limits.Triggers, burst: max(cfg.Limits.Triggers, 1)}
 		}
 		m.links = append(m.links, l)
 	}

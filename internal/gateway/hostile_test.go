@@ -123,7 +123,7 @@ func TestBarredWhileAsking(t *testing.T) {
 	b.pbus()
 	b.mld(3, macB)
 	b.answer(b.pbu(), barred)
-	b.until(900 * ms)
+	b.until(1100 * ms) // MAX_UPDATE_RATE
 	b.none()
 	b.state(macA, idle)
 	b.do(core.Command{Body: core.Detach{If: "acc0", MAC: macA}})

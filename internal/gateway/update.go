@@ -74,15 +74,27 @@ func (m *Machine) register(e *entry, why string) {
 		m.count(wire.PendingLimit)
 		m.postpone(e, m.cfg.Timers.RetransmitFirst+m.spread(m.cfg.Timers.RetransmitFirst), why)
 		return
-	case !e.updates.take(m.now.Boot):
+	case m.free(e) > m.now.Boot:
 		m.counts["postponed"]++
-		m.postpone(e, e.updates.wait(), why)
+		m.postpone(e, m.free(e)-m.now.Boot, why)
 		return
 	}
+	m.spend(e)
 	m.disarm(e, tRetry, tRefresh)
 	m.endRequest(e)
 	m.begin(e, why)
 	m.request(e, f, m.cfg.Timers.Lifetime, false)
+}
+
+// free is when an update of a session may go: no more than MAX_UPDATE_RATE in any second (RFC 6275 11.8), and in the long term no more
+// than its host may cause.
+func (m *Machine) free(e *entry) time.Duration {
+	return max(e.updates.Free(m.now.Boot), e.caused.Free(m.now.Boot, m.limits.caused))
+}
+
+func (m *Machine) spend(e *entry) {
+	e.updates.Spend(m.now.Boot)
+	e.caused.Spend(m.now.Boot, m.limits.caused)
 }
 
 // begin changes to the state in which a registration is out.
@@ -120,7 +132,7 @@ func (m *Machine) request(e *entry, f access.Families, lifetime time.Duration, p
 	}
 	switch {
 	case lifetime == 0:
-		e.updates.spend(m.now.Boot)
+		m.spend(e)
 		r.handoff = mobility.HandoffUnknown // RFC 5213 6.9.1.4
 		r.interval = InitialBindackTimeout
 	case e.lost, e.reassert:
