@@ -102,12 +102,25 @@ func (p *Plane) wants(l netlink.Link) (prog string, egress bool) {
 	return "", false
 }
 
+// interfaces lists them. A list that changes went through while it was made may lack some, so it is made again.
+func interfaces(list func() ([]netlink.Link, error)) (all []netlink.Link, err error) {
+	for range 10 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data plane: interfaces: %w", err)
+	}
+	return all, nil
+}
+
 // reconcile attaches what belongs on the interfaces that are there, and forgets those that went. The calling thread is in their
 // namespace.
 func (p *Plane) reconcile() error {
-	all, err := p.nl.LinkList()
+	all, err := interfaces(p.nl.LinkList)
 	if err != nil {
-		return fmt.Errorf("data plane: interfaces: %w", err)
+		return err
 	}
 	p.attaching.Lock()
 	defer p.attaching.Unlock()

@@ -57,9 +57,9 @@ func Forwards(dir string) bool {
 // Detach ends programs that a plane of a name (Config.Name) left on interfaces of this network namespace by clsact, where they go on
 // without their process. Those of tcx end with their pins.
 func Detach(name string) error {
-	all, err := netlink.LinkList()
+	all, err := interfaces(netlink.LinkList)
 	if err != nil {
-		return fmt.Errorf("data plane: interfaces: %w", err)
+		return err
 	}
 	var errs []error
 	for _, l := range all {

@@ -165,9 +165,9 @@ func (p *Plane) join(all []netlink.Link) ([]netlink.Link, error) {
 		return all, nil
 	}
 	j.lacking = j.make(p.nl)
-	all, err := p.nl.LinkList()
+	all, err := interfaces(p.nl.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("data plane: interfaces: %w", err)
+		return nil, err
 	}
 	if j.lacking == nil && !j.look(all) {
 		j.lacking = errors.New("data plane: a pair of veth does not stay as it was made")

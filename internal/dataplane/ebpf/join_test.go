@@ -243,7 +243,7 @@ func TestJoinerComesBack(t *testing.T) {
 		p.sh("mag", c)
 		until(t, c, func() (there bool) { // a look each second is the least; most often the kernel tells
 			p.in("mag", func() error {
-				all, err := netlink.LinkList()
+				all, err := interfaces(netlink.LinkList)
 				near, far := p.gateway.joiner.find(all)
 				there = near != nil && up(near) && up(far)
 				return err
@@ -254,7 +254,7 @@ func TestJoinerComesBack(t *testing.T) {
 		down(c)
 	}
 	p.in("mag", func() error {
-		all, err := netlink.LinkList()
+		all, err := interfaces(netlink.LinkList)
 		for _, l := range all {
 			if l.Attrs().Name == "other" {
 				t.Error("half of the former joiner is left")
@@ -360,7 +360,7 @@ func TestJoinerUnfinished(t *testing.T) {
 	})
 	t.Cleanup(func() { must(t, p.gateway.Close()) })
 	p.in("mag", func() error {
-		all, err := netlink.LinkList()
+		all, err := interfaces(netlink.LinkList)
 		near, far := j.find(all)
 		if near == nil || !right(near, far) || near.Attrs().Alias == "" {
 			t.Errorf("joiner: %v, %v", near, far)

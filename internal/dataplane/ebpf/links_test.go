@@ -1,12 +1,14 @@
 package ebpf
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"kedge/internal/core"
@@ -142,5 +144,24 @@ func TestDetached(t *testing.T) {
 			}
 			return err
 		})
+	}
+}
+
+// TestInterruptedList: a list of interfaces that others' changes went through is made again, and never taken for all there is.
+func TestInterruptedList(t *testing.T) {
+	lo, calls := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}, 0
+	all, err := interfaces(func() ([]netlink.Link, error) {
+		if calls++; calls < 3 {
+			return nil, netlink.ErrDumpInterrupted
+		}
+		return []netlink.Link{lo}, nil
+	})
+	if err != nil || calls != 3 || len(all) != 1 {
+		t.Errorf("%d calls: %v, %v", calls, all, err)
+	}
+	for _, fault := range []error{netlink.ErrDumpInterrupted, unix.EPERM} {
+		if all, err = interfaces(func() ([]netlink.Link, error) { return []netlink.Link{lo}, fault }); !errors.Is(err, fault) || all != nil {
+			t.Errorf("%v: %v, %v", fault, all, err)
+		}
 	}
 }
