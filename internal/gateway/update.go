@@ -74,9 +74,10 @@ func (m *Machine) register(e *entry, why string) {
 		m.count(wire.PendingLimit)
 		m.postpone(e, m.cfg.Timers.RetransmitFirst+m.spread(m.cfg.Timers.RetransmitFirst), why)
 		return
-	case m.free(e) > m.now.Boot:
+	}
+	if at := m.free(e); at > m.now.Boot {
 		m.counts["postponed"]++
-		m.postpone(e, m.free(e)-m.now.Boot, why)
+		m.postpone(e, at-m.now.Boot, why)
 		return
 	}
 	m.spend(e)

@@ -86,7 +86,7 @@ func right(near, far netlink.Link) bool {
 }
 
 // queues is how many a joiner has: each processor aggregates on its own.
-func queues() int { return max(ebpf.MustPossibleCPU(), 1) }
+func queues() int { return ebpf.MustPossibleCPU() }
 
 // make makes the pair, in place of what there is of one.
 func (j *joiner) make(nl *netlink.Handle) (err error) {
