@@ -53,13 +53,16 @@ static __always_inline int own(struct __sk_buff *skb, const struct control *c, i
 }
 
 /* host sends a packet to a host on an access link. */
-static __always_inline int host(struct __sk_buff *skb, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos, int hop, __u32 join)
+static __always_inline int host(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 i, struct session *s, struct info *in, int tos,
+				int hop, __u64 now)
 {
 	struct eth *e;
 	struct access_link *l = link_at(s->link);
+	__u32 join;
 
 	if (!l || !l->ifindex || (hop && in->ttl <= 1) || in->seg > l->mtu)
 		return PASS;
+	join = joins(skb, c, s, o, in, now);
 	if (!bare(skb, o, in, tos, hop))
 		return PASS;
 	e = at(skb, 0, ETH_LEN);
@@ -121,9 +124,10 @@ static __always_inline int onward(struct __sk_buff *skb, const struct control *c
 }
 
 /* forward sends a packet that left a tunnel on: by plain routing, or as the daemon would, into the kernel. */
-static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct info *in, int tos, __u32 join,
-				   __u64 now)
+static __always_inline int forward(struct __sk_buff *skb, const struct control *c, const struct outer *o, __u32 from, struct session *s, struct info *in,
+				   int tos, __u64 now)
 {
+	__u32 join = joins(skb, c, s, o, in, now);
 	struct hop *next;
 	int found;
 
@@ -151,7 +155,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	struct session *s, *to;
 	struct keyed r = {};
 	int many, tos, bridged = 0;
-	__u32 i, j, known, join;
+	__u32 i, j, known;
 
 	if (!inner(skb, o->off, o->end, is4, in))
 		return PASS;
@@ -196,13 +200,12 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		return PASS;
 	if (o->kind == UDP && gso_size(skb) && in->proto == P_UDP)
 		return PASS; /* out of UDP, the kernel cannot cut UDP super packets any more; before, it can */
-	join = joins(skb, c, s, o, in, now);
 	if (role == GATEWAY)
-		return host(skb, o, i, s, in, tos, !bridged, join);
+		return host(skb, c, o, i, s, in, tos, !bridged, now);
 	if (talking && role == NODE && !is4 && r.whole)
 		tell(c, now, in->dst, in->src, 1);
 	if (role == NODE)
-		return forward(skb, c, o, i, in, tos, join, now);
+		return forward(skb, c, o, i, s, in, tos, now);
 	if (bpf_map_lookup_elem(&locals, &in->dst))
 		return PASS;
 	j = find(in->dst, is4, 0, &known, &many);
@@ -212,7 +215,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 	}
 	if (known || many)
 		return PASS;
-	return forward(skb, c, o, i, in, tos, join, now);
+	return forward(skb, c, o, i, s, in, tos, now);
 }
 
 /* datagram reads UDP over IPv4, and verifies its checksum as far as the inner one does not. */
