@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"kedge/internal/bench/network"
@@ -119,8 +120,8 @@ func (b *bed) reach(ctx context.Context) error {
 	return fmt.Errorf("%d of %d packets arrive; %s", p.Received, p.Sent, b.drops())
 }
 
-// reachPatience: for two more handshakes.
-const reachPatience = 15 * time.Second
+// reachPatience: WireGuard takes 15 s to give a session up that the other end has forgotten, and shakes hands anew.
+const reachPatience = 40 * time.Second
 
 // freeze stops the processes of a way while others are measured.
 func (b *bed) freeze(on bool) {
@@ -203,17 +204,18 @@ func (b *bed) verify() (slow float64, err error) {
 	return (packets(is.Slow) - packets(b.seen.Slow)) / all, nil
 }
 
-// drops is what the planes dropped so far, for messages.
-func (b *bed) drops() (s string) {
-	if !b.way.Kedge() {
-		return ""
-	}
+// drops is what the planes dropped so far, or how tunnels of WireGuard came about, for messages.
+func (b *bed) drops() string {
+	var said []string
 	for i, p := range b.peers {
-		if a, err := p.Ask(peer.Request{Count: true}); err == nil && len(a.Drops) > 0 {
-			s += fmt.Sprintf("%s dropped %v ", []string{"gateway", "anchor", "second gateway"}[i], a.Drops)
+		name := []string{"gateway", "anchor", "second gateway"}[i]
+		if b.way.Kind == way.WireGuard {
+			said = append(said, fmt.Sprintf("%s said: %s", name, p.Said()))
+		} else if a, err := p.Ask(peer.Request{Count: true}); err == nil && len(a.Drops) > 0 {
+			said = append(said, fmt.Sprintf("%s dropped %v", name, a.Drops))
 		}
 	}
-	return s
+	return strings.Join(said, "; ")
 }
 
 func (b *bed) close() {

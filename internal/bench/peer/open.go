@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -105,12 +106,29 @@ func association(anchor bool, i uint32) ipsec.DataSA {
 	return sa
 }
 
+// steady is a TUN that tells nothing about its link. One listener of wireguard-go may say that it is down after another one said that
+// it is up: the device forgets its session then, and the other end sends into it for seconds.
+type steady struct{ tun.Device }
+
+func (s steady) Events() <-chan tun.Event {
+	go func() {
+		for range s.Device.Events() {
+		}
+	}()
+	return nil
+}
+
+// logged writes what the parent shows if nothing arrives: handshakes, above all.
+func logged(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%v wireguard-go: %s\n", time.Now().Format("15:04:05.000"), fmt.Sprintf(format, args...))
+}
+
 func (e *end) openWireGuard() error {
 	t, err := tun.CreateTUN(network.WireGuard, network.MTU)
 	if err != nil {
 		return err
 	}
-	e.wg = device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, "wireguard-go: "))
+	e.wg = device.NewDevice(steady{t}, conn.NewDefaultBind(), &device.Logger{Verbosef: logged, Errorf: logged})
 	if err := e.wg.IpcSet(e.open.WireGuard); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,7 +21,7 @@ type Process struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  *json.Decoder
-	errs strings.Builder
+	errs transcript
 	done chan struct{}
 }
 
@@ -68,7 +69,32 @@ func (p *Process) Ask(r Request) (a Answer, err error) {
 
 func (p *Process) died(err error) error {
 	p.kill()
-	return fmt.Errorf("peer: %w; it said: %s", err, strings.TrimSpace(p.errs.String()))
+	return fmt.Errorf("peer: %w; it said: %s", err, p.Said())
+}
+
+// Said is what the peer wrote about itself so far.
+func (p *Process) Said() string { return p.errs.text() }
+
+// transcript keeps the beginning of what is written to it.
+type transcript struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+// transcriptLen is how much of it, octets.
+const transcriptLen = 16 << 10
+
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b[:min(len(b), transcriptLen-len(t.b))]...)
+	return len(b), nil
+}
+
+func (t *transcript) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
 }
 
 // PID of the process.

@@ -7,12 +7,14 @@ const MaxLoss = 0.001
 // fast as it can), shortly or for the time of a sample. hint is what an earlier search found, 0 = nothing.
 //
 // What the sender alone cannot overload is settled by one long probe. Else the rate is bracketed, narrowed by eight short
-// probes at most, and confirmed by a long one, which may take it down: by 3 % a try.
+// probes at most, and confirmed by a long one, which may take it down: by 3 % a try, and after a dozen by a third, for on a machine
+// that is busy with something else a few packets of a thousand are lost at many rates.
 func Search(probe func(rate float64, long bool) (Probe, error), hint float64) (float64, error) {
 	const (
 		near  = 0.02 // the bracket is narrow enough
 		steps = 8
 		tries = 12
+		more  = 12
 	)
 	good := func(p Probe) bool { return p.Loss() <= MaxLoss }
 	top, err := probe(0, true)
@@ -44,7 +46,7 @@ func Search(probe func(rate float64, long bool) (Probe, error), hint float64) (f
 	if low == 0 {
 		low = at
 	}
-	for range tries {
+	for try := range tries + more {
 		p, err := probe(low, true)
 		if err != nil {
 			return 0, err
@@ -52,7 +54,9 @@ func Search(probe func(rate float64, long bool) (Probe, error), hint float64) (f
 		if good(p) {
 			return p.Rate(), nil
 		}
-		low *= 0.97
+		if low *= 0.97; try >= tries {
+			low *= 0.7
+		}
 	}
 	return 0, nil
 }

@@ -12,6 +12,7 @@ type link struct {
 	probes, long     int
 	fail             error
 	always           float64 // lost of everything
+	stalls           float64 // above this rate long probes lose some
 }
 
 func (l *link) probe(rate float64, long bool) (Probe, error) {
@@ -25,6 +26,9 @@ func (l *link) probe(rate float64, long bool) (Probe, error) {
 	}
 	const seconds = 0.1
 	carried := min(offered, l.capacity) * (1 - l.always)
+	if long && l.stalls > 0 && offered > l.stalls {
+		carried *= 0.99
+	}
 	return Probe{Sent: uint64(offered * seconds), Received: uint64(carried * seconds), Sending: seconds, Seconds: seconds}, l.fail
 }
 
@@ -43,7 +47,8 @@ func TestSearch(t *testing.T) {
 		{"the hint is too low", link{capacity: 5e5, sender: 1e6}, 4.5e5, 5e5, 0.03, 12},
 		{"hint above the sender", link{capacity: 5e5, sender: 6e5}, 9e5, 5e5, 0.03, 12},
 		{"a little is always lost", link{capacity: 3e5, sender: 1e6, always: 0.0005}, 0, 3e5, 0.03, 12},
-		{"too much is always lost", link{capacity: 3e5, sender: 1e6, always: 0.01}, 0, 0, 0, 30},
+		{"too much is always lost", link{capacity: 3e5, sender: 1e6, always: 0.01}, 0, 0, 0, 40},
+		{"a busy machine", link{capacity: 3e5, sender: 1e6, stalls: 2.5e4}, 0, 2.5e4, 0.5, 40},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Search(c.l.probe, c.hint)
