@@ -31,6 +31,7 @@ type roaming struct {
 	router netns.NsHandle
 	node   *Plane
 	device string
+	seen   core.Chain // what the anchor's session has
 }
 
 var (
@@ -133,11 +134,16 @@ func layer(local, remote netip.Addr, localPort, remotePort uint16) core.Chain {
 	return core.Chain{N: 1, Layer: [2]core.Layer{{Local: netip.AddrPortFrom(local, localPort), Remote: netip.AddrPortFrom(remote, remotePort)}}}
 }
 
-// sessions sets both ends.
+// sessions sets both ends, with a grace for what is on its way, or waits in a socket. Each lets in what the other sends at any moment
+// of it: the last packets of a connection may come late.
 func (r *roaming) sessions(node, anchor core.Chain) {
 	r.t.Helper()
-	// With a grace for what is on its way, or waits in a socket.
-	n, a := []core.Op{core.SetSession{ID: 1, Chain: node, Grace: time.Minute}}, []core.Op{core.SetSession{ID: 1, Chain: anchor, Grace: time.Minute}}
+	session := func(c core.Chain) core.Op { return core.SetSession{ID: 1, Chain: c, Grace: time.Minute} }
+	if r.seen.N > 0 {
+		r.must(r.lma, func() error { return r.anchor.Update([]core.Op{session(anchor), session(r.seen)}) })
+	}
+	r.seen = anchor
+	n, a := []core.Op{session(node)}, []core.Op{session(anchor)}
 	for _, h := range []netip.Addr{home6, home4} {
 		p := netip.PrefixFrom(h, h.BitLen())
 		n = append(n, core.SetKey{ID: 1, Match: core.Match{Src: p}, Up: true, Down: true})
