@@ -15,9 +15,8 @@ func (e *Engine) fetch(ops []core.Op) {
 		return
 	}
 	var sessions [batch]*session
-	var bindings [batch]*binding
 	var slots [batch]uint32
-	n, k := 0, 0
+	n := 0
 	for _, op := range ops {
 		if op, ok := op.(core.SetSession); ok {
 			if s := e.tables.sessions[op.ID]; s != nil {
@@ -28,15 +27,11 @@ func (e *Engine) fetch(ops []core.Op) {
 	}
 	sum := e.fetched
 	for i, s := range sessions[:n] {
-		if len(s.bindings) > 0 {
-			bindings[k] = s.bindings[0]
-			k++
-		}
 		slots[i] = s.slot
-		sum += uint64(s.id) + uint64(s.chain.N) // its first and its middle cache line
-	}
-	for _, b := range bindings[:k] {
-		sum += uint64(b.prefix.Bits())
+		if s.stack != nil {
+			sum++
+		}
+		sum += uint64(s.chain.Layer[0].ESPPort) + uint64(s.chain.Layer[1].ESPPort) // all its cache lines that a move needs
 	}
 	if f, ok := e.cfg.Mirror.(Fetcher); ok {
 		sum += f.Fetch(slots[:n])

@@ -184,6 +184,9 @@ func (t *tables) pair(r dataplane.Role, k pairKey) (best *binding) {
 
 // straighten gives a session the way that its chain says; the one before is taken until then. The lock is held.
 func (e *Engine) straighten(s *session, c *core.Chain, until time.Duration) {
+	if c.RO == 0 && !s.optimized() {
+		return
+	}
 	w := straightOf(c)
 	if w == s.way {
 		return

@@ -29,17 +29,15 @@ func (e *Engine) setSession(op core.SetSession, now time.Duration) error {
 	if s != nil && (s.optimized() != (op.Chain.RO != 0) || s.mode != op.Mode) && (len(s.bindings) != 0 || s.mode != op.Mode) {
 		return fmt.Errorf("session %d cannot become another kind: drop it first", op.ID)
 	}
-	if s != nil {
+	if s != nil && op.Chain.RO != 0 {
 		for _, b := range s.bindings {
-			if op.Chain.RO != 0 {
-				if err := e.wayFault(&op.Chain, b.pair); err != nil {
-					return fmt.Errorf("session %d: %w", op.ID, err)
-				}
-				continue
+			if err := e.wayFault(&op.Chain, b.pair); err != nil {
+				return fmt.Errorf("session %d: %w", op.ID, err)
 			}
-			if b.prefix.Contains(far) {
-				return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, far)
-			}
+		}
+	} else if s != nil {
+		if b := e.tables.holding(s, far); b != nil {
+			return fmt.Errorf("session %d: its home prefix %v holds its own tunnel's exit point %v", op.ID, b.prefix, far)
 		}
 	}
 	w, err := e.waysOf(&op, s)

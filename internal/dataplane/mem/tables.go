@@ -74,29 +74,30 @@ func (t *path) pathMTU(now time.Duration, otherwise int) int {
 	return mtu
 }
 
+// session begins with what every move reads or writes: of many sessions each cache line is read from memory.
 type session struct {
-	id       core.ID
-	domain   core.Domain
-	chain    core.Chain // as given: for comparison and Ops
-	tun      *tunnel    // what it is taken from
-	twin     *tunnel    // the other framing, accepted as well; nil = none
-	exit     *tunnel    // what it is sent into: tun, if that is plain
-	prev     [2]*tunnel // what tun and twin were before: still accepted, until
-	prevExit *tunnel
+	id     core.ID
+	domain core.Domain
+	mode   core.Mode
+	slot   uint32 // of the mirror
+	until  time.Duration
+	grace  time.Duration
+	tun    *tunnel    // what it is taken from
+	twin   *tunnel    // the other framing, accepted as well; nil = none
+	exit   *tunnel    // what it is sent into: tun, if that is plain
+	prev   [2]*tunnel // what tun and twin were before: still accepted, until
 	// around is the outer layer of two, in and out.
+	prevExit           *tunnel
 	around, prevAround [2]*carrier
-	until              time.Duration
-	grace              time.Duration
-	stack              *stack // how a chain that is not plain is sent; nil = plain
-	mode               core.Mode
-	access             hostKey // zero on an anchor
+	stack              *stack     // how a chain that is not plain is sent; nil = plain
+	access             hostKey    // zero on an anchor
+	chain              core.Chain // as given: for comparison and Ops
 	bindings           []*binding
-	slot               uint32 // of the mirror
+	count              struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
 	// Of route optimization: where its packets go and come, and where they did, until then. beyond is the way behind the tunnel.
 	way, before straight
 	beforeUntil time.Duration
 	beyond      *path
-	count       struct{ pIn, oIn, pOut, oOut atomic.Uint64 }
 }
 
 // accepts reports whether packets of the session may come out of tunnel t.
@@ -217,6 +218,26 @@ func (t *tables) lengthsOf(a netip.Addr) *lengths {
 		return &t.lengths4
 	}
 	return &t.lengths6
+}
+
+// holding finds a binding of a session that an address is in. It asks the keys, for the bindings of one of many sessions are in no
+// cache, while those who move go to few addresses.
+func (t *tables) holding(s *session, a netip.Addr) *binding {
+	l := t.lengthsOf(a)
+	for _, bits := range l.bits[:l.n] {
+		p, err := a.Prefix(int(bits))
+		if err != nil {
+			return nil
+		}
+		if n := t.keys[prefixKey{s.domain, p}]; n != nil {
+			for _, b := range n.bindings {
+				if b.s == s {
+					return b
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // down finds the session that delivers packets to a. known says that a key covers a although none delivers: its packets are
