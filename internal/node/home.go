@@ -33,7 +33,7 @@ func (m *Machine) comeHome(at movement.CareOf, why string) {
 	}
 	m.startRace([]movement.CareOf{at}, deregister, false, false)
 	if q := m.parting; q != nil && !q.home { // it defends the home address still, and is told from here now
-		q.home, q.careOf, q.tries, q.next = true, at, 0, m.now.Boot
+		q.home, q.careOf, q.tries, q.seqs, q.next = true, at, 0, nil, m.now.Boot
 		return
 	}
 	m.partAtHome(at)

@@ -22,7 +22,7 @@ type parting struct {
 	agent   homeAgent
 	careOf  movement.CareOf
 	homes   []netip.Addr // whose bindings are still there
-	seqs    []uint16     // of the last round
+	seqs    []uint16     // of those that this round has told, in the same order
 	next    time.Duration
 	timeout time.Duration
 	tries   int
@@ -111,42 +111,54 @@ func (m *Machine) hurry() {
 	}
 }
 
-// partDue sends the farewell to a former home agent, or ends the wait for its answer.
+// partDue sends the farewell to a former home agent as the rate allows, or ends the wait for its answer.
 func (m *Machine) partDue() {
 	q := m.parting
 	if q == nil || q.next > m.now.Boot {
 		return
 	}
-	if q.tries == maxPartings {
-		m.parted("no answer")
-		return
+	if q.tries == 0 || len(q.seqs) == len(q.homes) {
+		if q.tries == maxPartings {
+			m.parted("no answer")
+			return
+		}
+		t := &m.cfg.Timers
+		if q.tries++; q.tries == 1 {
+			q.timeout = t.RetransmitFirst
+		} else {
+			q.timeout = min(2*q.timeout, t.RetransmitMax)
+		}
+		q.seqs = q.seqs[:0]
 	}
-	t := &m.cfg.Timers
-	if q.tries++; q.tries == 1 {
-		q.timeout = t.RetransmitFirst
-	} else {
-		q.timeout = min(2*q.timeout, t.RetransmitMax)
-	}
-	q.seqs = q.seqs[:0]
-	q.next = m.now.Boot + q.timeout
 	now := m.ha
 	m.ha = q.agent // whose address, keys and dialect the message has
-	for _, home := range q.homes {
-		m.rate.Spend(m.now.Boot)
-		m.seq++
-		s := sent{seq: m.seq, at: m.now.Boot, careOf: q.careOf, kind: farewell, home: home}
-		path := m.signallingOf(home, &q.careOf)
-		if q.home {
-			s.kind = deregister
-			path = m.fromHome(q.careOf.If)
-			path.Local = addrPort(home)
+	for _, home := range q.homes[len(q.seqs):] {
+		if q.next = m.rate.Free(m.now.Boot); q.next > m.now.Boot {
+			break
 		}
-		bu := m.update(&s)
-		q.seqs = append(q.seqs, s.seq)
-		m.out = append(m.out, core.Send{Path: path, Body: bu})
+		m.farewell(home)
 	}
 	m.ha = now
+	if len(q.seqs) == len(q.homes) {
+		q.next = m.now.Boot + q.timeout
+	}
 	m.persist()
+}
+
+// farewell deletes the binding of one home address there.
+func (m *Machine) farewell(home netip.Addr) {
+	q := m.parting
+	m.rate.Spend(m.now.Boot)
+	m.seq++
+	s := sent{seq: m.seq, at: m.now.Boot, careOf: q.careOf, kind: farewell, home: home}
+	path := m.signallingOf(home, &q.careOf)
+	if q.home {
+		s.kind = deregister
+		path = m.fromHome(q.careOf.If)
+		path.Local = addrPort(home)
+	}
+	q.seqs = append(q.seqs, s.seq)
+	m.out = append(m.out, core.Send{Path: path, Body: m.update(&s)})
 }
 
 // partAcked takes the answer of a former home agent, whatever it says: there is no binding any more. It says whether it was one.
@@ -171,7 +183,7 @@ func (m *Machine) partAcked(p *core.Path, ba *mobility.BindingAck) bool {
 		m.hurry()
 		return true
 	}
-	if i < 0 || len(q.seqs) != len(q.homes) || q.seqs[i] != ba.Sequence {
+	if i < 0 || i >= len(q.seqs) || q.seqs[i] != ba.Sequence {
 		m.ignored(p, wire.SequenceMismatch, "")
 		return true
 	}

@@ -140,3 +140,39 @@ func TestHomeAgentSwitchWithTwoAddresses(t *testing.T) {
 		t.Errorf("%+v", us)
 	}
 }
+
+// TestHomeAgentSwitchWithManyAddresses: three Binding Updates in any second to one home agent are the most (RFC 6275 11.8), whose answers come
+// meanwhile; and each that is not answered is repeated.
+func TestHomeAgentSwitchWithManyAddresses(t *testing.T) {
+	spec.Covers(t, "RFC6275-11.8")
+	for _, down := range []bool{false, true} {
+		r, n := served(t, func(c *Config) { c.Home.Prefixes = []netip.Prefix{newPrefix} })
+		want := []netip.Addr{hoa6}
+		for range 6 {
+			home := newHoA
+			for range len(want) {
+				home = home.Next()
+			}
+			want = append(want, home)
+			r.m.also = append(r.m.also, &also{home: netip.PrefixFrom(home, 64), agent: haA, careOf: n.care, expires: r.now.Boot + time.Hour, next: r.now.Boot + time.Hour})
+		}
+		r.more[haA].down = down
+		r.ask(n, haA, espA, haB)
+		r.run(60 * sec)
+		us, at := r.updates()
+		told := map[netip.Addr]int{}
+		for i, u := range us {
+			if i >= 3 && at[i]-at[i-3] < sec {
+				t.Errorf("down %v: Binding Updates at %v", down, at[i-3:i+1])
+			}
+			if u.Path.Remote.Addr() == haA {
+				told[u.Path.Own]++
+			}
+		}
+		for _, home := range want {
+			if n := told[home]; !down && n != 1 || down && n != maxPartings {
+				t.Errorf("down %v: %v was told %d times", down, home, n)
+			}
+		}
+	}
+}
