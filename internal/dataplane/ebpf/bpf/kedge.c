@@ -22,6 +22,7 @@ static __always_inline int native(struct __sk_buff *skb, const struct control *c
 	if (!inner(skb, mac, skb->len, is4, in) || optimized(c, in))
 		return PASS;
 	i = find(in->dst, is4, 0, &known, &many);
+	expect(i);
 	s = session_at(i);
 	if (s)
 		return encapsulate(skb, c, i, s, in, mac, !device, now);
@@ -175,6 +176,7 @@ static __always_inline int arrived(struct __sk_buff *skb, const struct control *
 		known = r.known;
 		many = r.many;
 	}
+	expect(i);
 	s = session_at(i);
 	if (many || (i && (!s || !s->way)))
 		return PASS;
