@@ -11,19 +11,20 @@ import (
 	"kedge/wire/ip"
 )
 
+// The addresses of IPv6 differ from all others of the suite in more octets than it changes in a packet at random.
 var (
 	markGW   = netip.MustParseAddr("2001:db8:a::fe")
 	markGW4  = netip.MustParseAddr("198.51.100.254")
-	mark6    = netip.MustParseAddr("2001:db8:1000:fe::1")
+	mark6    = netip.MustParseAddr("2001:db8:1f5a:a5f0:c3d2:e1f0:7856:3401")
 	mark4    = netip.MustParseAddr("10.20.254.1")
 	markMAC  = core.MAC{2, 0, 0, 0, 0, 0xfe}
 	markMAC2 = core.MAC{2, 0, 0, 0, 0, 0xfd}
-	mark26   = netip.MustParseAddr("2001:db8:1000:fd::1")
+	mark26   = netip.MustParseAddr("2001:db8:1f5b:a5f0:c3d2:e1f0:7856:3401")
 	mark24   = netip.MustParseAddr("10.20.253.1")
 	markMAC3 = core.MAC{2, 0, 0, 0, 0, 0xfc} // of the session over IPv4
 	markMAC4 = core.MAC{2, 0, 0, 0, 0, 0xfb} // of those in GRE
 	markMAC5 = core.MAC{2, 0, 0, 0, 0, 0xfa}
-	mark36   = netip.MustParseAddr("2001:db8:1000:fc::1")
+	mark36   = netip.MustParseAddr("2001:db8:1f5c:a5f0:c3d2:e1f0:7856:3401")
 	mark34   = netip.MustParseAddr("10.20.252.1")
 )
 
